@@ -1,0 +1,59 @@
+#ifndef MNEME_BASE_DTYPE_H_
+#define MNEME_BASE_DTYPE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "absl/strings/string_view.h"
+
+namespace mneme {
+
+// Element types of tensors and of stored rows. The numbers are part of the on-disk format and equal
+// mneme_dtype of the C ABI.
+enum class DType : uint8_t {
+  kF32 = 0,
+  kF16 = 1,   // IEEE 754 binary16
+  kBF16 = 2,  // the upper half of a binary32, rounded to nearest even
+  kI8 = 3,    // stored rows only: signed bytes and one f32 scale a row
+};
+
+inline constexpr int kDTypeCount = 4;
+
+absl::string_view DTypeName(DType dtype);
+
+// Bytes of one element. For kI8 the row's scale is not included; see RowBytes.
+size_t DTypeSize(DType dtype);
+
+// Bytes of one stored row of `dim` elements: dim * DTypeSize, and for kI8 four more for the scale,
+// which follows the elements (so rows of kI8 are unaligned; read the scale with memcpy).
+size_t RowBytes(DType dtype, int64_t dim);
+
+// Single-value conversions, bit exact, round to nearest even; NaN stays NaN, overflow gives infinity.
+float F16ToF32(uint16_t bits);
+uint16_t F32ToF16(float value);
+
+inline float BF16ToF32(uint16_t bits) {
+  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, sizeof(value));
+  return value;
+}
+uint16_t F32ToBF16(float value);
+
+// Converts n contiguous elements between f32 and `dtype` (not kI8: elements there mean nothing without
+// their row's scale).
+void ConvertToF32(DType dtype, const void* source, float* destination, size_t n);
+void ConvertFromF32(const float* source, DType dtype, void* destination, size_t n);
+
+// Encodes or decodes one stored row of `dim` elements; `row` has RowBytes(dtype, dim) bytes.
+// kI8: scale = max|x| / 127, element = round(x / scale), all zero rows have scale 0.
+void EncodeRow(const float* source, DType dtype, void* row, int64_t dim);
+void DecodeRow(DType dtype, const void* row, float* destination, int64_t dim);
+
+// True if all n elements are finite (neither NaN nor infinite). Not for kI8.
+bool AllFinite(DType dtype, const void* data, size_t n);
+
+}  // namespace mneme
+
+#endif  // MNEME_BASE_DTYPE_H_

@@ -1,0 +1,107 @@
+#include "base/parallel.h"
+
+#include <atomic>
+#include <deque>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+
+namespace mneme {
+namespace {
+
+class Inline final : public Executor {
+ public:
+  void ParallelFor(size_t n, absl::FunctionRef<void(size_t)> task) override {
+    for (size_t i = 0; i < n; ++i) task(i);
+  }
+  size_t Width() const override { return 1; }
+};
+
+// One call of ParallelFor. It lives on the caller's stack: the caller leaves only when no worker is inside.
+struct Job {
+  Job(size_t count, absl::FunctionRef<void(size_t)> work) : n(count), task(work) {}
+
+  const size_t n;
+  const absl::FunctionRef<void(size_t)> task;
+  std::atomic<size_t> next{0};
+  size_t workers_inside = 0;  // guarded by the pool's mutex
+
+  void Run() {
+    for (size_t i = next.fetch_add(1, std::memory_order_relaxed); i < n;
+         i = next.fetch_add(1, std::memory_order_relaxed)) {
+      task(i);
+    }
+  }
+};
+
+class ThreadPool final : public Executor {
+ public:
+  explicit ThreadPool(size_t threads) {
+    for (size_t i = 1; i < threads; ++i) workers_.emplace_back([this] { Work(); });
+  }
+
+  ~ThreadPool() override {
+    {
+      absl::MutexLock lock(&mutex_);
+      stopping_ = true;
+    }
+    for (std::thread& worker : workers_) worker.join();
+  }
+
+  size_t Width() const override { return workers_.size() + 1; }
+
+  void ParallelFor(size_t n, absl::FunctionRef<void(size_t)> task) override {
+    if (n <= 1 || workers_.empty()) {
+      for (size_t i = 0; i < n; ++i) task(i);
+      return;
+    }
+    Job job(n, task);
+    {
+      absl::MutexLock lock(&mutex_);
+      jobs_.push_back(&job);
+    }
+    job.Run();
+    absl::MutexLock lock(&mutex_);
+    std::erase(jobs_, &job);
+    mutex_.Await(absl::Condition(
+        +[](Job* waited) { return waited->workers_inside == 0; }, &job));
+  }
+
+ private:
+  void Work() {
+    mutex_.Lock();
+    while (true) {
+      mutex_.Await(absl::Condition(this, &ThreadPool::HasWorkOrStops));
+      if (stopping_) break;
+      Job* job = jobs_.front();
+      ++job->workers_inside;
+      mutex_.Unlock();
+      job->Run();
+      mutex_.Lock();
+      // All of its tasks are taken: no other worker should pick it up again.
+      std::erase(jobs_, job);
+      --job->workers_inside;
+    }
+    mutex_.Unlock();
+  }
+
+  bool HasWorkOrStops() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || !jobs_.empty(); }
+
+  absl::Mutex mutex_;
+  std::deque<Job*> jobs_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<std::thread> workers_;
+};
+
+}  // namespace
+
+Executor& InlineExecutor() {
+  static Inline executor;
+  return executor;
+}
+
+std::unique_ptr<Executor> MakeThreadPool(size_t threads) { return std::make_unique<ThreadPool>(threads); }
+
+}  // namespace mneme
