@@ -1,0 +1,21 @@
+#ifndef MNEME_ATTENTION_ROTARY_H_
+#define MNEME_ATTENTION_ROTARY_H_
+
+#include <cstdint>
+
+#include "base/model_card.h"
+
+namespace mneme {
+
+// Turns `row` (f32 [dim]) in place as rotary embedding does at `position`, magnitude included (see Rotary in
+// base/model_card.h). Angles are reduced in double, so large positions keep their precision. kNone: nothing.
+// Turning a query by p and a key by 0 gives the score of any pair of positions that are p apart.
+void Rotate(const Rotary& rotary, double position, float* row);
+
+// The same with the magnitude's square left on one side: turns a query by `distance` so that its product with an
+// unrotated key equals that of both rotated, magnitude on both sides included.
+void RotateQueryByDistance(const Rotary& rotary, double distance, float* query);
+
+}  // namespace mneme
+
+#endif  // MNEME_ATTENTION_ROTARY_H_

@@ -1,0 +1,83 @@
+#ifndef MNEME_INDEX_KEY_INDEX_H_
+#define MNEME_INDEX_KEY_INDEX_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+
+namespace mneme {
+
+// Numbers equal mneme_index_kind of the C ABI.
+enum class IndexKind : uint8_t {
+  kAuto = 0,
+  kScan = 1,  // exact, mneme's own
+  kFlat = 2,  // exact, FAISS
+  kIvf = 3,
+  kIvfPq = 4,
+  kHnsw = 5,
+  kFactory = 6,  // any FAISS factory string of the allowed kinds
+  kGpuFlat = 16,
+  kGpuIvf = 17,
+  kGpuIvfPq = 18,
+  kGpuCagra = 19,
+};
+
+// What to build. Zero numbers choose a default from the number of rows and dims.
+struct IndexSpec {
+  IndexKind kind = IndexKind::kAuto;
+  int32_t lists = 0;         // ivf, ivfpq: inverted lists
+  int32_t probes = 0;        // ivf, ivfpq: lists looked at
+  int32_t pq_bytes = 0;      // ivfpq: code bytes a row
+  int32_t graph_degree = 0;  // hnsw: links a row
+  int32_t ef_construction = 0;
+  int32_t ef_search = 0;
+  std::string factory;       // kFactory
+};
+
+// "auto", "scan", "flat", "ivf", "ivfpq", "hnsw", "gpu-flat", … with optional numbers
+// ("ivf,lists=256,probes=32", "hnsw,degree=32,ef_search=128"), or "faiss:<factory string>".
+// InvalidArgument says what was expected; Unimplemented for GPU kinds when they are not built in.
+absl::StatusOr<IndexSpec> ParseIndexSpec(absl::string_view text);
+std::string FormatIndexSpec(const IndexSpec& spec);
+
+// An approximate (or exact) answer to "which rows fit this query?" over a fixed set of rows numbered from 0.
+// Search is const and thread-safe.
+class KeyIndex {
+ public:
+  virtual ~KeyIndex() = default;
+
+  virtual int64_t rows() const = 0;
+  virtual int64_t dim() const = 0;
+  virtual bool exact() const = 0;
+
+  // The (about) `fetch` rows of greatest inner product for each of `count` queries (f32 [count, dim]):
+  // row numbers, best first, into rows [count, fetch]; -1 pads. The caller re-ranks them with the exact keys.
+  virtual absl::Status Search(const float* queries, int64_t count, int64_t fetch, int64_t* rows) const = 0;
+
+  // A blob that LoadKeyIndex reads back to an index which gives the same results.
+  virtual absl::StatusOr<std::string> Serialize() const = 0;
+
+  virtual size_t MemoryBytes() const = 0;
+};
+
+// Builds an index over keys f32 [rows, dim]; deterministic for the same input. kScan and kAuto are not built
+// here (they need no structure): InvalidArgument.
+absl::StatusOr<std::unique_ptr<KeyIndex>> BuildKeyIndex(const IndexSpec& spec, const float* keys, int64_t rows,
+                                                        int64_t dim);
+
+// Reads a blob that Serialize wrote. Its header (magic, version, kind, dims, rows, checksum) is verified before
+// the payload is parsed: DataLoss if damaged, FailedPrecondition if it is of another spec, dim or row count.
+absl::StatusOr<std::unique_ptr<KeyIndex>> LoadKeyIndex(const IndexSpec& spec, absl::string_view blob, int64_t rows,
+                                                       int64_t dim);
+
+// "1.7.3"
+absl::string_view FaissVersion();
+
+}  // namespace mneme
+
+#endif  // MNEME_INDEX_KEY_INDEX_H_

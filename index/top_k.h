@@ -1,0 +1,53 @@
+#ifndef MNEME_INDEX_TOP_K_H_
+#define MNEME_INDEX_TOP_K_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/span.h"
+
+namespace mneme {
+
+// A retrieved row: its ranking logit and its token index.
+struct Scored {
+  float score = 0;
+  int64_t index = 0;
+};
+
+// The one order of mneme: higher score first, ties by the lower token index. Total for distinct indices, so
+// the k best of a set do not depend on the order in which they come or on how the set was cut.
+inline bool Better(const Scored& a, const Scored& b) {
+  return a.score > b.score || (a.score == b.score && a.index < b.index);
+}
+
+// The k best of the rows pushed so far. NaN scores never enter. Not thread-safe.
+class TopK {
+ public:
+  explicit TopK(int64_t k = 0) { Reset(k); }
+
+  // Forgets all rows; keeps its memory.
+  void Reset(int64_t k);
+
+  int64_t k() const { return k_; }
+
+  // A row with a lower score cannot enter; one with an equal score may. -infinity while fewer than k rows are in,
+  // +infinity if k is 0.
+  float threshold() const { return threshold_; }
+
+  void Push(float score, int64_t index);
+  void Merge(const TopK& other);
+
+  // Sorted, best first. Valid until the next call of a non-const member.
+  absl::Span<const Scored> Sorted();
+
+ private:
+  void Trim();
+
+  int64_t k_ = 0;
+  float threshold_ = 0;
+  std::vector<Scored> rows_;  // grows to 2k + slack, then is cut to the k best
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_INDEX_TOP_K_H_

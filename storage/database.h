@@ -1,0 +1,141 @@
+#ifndef MNEME_STORAGE_DATABASE_H_
+#define MNEME_STORAGE_DATABASE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+
+#include "storage/manifest.h"
+
+namespace mneme {
+
+// Rows of one column in one chunk value; a multiple of the scan's block of 16 keys.
+inline constexpr int64_t kChunkRows = 256;
+
+enum class Durability {
+  kBuffered,  // survives the death of the process
+  kSynced,    // survives the loss of power
+};
+
+enum class ColumnKind : uint8_t {
+  kKeys = 0,       // of one layer and KV head
+  kValues = 1,     // of one layer and KV head
+  kPositions = 2,  // int64 a token; layer and head are 0
+  kTokenIds = 3,   // int32 a token; layer and head are 0
+};
+
+// One column of a segment: rows of equal size, in row order.
+struct Column {
+  int32_t layer = 0;
+  int32_t head = 0;
+  ColumnKind kind = ColumnKind::kKeys;
+};
+
+struct DatabaseOptions {
+  enum class Mode { kReadWrite, kReadOnly, kFollow };
+  Mode mode = Mode::kReadWrite;
+  bool create_if_missing = true;  // kReadWrite only
+  std::function<void(absl::string_view)> log;  // warnings and what was repaired; may be empty
+};
+
+struct LogRecord {
+  int64_t first_row = 0;
+  int64_t rows = 0;
+  std::string bytes;
+};
+
+struct DatabaseStats {
+  uint64_t disk_bytes = 0;            // of the store's folder now
+  uint64_t appended_bytes = 0;        // payload given to transactions since open
+  uint64_t written_bytes = 0;         // bytes RocksDB wrote to disk since open: log, flush, compaction, blobs
+  uint64_t memory_count = 0;
+  uint64_t orphans_collected = 0;     // segments and indices that no manifest named when the store was opened
+};
+
+// Changes that become visible and durable together. Not thread-safe; one transaction belongs to one thread,
+// several may be open at the same time.
+class Transaction {
+ public:
+  virtual ~Transaction() = default;
+
+  // A finished chunk: rows [chunk * kChunkRows, …) of `column`, at most kChunkRows of them, `row_bytes` each.
+  // Written at once, in bounded batches, outside the write-ahead log; no reader looks at it before a manifest
+  // names its rows. Writing a chunk again replaces it (only rows no manifest names may differ).
+  virtual absl::Status PutChunk(SegmentId segment, const Column& column, int64_t chunk, absl::Span<const char> rows,
+                                size_t row_bytes) = 0;
+
+  // `rows` newest rows of all heads of one layer (or of the token columns, layer = -1), in the caller's own
+  // layout, for rows that do not fill a chunk yet.
+  virtual absl::Status PutLog(SegmentId segment, int32_t layer, int64_t first_row, int64_t rows,
+                              absl::Span<const char> bytes) = 0;
+
+  // Log records with first_row < `before_row` of all layers are superseded by chunks.
+  virtual absl::Status DeleteLogs(SegmentId segment, int64_t before_row) = 0;
+
+  virtual absl::Status PutManifest(const MemoryManifest& manifest) = 0;
+  virtual absl::Status DeleteManifest(absl::string_view name) = 0;
+
+  // Makes the chunks durable, then applies the rest in one atomic write. After an error nothing of it is
+  // visible, and the transaction cannot be used again.
+  virtual absl::Status Commit(Durability durability) = 0;
+};
+
+// One RocksDB database in one folder. Thread-safe.
+class Database {
+ public:
+  // NotFound if there is no store and none may be created; FailedPrecondition if another process writes to it
+  // or a newer mneme made it; DataLoss if RocksDB's own files are damaged. A writer collects what no manifest
+  // names before it returns.
+  static absl::StatusOr<std::unique_ptr<Database>> Open(const std::string& path, const DatabaseOptions& options);
+
+  virtual ~Database() = default;
+
+  // Unused so far in the life of the store.
+  virtual SegmentId NewSegmentId() = 0;
+  virtual IndexId NewIndexId() = 0;
+
+  virtual std::unique_ptr<Transaction> Begin() = 0;
+
+  virtual absl::StatusOr<std::vector<std::string>> ListMemories() = 0;
+  virtual absl::StatusOr<MemoryManifest> ReadManifest(absl::string_view name) = 0;
+
+  // Reads rows [row_begin, row_end) of `column` from chunks into `rows` ((row_end - row_begin) * row_bytes bytes).
+  // Only the checksums of the 4 KiB sub-blocks that hold them are verified. DataLoss names segment, layer, head,
+  // kind and chunk of what is damaged or missing.
+  virtual absl::Status ReadChunkRows(SegmentId segment, const Column& column, int64_t row_begin, int64_t row_end,
+                                     size_t row_bytes, absl::Span<char> rows) = 0;
+
+  // The log records of one layer (-1: token columns) in row order.
+  virtual absl::StatusOr<std::vector<LogRecord>> ReadLogs(SegmentId segment, int32_t layer) = 0;
+
+  // Index blobs: a disposable cache. Put replaces and is durable when it returns. Get: NotFound if there is none,
+  // DataLoss if it is damaged.
+  virtual absl::Status PutIndexBlob(IndexId index, int32_t layer, int32_t head, absl::string_view blob) = 0;
+  virtual absl::StatusOr<std::string> GetIndexBlob(IndexId index, int32_t layer, int32_t head) = 0;
+
+  // Gives back the disk of segments and indices that no manifest names any more.
+  virtual absl::Status DropSegments(absl::Span<const SegmentId> segments) = 0;
+  virtual absl::Status DropIndexes(absl::Span<const IndexId> indexes) = 0;
+
+  // Re-reads every chunk and log record of a memory against its checksums; `damaged` is called for each bad one.
+  // `progress` gets bytes done and in all; a false return cancels (Cancelled).
+  virtual absl::Status VerifyMemory(const MemoryManifest& manifest,
+                                    const std::function<bool(uint64_t, uint64_t)>& progress,
+                                    const std::function<void(const absl::Status&)>& damaged) = 0;
+
+  // kFollow: sees what the writer has committed since. A no-op in the other modes.
+  virtual absl::Status CatchUp() = 0;
+
+  virtual absl::StatusOr<DatabaseStats> Stats() = 0;
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_STORAGE_DATABASE_H_
