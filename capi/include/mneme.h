@@ -378,8 +378,7 @@ typedef struct mneme_attend_args {
   const mneme_tensor* memory_query; /* the same, as the memory's keys want it (unrotated for unrotated keys); NULL: query */
   const int64_t* query_offsets;     /* [batch + 1]; NULL with batch 1: all */
   const int64_t* query_positions;   /* [tokens] true positions, in token indices of the memory; NULL: query i of n of a
-                                       sequence stands at next_token - n + i if its rows are in the memory already
-                                       (memory_end given), else at next_token + local rows before it */
+                                       sequence with m local rows stands at memory_end + max(0, m - n) + i */
   const int64_t* query_local_positions; /* [tokens], MNEME_POSITION_WINDOW_START only */
   /* local window; both NULL: none */
   const mneme_tensor* local_keys;   /* [local_tokens, kv_heads, key_dim] */
