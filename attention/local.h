@@ -31,12 +31,12 @@ struct LocalProblem {
   int64_t query_count = 0;
   int64_t first_query = 0;  // number, for the mask, of the first query given (a tile of a longer block)
   int64_t group = 1;
-  RowTensor keys;            // [m, kv_heads, key_dim]; row_begin.. below selects the sequence's rows
-  RowTensor values;          // [m, kv_heads, value_dim]
-  int64_t head = 0;          // KV head
-  int64_t row_begin = 0;     // the sequence's first local row in `keys` and `values`
-  int64_t row_count = 0;     // m
-  LocalMask mask;            // numbers local rows from 0 = row_begin
+  RowTensor keys;                 // [m, kv_heads, key_dim]; row_begin.. below selects the sequence's rows
+  RowTensor values;               // [m, kv_heads, value_dim]
+  int64_t head = 0;               // KV head
+  int64_t row_begin = 0;          // the sequence's first local row in `keys` and `values`
+  int64_t row_count = 0;          // m
+  LocalMask mask;                 // numbers local rows from 0 = row_begin
   const float* scales = nullptr;  // [group]
   float soft_cap = 0;
 };

@@ -44,7 +44,7 @@ struct Problem {
   int64_t value_dim = 0;
   Rotary rotary;
   PositionPolicy policy = PositionPolicy::kNone;
-  double distance = 0;        // kFixedDistance: tokens; kWindowStart: the query's local position; kClamped: W
+  double distance = 0;         // kFixedDistance: tokens; kWindowStart: the query's local position; kClamped: W
   int64_t query_position = 0;  // true position: ages and clamped distances are counted from it
   int64_t top_k = 0;
   double scale = 1, soft_cap = 0, memory_bias = 0, decay = 0, decay_beyond = 1, gate = 0;
@@ -54,7 +54,7 @@ struct Result {
   State state;                  // of what was asked for; gated: output only, log_sum_exp of the union
   std::vector<int64_t> tokens;  // retrieved, best first
   std::vector<double> logits;
-  double memory_mass = 0;       // memory's share of the attention mass (gated: sigmoid(gate))
+  double memory_mass = 0;  // memory's share of the attention mass (gated: sigmoid(gate))
 };
 // logit of a memory row = cap(scale q·k) + (pinned ? 0 : bias - decay * max(0, log2(age / decay_beyond))),
 // age = query_position - token.

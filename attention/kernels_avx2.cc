@@ -1,0 +1,21 @@
+// The kernels of target "avx2". See kernels.h for what must not be called from here.
+#define MNEME_LANES 8
+
+#include "attention/local-inl.h"
+#include "attention/retrieved-inl.h"
+
+namespace mneme {
+
+void AttendLocalAvx2(const LocalKernelArgs& args) {
+  AttendLocalOnTarget(args);
+}
+
+float AttendRetrievedAvx2(const RetrievedKernelArgs& args) {
+  return AttendRetrievedOnTarget(args);
+}
+
+void ExpForTestAvx2(const float* x, int64_t n, float* result) {
+  for (int64_t i = 0; i < n; i += kLanes) Store(Exp(Load(x + i)), result + i);
+}
+
+}  // namespace mneme

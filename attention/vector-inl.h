@@ -1,0 +1,241 @@
+// Vectors of one target, and what the kernels need of them. Included only by kernels_<target>.cc, which defines
+// MNEME_LANES (4, 8 or 16 floats a vector). Everything is in an anonymous namespace, for the reason in kernels.h.
+// GCC's and Clang's vector extensions, so that any architecture has them; intrinsics only to widen f16.
+
+#ifndef MNEME_ATTENTION_VECTOR_INL_H_
+#define MNEME_ATTENTION_VECTOR_INL_H_
+
+#include <cstdint>
+
+#include "base/dtype.h"
+
+#if MNEME_LANES > 4
+#include <immintrin.h>
+#endif
+
+#define MNEME_INLINE inline __attribute__((always_inline))
+
+namespace mneme {
+namespace {
+
+constexpr int64_t kLanes = MNEME_LANES;
+
+typedef float Floats __attribute__((vector_size(4 * MNEME_LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * MNEME_LANES)));
+typedef uint32_t Words __attribute__((vector_size(4 * MNEME_LANES)));
+typedef uint16_t Halves __attribute__((vector_size(2 * MNEME_LANES)));
+typedef int8_t Bytes __attribute__((vector_size(MNEME_LANES)));
+typedef float FourFloats __attribute__((vector_size(16)));
+
+constexpr float kInfinity = __builtin_inff();
+
+template <typename Vector>
+MNEME_INLINE Vector LoadVector(const void* source) {
+  Vector vector;
+  __builtin_memcpy(&vector, source, sizeof(vector));
+  return vector;
+}
+
+MNEME_INLINE Floats Load(const float* source) {
+  return LoadVector<Floats>(source);
+}
+MNEME_INLINE void Store(Floats vector, float* destination) {
+  __builtin_memcpy(destination, &vector, sizeof(vector));
+}
+MNEME_INLINE Floats Broadcast(float x) {
+  return Floats{} + x;
+}
+
+MNEME_INLINE Floats Select(Ints condition, Floats yes, Floats no) {
+  return (Floats)((condition & (Ints)yes) | (~condition & (Ints)no));
+}
+MNEME_INLINE Floats Max(Floats a, Floats b) {
+  return Select(a > b, a, b);
+}
+
+// Element types as the kernels read them: kBytes an element, Widen kLanes of them to f32, exactly.
+struct F32Element {
+  static constexpr int64_t kBytes = 4;
+  static MNEME_INLINE Floats Widen(const char* source) { return LoadVector<Floats>(source); }
+};
+
+struct F16Element {
+  static constexpr int64_t kBytes = 2;
+  static MNEME_INLINE Floats Widen(const char* source) {
+#if MNEME_LANES == 16
+    return (Floats)_mm512_maskz_cvtph_ps(0xffff, LoadVector<__m256i>(source));
+#elif MNEME_LANES == 8
+    return (Floats)_mm256_cvtph_ps(LoadVector<__m128i>(source));
+#else
+    // Shifted into place, an f16 is an f32 whose exponent is 112 too small; the product corrects it and makes
+    // subnormal numbers normal. Infinity and NaN get their exponent of all ones back.
+    const Words wide = __builtin_convertvector(LoadVector<Halves>(source), Words);
+    const Words magnitude = (wide & 0x7fffu) << 13;
+    const Words special = (Words)(magnitude >= 0x7c00u << 13) & 0x7f800000u;
+    const Words sign = (wide & 0x8000u) << 16;
+    return (Floats)((Words)((Floats)magnitude * 0x1p112f) | special | sign);
+#endif
+  }
+};
+
+struct BF16Element {
+  static constexpr int64_t kBytes = 2;
+  static MNEME_INLINE Floats Widen(const char* source) {
+    return (Floats)(__builtin_convertvector(LoadVector<Halves>(source), Words) << 16);
+  }
+};
+
+// Codes of an int8 row; the row's scale is applied elsewhere.
+struct I8Element {
+  static constexpr int64_t kBytes = 1;
+  static MNEME_INLINE Floats Widen(const char* source) {
+    return __builtin_convertvector(__builtin_convertvector(LoadVector<Bytes>(source), Ints), Floats);
+  }
+};
+
+// The first n < kLanes elements at `source` and zeros.
+template <typename Element>
+MNEME_INLINE Floats WidenTail(const char* source, int64_t n) {
+  alignas(16) char tail[kLanes * 4] = {};
+  for (int64_t i = 0; i < n * Element::kBytes; ++i) tail[i] = source[i];
+  return Element::Widen(tail);
+}
+
+#if MNEME_LANES == 4
+MNEME_INLINE FourFloats AddQuarters(Floats x) {
+  return x;
+}
+MNEME_INLINE Floats UnpackLow(Floats a, Floats b) {
+  return __builtin_shufflevector(a, b, 0, 4, 1, 5);
+}
+MNEME_INLINE Floats UnpackHigh(Floats a, Floats b) {
+  return __builtin_shufflevector(a, b, 2, 6, 3, 7);
+}
+MNEME_INLINE Floats JoinLow(Floats a, Floats b) {
+  return __builtin_shufflevector(a, b, 0, 1, 4, 5);
+}
+MNEME_INLINE Floats JoinHigh(Floats a, Floats b) {
+  return __builtin_shufflevector(a, b, 2, 3, 6, 7);
+}
+MNEME_INLINE FourFloats MaxQuarters(Floats x) {
+  return x;
+}
+#elif MNEME_LANES == 8
+MNEME_INLINE FourFloats LowQuarter(Floats x) {
+  return __builtin_shufflevector(x, x, 0, 1, 2, 3);
+}
+MNEME_INLINE FourFloats HighQuarter(Floats x) {
+  return __builtin_shufflevector(x, x, 4, 5, 6, 7);
+}
+MNEME_INLINE FourFloats AddQuarters(Floats x) {
+  return LowQuarter(x) + HighQuarter(x);
+}
+MNEME_INLINE Floats UnpackLow(Floats a, Floats b) {
+  return __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13);
+}
+MNEME_INLINE Floats UnpackHigh(Floats a, Floats b) {
+  return __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
+}
+MNEME_INLINE Floats JoinLow(Floats a, Floats b) {
+  return __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
+}
+MNEME_INLINE Floats JoinHigh(Floats a, Floats b) {
+  return __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+}
+#elif MNEME_LANES == 16
+typedef float EightFloats __attribute__((vector_size(32)));
+MNEME_INLINE EightFloats LowHalf(Floats x) {
+  return __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7);
+}
+MNEME_INLINE EightFloats HighHalf(Floats x) {
+  return __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+MNEME_INLINE FourFloats LowQuarter(EightFloats x) {
+  return __builtin_shufflevector(x, x, 0, 1, 2, 3);
+}
+MNEME_INLINE FourFloats HighQuarter(EightFloats x) {
+  return __builtin_shufflevector(x, x, 4, 5, 6, 7);
+}
+MNEME_INLINE FourFloats AddQuarters(Floats x) {
+  const EightFloats half = LowHalf(x) + HighHalf(x);
+  return LowQuarter(half) + HighQuarter(half);
+}
+MNEME_INLINE Floats UnpackLow(Floats a, Floats b) {
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+}
+MNEME_INLINE Floats UnpackHigh(Floats a, Floats b) {
+  return __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+}
+MNEME_INLINE Floats JoinLow(Floats a, Floats b) {
+  return __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+}
+MNEME_INLINE Floats JoinHigh(Floats a, Floats b) {
+  return __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+}
+#endif
+
+// The sums of four vectors' lanes, side by side.
+MNEME_INLINE FourFloats SumsOf(Floats a, Floats b, Floats c, Floats d) {
+  const Floats ab = UnpackLow(a, b) + UnpackHigh(a, b);
+  const Floats cd = UnpackLow(c, d) + UnpackHigh(c, d);
+  return AddQuarters(JoinLow(ab, cd) + JoinHigh(ab, cd));
+}
+
+MNEME_INLINE float SumLanes(Floats x) {
+  const FourFloats four = AddQuarters(x);
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+MNEME_INLINE float MaxLanes(Floats x) {
+  float greatest = x[0];
+  for (int i = 1; i < kLanes; ++i) greatest = x[i] > greatest ? x[i] : greatest;
+  return greatest;
+}
+
+// exp(x) within 2 ulp for x in [-87.33, 88.72]; 0 below (results that would be subnormal included), infinity above,
+// NaN for NaN. Cody and Waite's reduction and the polynomial of Cephes' expf.
+MNEME_INLINE Floats Exp(Floats x) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, in the low bits
+  const Floats shifted = x * 1.44269504088896341f + kRound;
+  const Floats n = shifted - kRound;
+  const Floats r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  Floats p = Broadcast(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  const Floats square = r * r;
+  p = p * square + r;
+  p = p + 1.0f;
+  // 2^n in two factors, since n = 128 comes up just below the limit. A product, not an addition to p's bits: NaN stays.
+  const Ints exponent = (Ints)shifted - (Ints)Broadcast(kRound);
+  const Ints half = exponent >> 1;
+  const Floats power = (Floats)((half + 127) << 23);
+  const Floats other_power = (Floats)((exponent - half + 127) << 23);
+  Floats result = p * power * other_power;
+  result = Select(x < -87.33f, Floats{}, result);
+  return Select(x > 88.72f, Broadcast(kInfinity), result);
+}
+
+// tanh(x) as in Cephes' tanhf, within a few ulp; NaN for NaN.
+MNEME_INLINE Floats Tanh(Floats x) {
+  const Ints sign = (Ints)x & INT32_MIN;
+  const Floats magnitude = (Floats)((Ints)x & INT32_MAX);
+  const Floats clamped = Select(magnitude > 20.0f, Broadcast(20.0f), magnitude);
+  const Floats large = 1.0f - 2.0f / (Exp(clamped + clamped) + 1.0f);
+  const Floats square = clamped * clamped;
+  Floats p = Broadcast(-5.70498872745e-3f);
+  p = p * square + 2.06390887954e-2f;
+  p = p * square - 5.37397155531e-2f;
+  p = p * square + 1.33314422036e-1f;
+  p = p * square - 3.33332819422e-1f;
+  p = p * square;
+  const Floats small = p * clamped + clamped;
+  return (Floats)((Ints)Select(clamped < 0.625f, small, large) | sign);
+}
+
+}  // namespace
+}  // namespace mneme
+
+#endif  // MNEME_ATTENTION_VECTOR_INL_H_
