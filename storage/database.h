@@ -42,7 +42,8 @@ struct DatabaseOptions {
   enum class Mode { kReadWrite, kReadOnly, kFollow };
   Mode mode = Mode::kReadWrite;
   bool create_if_missing = true;  // kReadWrite only
-  std::function<void(absl::string_view)> log;  // warnings and what was repaired; may be empty
+  // Warnings and what was repaired; may be empty. Called from any thread, RocksDB's own among them.
+  std::function<void(absl::string_view)> log;
 };
 
 struct LogRecord {
@@ -60,7 +61,9 @@ struct DatabaseStats {
 };
 
 // Changes that become visible and durable together. Not thread-safe; one transaction belongs to one thread,
-// several may be open at the same time.
+// several may be open at the same time. It must end before its database does. Every step can fail with
+// FailedPrecondition (open for reading only, or the transaction has ended), InvalidArgument, ResourceExhausted
+// (disk or memory full) or Unavailable (I/O); a step that fails ends the transaction.
 class Transaction {
  public:
   virtual ~Transaction() = default;
@@ -83,7 +86,8 @@ class Transaction {
   virtual absl::Status DeleteManifest(absl::string_view name) = 0;
 
   // Makes the chunks durable, then applies the rest in one atomic write. After an error nothing of it is
-  // visible, and the transaction cannot be used again.
+  // visible, and the transaction cannot be used again. The next write tries to bring a database back that an
+  // I/O error has stopped.
   virtual absl::Status Commit(Durability durability) = 0;
 };
 
@@ -115,8 +119,8 @@ class Database {
   // The log records of one layer (-1: token columns) in row order.
   virtual absl::StatusOr<std::vector<LogRecord>> ReadLogs(SegmentId segment, int32_t layer) = 0;
 
-  // Index blobs: a disposable cache. Put replaces and is durable when it returns. Get: NotFound if there is none,
-  // DataLoss if it is damaged.
+  // Index blobs: a disposable cache. Put replaces, is seen at once, and is durable with the next commit of any
+  // transaction (so before a manifest that names it). Get: NotFound if there is none, DataLoss if it is damaged.
   virtual absl::Status PutIndexBlob(IndexId index, int32_t layer, int32_t head, absl::string_view blob) = 0;
   virtual absl::StatusOr<std::string> GetIndexBlob(IndexId index, int32_t layer, int32_t head) = 0;
 

@@ -1,0 +1,79 @@
+#include "storage/column_writer.h"
+
+#include <limits>
+#include <string>
+
+#include "storage/keys.h"
+#include "storage/rocks.h"
+
+namespace mneme {
+
+rocksdb::Status ColumnWriter::Write(uint64_t owner, rocksdb::WriteBatch* batch) {
+  absl::MutexLock lock(&mutex_);
+  if (owner != owner_) {
+    // A flush job takes all memtables that wait; so the other owner's must be in files before ours begin.
+    if (rocksdb::Status status = FinishFlush(); !status.ok()) return status;
+    owner_ = owner;
+  }
+  rocksdb::WriteOptions options;
+  options.disableWAL = true;
+  if (rocksdb::Status status = db_->Write(options, batch); !status.ok()) return status;
+  unflushed_bytes_ += batch->GetDataSize();
+  return unflushed_bytes_ >= kFlushBytes ? BeginFlush() : rocksdb::Status::OK();
+}
+
+rocksdb::Status ColumnWriter::Flush() {
+  absl::MutexLock lock(&mutex_);
+  return FinishFlush();
+}
+
+rocksdb::Status ColumnWriter::Drop(uint64_t first, uint64_t last) {
+  const std::string begin = OwnerKey(first);
+  const std::string end = last == std::numeric_limits<uint64_t>::max() ? std::string(9, '\xff') : OwnerKey(last + 1);
+  const rocksdb::Slice begin_slice = ToSlice(begin);
+  const rocksdb::Slice end_slice = ToSlice(end);
+  {
+    absl::MutexLock lock(&mutex_);
+    rocksdb::WriteOptions options;
+    options.disableWAL = true;
+    if (rocksdb::Status status = db_->DeleteRange(options, family_, begin_slice, end_slice); !status.ok()) {
+      return status;
+    }
+    ++unflushed_bytes_;
+    if (rocksdb::Status status = FinishFlush(); !status.ok()) return status;
+  }
+  // The tree learns that the blobs are garbage only when their keys are compacted away; a blob file that is all
+  // garbage is deleted.
+  rocksdb::CompactRangeOptions compact;
+  compact.exclusive_manual_compaction = false;
+  compact.allow_write_stall = true;
+  compact.blob_garbage_collection_policy = rocksdb::BlobGarbageCollectionPolicy::kDisable;
+  return db_->CompactRange(compact, family_, &begin_slice, &end_slice);
+}
+
+rocksdb::Status ColumnWriter::BeginFlush() {
+  rocksdb::FlushOptions options;
+  options.wait = false;
+  options.allow_write_stall = false;
+  const rocksdb::Status status = db_->Flush(options, family_);
+  if (status.ok()) {
+    unflushed_bytes_ = 0;
+    flushing_ = true;
+  }
+  return status;
+}
+
+rocksdb::Status ColumnWriter::FinishFlush() {
+  if (unflushed_bytes_ == 0 && !flushing_) return rocksdb::Status::OK();
+  rocksdb::FlushOptions options;
+  options.wait = true;
+  options.allow_write_stall = true;
+  const rocksdb::Status status = db_->Flush(options, family_);
+  if (status.ok()) {
+    unflushed_bytes_ = 0;
+    flushing_ = false;
+  }
+  return status;
+}
+
+}  // namespace mneme

@@ -1,0 +1,47 @@
+#ifndef MNEME_STORAGE_COLUMN_WRITER_H_
+#define MNEME_STORAGE_COLUMN_WRITER_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "rocksdb/db.h"
+#include "rocksdb/write_batch.h"
+
+namespace mneme {
+
+// Writes large values into one column family outside the write-ahead log: each byte goes to disk once, with the
+// flush. Values of different owners (segments, indices) go to different files, so that dropping an owner frees
+// whole blob files and nothing has to be moved. Thread-safe.
+class ColumnWriter {
+ public:
+  // At most about this much lies in memory unflushed before a flush is begun.
+  static constexpr size_t kFlushBytes = size_t{16} << 20;
+
+  ColumnWriter(rocksdb::DB* db, rocksdb::ColumnFamilyHandle* family) : db_(db), family_(family) {}
+
+  // Applies `batch`, whose keys all belong to `owner`. Not durable yet.
+  rocksdb::Status Write(uint64_t owner, rocksdb::WriteBatch* batch) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Makes all that was written durable. After it returns OK, files hold everything written before the call.
+  rocksdb::Status Flush() ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Deletes owner ids [first, last] and gives back their disk.
+  rocksdb::Status Drop(uint64_t first, uint64_t last) ABSL_LOCKS_EXCLUDED(mutex_);
+
+ private:
+  rocksdb::Status BeginFlush() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  rocksdb::Status FinishFlush() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  rocksdb::DB* const db_;
+  rocksdb::ColumnFamilyHandle* const family_;
+  absl::Mutex mutex_;
+  uint64_t owner_ ABSL_GUARDED_BY(mutex_) = 0;            // of the values that may not be in files yet
+  size_t unflushed_bytes_ ABSL_GUARDED_BY(mutex_) = 0;    // no flush has begun for
+  bool flushing_ ABSL_GUARDED_BY(mutex_) = false;         // a flush was begun and not waited for
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_STORAGE_COLUMN_WRITER_H_

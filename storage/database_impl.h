@@ -1,0 +1,105 @@
+#ifndef MNEME_STORAGE_DATABASE_IMPL_H_
+#define MNEME_STORAGE_DATABASE_IMPL_H_
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "rocksdb/db.h"
+#include "rocksdb/statistics.h"
+
+#include "storage/column_writer.h"
+#include "storage/database.h"
+#include "storage/rocks.h"
+
+namespace mneme {
+
+class DatabaseImpl final : public Database {
+ public:
+  // database_open.cc. What Database::Open does.
+  static absl::StatusOr<std::unique_ptr<Database>> Open(const std::string& path, const DatabaseOptions& options);
+
+  ~DatabaseImpl() override;
+
+  SegmentId NewSegmentId() override { return next_segment_.fetch_add(1); }
+  IndexId NewIndexId() override { return next_index_.fetch_add(1); }
+  std::unique_ptr<Transaction> Begin() override;
+  absl::StatusOr<std::vector<std::string>> ListMemories() override;
+  absl::StatusOr<MemoryManifest> ReadManifest(absl::string_view name) override;
+  absl::Status ReadChunkRows(SegmentId segment, const Column& column, int64_t row_begin, int64_t row_end,
+                             size_t row_bytes, absl::Span<char> rows) override;
+  absl::StatusOr<std::vector<LogRecord>> ReadLogs(SegmentId segment, int32_t layer) override;
+  absl::Status PutIndexBlob(IndexId index, int32_t layer, int32_t head, absl::string_view blob) override;
+  absl::StatusOr<std::string> GetIndexBlob(IndexId index, int32_t layer, int32_t head) override;
+  absl::Status DropSegments(absl::Span<const SegmentId> segments) override;
+  absl::Status DropIndexes(absl::Span<const IndexId> indexes) override;
+  absl::Status VerifyMemory(const MemoryManifest& manifest, const std::function<bool(uint64_t, uint64_t)>& progress,
+                            const std::function<void(const absl::Status&)>& damaged) override;
+  absl::Status CatchUp() override;
+  absl::StatusOr<DatabaseStats> Stats() override;
+
+ private:
+  friend class TransactionImpl;
+
+  DatabaseImpl(std::string path, const DatabaseOptions& options);
+
+  // database_open.cc
+  absl::Status OpenRocks(bool create_if_missing);
+  absl::Status OpenHandles();
+  absl::Status CheckVersion(bool create_if_missing);
+  absl::Status LoadIds();
+  absl::Status CollectOrphans();
+  absl::StatusOr<std::vector<uint64_t>> Owners(Family family);
+
+  // FailedPrecondition unless this is a writer. After an I/O error RocksDB refuses writes until it is told to
+  // resume; this tells it.
+  absl::Status EnsureWritable();
+  // Maps the outcome of a write, and remembers a failure for EnsureWritable.
+  absl::Status Wrote(const rocksdb::Status& status, absl::string_view doing);
+  // Maps the outcome of a read: a missing file is lost data, unless a writer may have dropped it meanwhile.
+  absl::Status MapRead(const rocksdb::Status& status, absl::string_view doing) const;
+
+  // Keeps the persisted bound on ids above all that were handed out; precedes every commit.
+  absl::Status ReserveIds() ABSL_LOCKS_EXCLUDED(ids_mutex_);
+  // Flushes what keeps old write-ahead logs alive, once in a while.
+  absl::Status TrimLogs();
+
+  absl::Status DropLogs(uint64_t first, uint64_t last);
+  absl::Status ReadChunk(SegmentId segment, const Column& column, int64_t chunk, std::string& key,
+                         rocksdb::PinnableSlice& value);
+  absl::StatusOr<std::string> ReadIndexPieces(IndexId index, int32_t layer, int32_t head);
+  void Log(absl::string_view message) const;
+
+  rocksdb::ColumnFamilyHandle* family(Family f) const { return families_[f]; }
+  bool writer() const { return options_.mode == DatabaseOptions::Mode::kReadWrite; }
+
+  const std::string path_;
+  const DatabaseOptions options_;
+  std::string secondary_path_;  // kFollow: a private folder, removed at close
+  std::shared_ptr<rocksdb::Statistics> statistics_;
+  std::unique_ptr<rocksdb::DB> db_;
+  std::vector<rocksdb::ColumnFamilyHandle*> families_;
+  std::optional<ColumnWriter> rows_writer_;
+  std::optional<ColumnWriter> index_writer_;
+
+  std::atomic<uint64_t> next_segment_{1};
+  std::atomic<uint64_t> next_index_{1};
+  absl::Mutex ids_mutex_;
+  std::atomic<uint64_t> segment_bound_{0};  // ids below it need no new reservation
+  std::atomic<uint64_t> index_bound_{0};
+
+  std::atomic<bool> write_failed_{false};
+  std::atomic<int> flushes_since_trim_{0};
+  std::atomic<uint64_t> appended_bytes_{0};
+  uint64_t orphans_collected_ = 0;
+  absl::Mutex index_mutex_;     // one PutIndexBlob at a time: generations are read, then written
+  absl::Mutex catch_up_mutex_;
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_STORAGE_DATABASE_IMPL_H_

@@ -1,0 +1,144 @@
+#include "storage/rocks.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cstdarg>
+#include <cstdio>
+#include <limits>
+#include <utility>
+
+#include "rocksdb/cache.h"
+#include "rocksdb/table.h"
+
+namespace mneme {
+namespace {
+
+constexpr size_t kMiB = size_t{1} << 20;
+
+// RocksDB's own log: warnings go to the host, nothing goes to a file.
+class HostLogger : public rocksdb::Logger {
+ public:
+  explicit HostLogger(std::function<void(absl::string_view)> log)
+      : Logger(rocksdb::InfoLogLevel::WARN_LEVEL), log_(std::move(log)) {}
+
+  using rocksdb::Logger::Logv;
+  void Logv(const char* format, va_list arguments) override {
+    if (!log_) return;
+    char line[1024];
+    const int size = std::vsnprintf(line, sizeof(line), format, arguments);
+    if (size <= 0) return;
+    try {
+      log_(absl::string_view(line, std::min<size_t>(size, sizeof(line) - 1)));
+    } catch (...) {
+      // A host's callback that throws must not unwind RocksDB's threads.
+    }
+  }
+
+ private:
+  const std::function<void(absl::string_view)> log_;
+};
+
+// Open files are a resource of the host: a quarter of what the process may have.
+int MaxOpenFiles() {
+  rlimit limit = {};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 256;
+  return static_cast<int>(std::clamp<rlim_t>(limit.rlim_cur / 4, 64, 4096));
+}
+
+absl::StatusCode CodeOf(const rocksdb::Status& status) {
+  switch (status.code()) {
+    case rocksdb::Status::kOk: return absl::StatusCode::kOk;
+    case rocksdb::Status::kNotFound: return absl::StatusCode::kNotFound;
+    case rocksdb::Status::kCorruption: return absl::StatusCode::kDataLoss;
+    case rocksdb::Status::kIOError:
+      return status.IsNoSpace() || status.subcode() == rocksdb::Status::kSpaceLimit
+                 ? absl::StatusCode::kResourceExhausted
+                 : absl::StatusCode::kUnavailable;
+    case rocksdb::Status::kAborted:
+      return status.subcode() == rocksdb::Status::kMemoryLimit ? absl::StatusCode::kResourceExhausted
+                                                               : absl::StatusCode::kAborted;
+    case rocksdb::Status::kBusy:
+    case rocksdb::Status::kTryAgain:
+    case rocksdb::Status::kTimedOut: return absl::StatusCode::kAborted;
+    case rocksdb::Status::kIncomplete:
+    case rocksdb::Status::kShutdownInProgress: return absl::StatusCode::kUnavailable;
+    default: return absl::StatusCode::kInternal;
+  }
+}
+
+}  // namespace
+
+absl::Status FromRocks(const rocksdb::Status& status, absl::string_view doing) {
+  if (status.ok()) return absl::OkStatus();
+  return absl::Status(CodeOf(status), absl::StrCat(doing, ": ", status.ToString()));
+}
+
+absl::Status FromRocksRead(const rocksdb::Status& status, absl::string_view doing) {
+  if (status.IsPathNotFound()) return absl::DataLossError(absl::StrCat(doing, ": ", status.ToString()));
+  return FromRocks(status, doing);
+}
+
+rocksdb::DBOptions MakeDbOptions(const std::function<void(absl::string_view)>& log,
+                                 std::shared_ptr<rocksdb::Statistics> statistics) {
+  rocksdb::DBOptions options;
+  options.info_log = std::make_shared<HostLogger>(log);
+  options.statistics = std::move(statistics);
+  options.stats_dump_period_sec = 0;
+  options.stats_persist_period_sec = 0;
+  options.max_background_jobs = 2;
+  options.max_open_files = MaxOpenFiles();
+  // A small store stays small: nothing is allocated ahead.
+  options.allow_fallocate = false;
+  options.manifest_preallocation_size = 64 << 10;
+  options.max_manifest_file_size = 8 * kMiB;
+  options.keep_log_file_num = 1;
+  options.recycle_log_file_num = 0;
+  options.max_total_wal_size = 16 * kMiB;
+  // Recovery from I/O errors is tried by the next write (Database::EnsureWritable), not by a thread of RocksDB's own.
+  options.max_bgerror_resume_count = 0;
+  // A truncated file that is mapped is a signal; pread returns an error.
+  options.allow_mmap_reads = false;
+  options.allow_mmap_writes = false;
+  return options;
+}
+
+std::vector<rocksdb::ColumnFamilyDescriptor> MakeFamilies() {
+  rocksdb::BlockBasedTableOptions table;
+  table.format_version = 5;
+  table.block_cache = rocksdb::NewLRUCache(16 * kMiB);
+  table.cache_index_and_filter_blocks = true;
+
+  rocksdb::ColumnFamilyOptions common;
+  common.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+  common.compression = rocksdb::kNoCompression;
+  common.bottommost_compression = rocksdb::kNoCompression;
+  common.write_buffer_size = 4 * kMiB;
+  common.max_bytes_for_level_base = 64 * kMiB;
+
+  // A token's records live until its chunk is full; most die in the memtable if it is large enough.
+  rocksdb::ColumnFamilyOptions log = common;
+  log.write_buffer_size = 16 * kMiB;
+
+  // Values go to blob files, the tree holds only where. Blobs are never moved: a blob file holds one owner's values
+  // (ColumnWriter), so that it dies as a whole when its owner is dropped. Small tree files, so that a compaction
+  // touches few keys beside the new ones.
+  rocksdb::ColumnFamilyOptions rows = common;
+  rows.enable_blob_files = true;
+  rows.min_blob_size = 4 << 10;
+  rows.blob_compression_type = rocksdb::kNoCompression;
+  rows.enable_blob_garbage_collection = false;
+  rows.write_buffer_size = 64 * kMiB;  // ColumnWriter flushes before that
+  rows.max_write_buffer_number = 3;
+  rows.target_file_size_base = 2 * kMiB;
+  rows.level0_file_num_compaction_trigger = 8;
+
+  rocksdb::ColumnFamilyOptions index = rows;
+
+  std::vector<rocksdb::ColumnFamilyDescriptor> families(kFamilyCount);
+  const rocksdb::ColumnFamilyOptions* options[kFamilyCount] = {&common, &log, &rows, &index};
+  for (int i = 0; i < kFamilyCount; ++i) families[i] = {kFamilyNames[i], *options[i]};
+  return families;
+}
+
+}  // namespace mneme

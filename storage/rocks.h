@@ -1,0 +1,57 @@
+#ifndef MNEME_STORAGE_ROCKS_H_
+#define MNEME_STORAGE_ROCKS_H_
+
+#include <exception>
+#include <functional>
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "rocksdb/db.h"
+#include "rocksdb/options.h"
+#include "rocksdb/statistics.h"
+
+namespace mneme {
+
+// How mneme uses RocksDB: its settings, and the one place where its errors become ours.
+
+enum Family { kDefaultFamily = 0, kLogFamily, kRowsFamily, kIndexFamily, kFamilyCount };
+inline constexpr const char* kFamilyNames[kFamilyCount] = {"default", "log", "rows", "index"};
+
+// An absl::Status that says what was being done ("commit: No space left on device").
+//   corruption → DataLoss; no space → ResourceExhausted; other I/O, shutdown → Unavailable; busy → Aborted;
+//   not found → NotFound; what only a mistake of ours can cause → Internal.
+absl::Status FromRocks(const rocksdb::Status& status, absl::string_view doing);
+
+// The same for reads of a store that nobody else changes: a file that is gone is lost data.
+absl::Status FromRocksRead(const rocksdb::Status& status, absl::string_view doing);
+
+inline rocksdb::Slice ToSlice(absl::string_view bytes) { return rocksdb::Slice(bytes.data(), bytes.size()); }
+inline absl::string_view ToView(const rocksdb::Slice& slice) { return absl::string_view(slice.data(), slice.size()); }
+
+// Settings of the whole database. `log` gets RocksDB's warnings and errors, from any thread.
+rocksdb::DBOptions MakeDbOptions(const std::function<void(absl::string_view)>& log,
+                                 std::shared_ptr<rocksdb::Statistics> statistics);
+
+// The column families in the order of Family.
+std::vector<rocksdb::ColumnFamilyDescriptor> MakeFamilies();
+
+// Runs `body`, which returns an absl::Status or StatusOr, and turns what it throws into a status.
+template <typename Body>
+auto Guarded(absl::string_view doing, const Body& body) -> decltype(body()) {
+  try {
+    return body();
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(absl::StrCat(doing, ": out of memory"));
+  } catch (const std::exception& e) {
+    return absl::InternalError(absl::StrCat(doing, ": ", e.what()));
+  }
+}
+
+}  // namespace mneme
+
+#endif  // MNEME_STORAGE_ROCKS_H_
