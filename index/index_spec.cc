@@ -1,0 +1,146 @@
+#include <charconv>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+
+#include "base/status.h"
+#include "index/faiss_index.h"
+#include "index/key_index.h"
+
+namespace mneme {
+namespace {
+
+struct KindName {
+  IndexKind kind;
+  absl::string_view name;
+};
+
+constexpr KindName kKinds[] = {
+    {IndexKind::kAuto, "auto"},          {IndexKind::kScan, "scan"},      {IndexKind::kFlat, "flat"},
+    {IndexKind::kIvf, "ivf"},            {IndexKind::kIvfPq, "ivfpq"},    {IndexKind::kHnsw, "hnsw"},
+    {IndexKind::kGpuFlat, "gpu-flat"},   {IndexKind::kGpuIvf, "gpu-ivf"}, {IndexKind::kGpuIvfPq, "gpu-ivfpq"},
+    {IndexKind::kGpuCagra, "gpu-cagra"},
+};
+
+constexpr absl::string_view kFactoryPrefix = "faiss:";
+
+// A number that a spec may carry, and the kinds that know it.
+struct Option {
+  absl::string_view name;
+  int32_t IndexSpec::* field;
+  bool ivf, ivfpq, hnsw;
+};
+
+constexpr Option kOptions[] = {
+    {"lists", &IndexSpec::lists, true, true, false},
+    {"probes", &IndexSpec::probes, true, true, false},
+    {"pq_bytes", &IndexSpec::pq_bytes, false, true, false},
+    {"degree", &IndexSpec::graph_degree, false, false, true},
+    {"ef_construction", &IndexSpec::ef_construction, false, false, true},
+    {"ef_search", &IndexSpec::ef_search, false, false, true},
+};
+
+bool Knows(const Option& option, IndexKind kind) {
+  switch (kind) {
+    case IndexKind::kIvf: return option.ivf;
+    case IndexKind::kIvfPq: return option.ivfpq;
+    case IndexKind::kHnsw: return option.hnsw;
+    // Lists, bytes and links of a factory string stand in the string itself.
+    case IndexKind::kFactory:
+      return option.name == "probes" || option.name == "ef_construction" || option.name == "ef_search";
+    default: return false;
+  }
+}
+
+bool IsGpu(IndexKind kind) { return kind >= IndexKind::kGpuFlat; }
+
+absl::Status ParseOption(absl::string_view text, absl::string_view item, IndexSpec& spec) {
+  const size_t equals = item.find('=');
+  const absl::string_view name = item.substr(0, equals);
+  std::vector<absl::string_view> known;
+  for (const Option& option : kOptions) {
+    if (!Knows(option, spec.kind)) continue;
+    known.push_back(option.name);
+    if (option.name != name || equals == absl::string_view::npos) continue;
+    const absl::string_view number = item.substr(equals + 1);
+    int32_t value = 0;
+    const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), value);
+    if (error != std::errc() || end != number.data() + number.size() || value < 1 || value > (1 << 24)) {
+      return absl::InvalidArgumentError(absl::StrCat("index \"", text, "\": ", name, " must be a number from 1 to ",
+                                                     1 << 24, ", not \"", number, "\""));
+    }
+    if (spec.*option.field != 0) {
+      return absl::InvalidArgumentError(absl::StrCat("index \"", text, "\": ", name, " is given twice"));
+    }
+    spec.*option.field = value;
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("index \"", text, "\": \"", item, "\" is not an option of this kind; ",
+                   known.empty() ? "it has none" : absl::StrCat("expected ", absl::StrJoin(known, "=N, "), "=N")));
+}
+
+}  // namespace
+
+absl::StatusOr<IndexSpec> ParseIndexSpec(absl::string_view text) {
+  IndexSpec spec;
+  std::vector<absl::string_view> items;
+  if (absl::StartsWith(text, kFactoryPrefix)) {
+    spec.kind = IndexKind::kFactory;
+    // FAISS's own strings have commas; what carries a '=' is an option of ours.
+    std::vector<absl::string_view> factory;
+    for (const absl::string_view item : absl::StrSplit(text.substr(kFactoryPrefix.size()), ',')) {
+      (absl::StrContains(item, '=') ? items : factory).push_back(item);
+    }
+    spec.factory = absl::StrJoin(factory, ",");
+    MNEME_RETURN_IF_ERROR(ParseFactory(spec.factory).status());
+  } else {
+    items = absl::StrSplit(text, ',');
+    const absl::string_view name = items.front();
+    items.erase(items.begin());
+    const KindName* found = nullptr;
+    for (const KindName& kind : kKinds) {
+      if (kind.name == name) found = &kind;
+    }
+    if (found == nullptr) {
+      std::vector<absl::string_view> names;
+      for (const KindName& kind : kKinds) names.push_back(kind.name);
+      return absl::InvalidArgumentError(absl::StrCat("index \"", text, "\": expected ", absl::StrJoin(names, ", "),
+                                                     " or faiss:<factory string>, not \"", name, "\""));
+    }
+    spec.kind = found->kind;
+    if (IsGpu(spec.kind)) return GpuUnimplemented(spec.kind);
+  }
+  for (const absl::string_view item : items) MNEME_RETURN_IF_ERROR(ParseOption(text, item, spec));
+  return spec;
+}
+
+std::string FormatIndexSpec(const IndexSpec& spec) {
+  std::string text;
+  if (spec.kind == IndexKind::kFactory) {
+    text = absl::StrCat(kFactoryPrefix, spec.factory);
+  } else {
+    for (const KindName& kind : kKinds) {
+      if (kind.kind == spec.kind) text = std::string(kind.name);
+    }
+  }
+  for (const Option& option : kOptions) {
+    if (Knows(option, spec.kind) && spec.*option.field != 0) {
+      absl::StrAppend(&text, ",", option.name, "=", spec.*option.field);
+    }
+  }
+  return text;
+}
+
+absl::Status GpuUnimplemented(IndexKind kind) {
+  IndexSpec spec;
+  spec.kind = kind;
+  return absl::UnimplementedError(absl::StrCat(FormatIndexSpec(spec),
+                                               ": not built in (this build has no FAISS with GPU support)"));
+}
+
+}  // namespace mneme

@@ -1,0 +1,55 @@
+#include "index/key_index.h"
+
+#include "absl/strings/str_cat.h"
+
+#include "base/dtype.h"
+#include "base/status.h"
+#include "index/faiss_index.h"
+
+namespace mneme {
+namespace {
+
+absl::Status CheckArguments(const IndexSpec& spec, int64_t rows, int64_t dim) {
+  switch (spec.kind) {
+    case IndexKind::kAuto:
+    case IndexKind::kScan:
+      return absl::InvalidArgumentError(absl::StrCat(FormatIndexSpec(spec), ": has no structure to build or load"));
+    case IndexKind::kFlat:
+    case IndexKind::kIvf:
+    case IndexKind::kIvfPq:
+    case IndexKind::kHnsw:
+    case IndexKind::kFactory: break;
+    case IndexKind::kGpuFlat:
+    case IndexKind::kGpuIvf:
+    case IndexKind::kGpuIvfPq:
+    case IndexKind::kGpuCagra: return GpuUnimplemented(spec.kind);
+    default: return absl::InvalidArgumentError(absl::StrCat("index kind ", static_cast<int>(spec.kind), ": unknown"));
+  }
+  // FAISS numbers the nodes of a graph with 32 bits.
+  if (rows < 1 || rows > INT32_MAX) {
+    return absl::InvalidArgumentError(absl::StrCat("rows must be from 1 to ", INT32_MAX, ", not ", rows));
+  }
+  if (dim < 1 || dim > (1 << 16)) {
+    return absl::InvalidArgumentError(absl::StrCat("dim must be from 1 to ", 1 << 16, ", not ", dim));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<KeyIndex>> BuildKeyIndex(const IndexSpec& spec, const float* keys, int64_t rows,
+                                                        int64_t dim) {
+  MNEME_RETURN_IF_ERROR(CheckArguments(spec, rows, dim));
+  if (!AllFinite(DType::kF32, keys, static_cast<size_t>(rows * dim))) {
+    return absl::InvalidArgumentError("keys must be finite");
+  }
+  return BuildFaissIndex(spec, keys, rows, dim);
+}
+
+absl::StatusOr<std::unique_ptr<KeyIndex>> LoadKeyIndex(const IndexSpec& spec, absl::string_view blob, int64_t rows,
+                                                       int64_t dim) {
+  MNEME_RETURN_IF_ERROR(CheckArguments(spec, rows, dim));
+  return LoadFaissIndex(spec, blob, rows, dim);
+}
+
+}  // namespace mneme

@@ -1,0 +1,218 @@
+#include "index/scan.h"
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "index/scan_kernel.h"
+
+namespace mneme {
+namespace {
+
+using scan::Kernels;
+
+static_assert(KeyRows::kLanes == scan::kLanes);
+static_assert(static_cast<int>(DType::kF32) == scan::kF32 && static_cast<int>(DType::kF16) == scan::kF16 &&
+              static_cast<int>(DType::kBF16) == scan::kBF16 && static_cast<int>(DType::kI8) == scan::kI8);
+
+constexpr int64_t kLanes = KeyRows::kLanes;
+
+// Queries are taken in passes whose values stay in the second-level cache beside the keys; a pass is still
+// large enough that its arithmetic, not the reading of keys, takes the time.
+constexpr int64_t kPassBytes = 192 << 10;
+
+const Kernels* BestKernels() {
+  for (const char* name : {"avx512", "avx2"}) {
+    if (const Kernels* found = scan::FindKernels(name)) return found;
+  }
+  return &scan::kPlainKernels;
+}
+
+struct Choice {
+  const Kernels* kernels;
+  std::string name;
+};
+
+const Choice& Chosen() {
+  static const Choice choice = [] {
+    const Kernels* best = BestKernels();
+    const char* wanted = std::getenv("MNEME_KERNELS");
+    if (wanted == nullptr || *wanted == '\0') return Choice{best, best->name};
+    if (const Kernels* found = scan::FindKernels(wanted)) return Choice{found, found->name};
+    return Choice{best, std::string(best->name) + " (MNEME_KERNELS=" + wanted + " ignored)"};
+  }();
+  return choice;
+}
+
+std::atomic<const Kernels*> kernels_for_testing{nullptr};
+
+const Kernels& CurrentKernels() {
+  const Kernels* kernels = kernels_for_testing.load(std::memory_order_relaxed);
+  return kernels != nullptr ? *kernels : *Chosen().kernels;
+}
+
+struct AlignedDelete {
+  void operator()(void* memory) const { ::operator delete(memory, std::align_val_t(64)); }
+};
+template <typename T>
+using AlignedArray = std::unique_ptr<T[], AlignedDelete>;
+
+template <typename T>
+AlignedArray<T> MakeAligned(size_t n) {
+  return AlignedArray<T>(static_cast<T*>(::operator new(std::max<size_t>(n, 1) * sizeof(T), std::align_val_t(64))));
+}
+
+// Copies the first `lanes` lanes of a block; the rest of the copy is zero. What lies in the other lanes of the
+// block may be changing at this moment and is not looked at.
+void CopyLanes(const char* block, DType dtype, int64_t dim, int64_t lanes, char* copy, size_t block_bytes) {
+  std::memset(copy, 0, block_bytes);
+  const auto element = static_cast<int64_t>(DTypeSize(dtype));
+  for (int64_t d = 0; d < dim; ++d) {
+    std::memcpy(copy + d * kLanes * element, block + d * kLanes * element, static_cast<size_t>(lanes * element));
+  }
+  if (dtype == DType::kI8) {
+    std::memcpy(copy + dim * kLanes, block + dim * kLanes, static_cast<size_t>(lanes) * sizeof(float));
+  }
+}
+
+struct SinkContext {
+  TopK* top;
+  int64_t first_token;
+};
+
+float PushSurvivors(void* context, int64_t query, int64_t row, const float* logits, uint32_t lanes) {
+  const auto* sink = static_cast<const SinkContext*>(context);
+  TopK& top = sink->top[query];
+  for (; lanes != 0; lanes &= lanes - 1) {
+    const int lane = std::countr_zero(lanes);
+    top.Push(logits[lane], sink->first_token + row + lane);
+  }
+  return top.threshold();
+}
+
+}  // namespace
+
+namespace scan {
+
+const Kernels* FindKernels(const char* name) {
+  if (std::strcmp(name, "plain") == 0) return &kPlainKernels;
+#if defined(__x86_64__)
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  if (std::strcmp(name, "avx2") == 0 && avx2) return &kAvx2Kernels;
+  if (std::strcmp(name, "avx512") == 0 && avx2 && __builtin_cpu_supports("avx512f") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+    return &kAvx512Kernels;
+  }
+#endif
+  return nullptr;
+}
+
+void UseKernelsForTesting(const Kernels* kernels) { kernels_for_testing.store(kernels); }
+
+}  // namespace scan
+
+float Ranking::Logit(float dot, int64_t row) const {
+  float logit = dot * scale;
+  if (soft_cap > 0) logit = soft_cap * std::tanh(logit / soft_cap);
+  logit = logit + addend;
+  if (decay != 0) logit = logit - decay * row_penalty[row];
+  return logit;
+}
+
+void ScanTopK(const KeyRows& keys, int64_t row_begin, int64_t row_end, int64_t first_token, const float* queries,
+              int64_t count, const Ranking* rankings, TopK* top) {
+  if (row_begin >= row_end || count <= 0) return;
+  const Kernels& kernels = CurrentKernels();
+  const int64_t dim = keys.dim();
+  const int64_t size = keys.size();
+  const AlignedArray<float> scratch = MakeAligned<float>(static_cast<size_t>(dim * kLanes));
+  AlignedArray<char> copy;  // of the block that is still being filled
+
+  const int64_t pass = std::max<int64_t>(kPassBytes / static_cast<int64_t>(sizeof(float)) / std::max<int64_t>(dim, 1),
+                                         16);
+  std::vector<scan::Query> state(static_cast<size_t>(std::min(pass, count)));
+  for (int64_t first = 0; first < count; first += pass) {
+    const int64_t n = std::min(pass, count - first);
+    for (int64_t i = 0; i < n; ++i) {
+      const Ranking& ranking = rankings[first + i];
+      state[static_cast<size_t>(i)] = {
+          .values = queries + (first + i) * dim,
+          .scale = ranking.scale,
+          .soft_cap = ranking.soft_cap,
+          .addend = ranking.addend,
+          .decay = ranking.decay,
+          .row_penalty = ranking.row_penalty,
+          .threshold = top[first + i].threshold(),
+      };
+    }
+    SinkContext sink{top + first, first_token};
+    for (int64_t row = row_begin; row < row_end;) {
+      const int64_t block = row / kLanes;
+      const int64_t begin = block * kLanes;
+      int64_t contiguous;
+      scan::Blocks blocks{
+          .data = static_cast<const char*>(keys.Blocks(block, &contiguous)),
+          .block_bytes = static_cast<int64_t>(keys.block_bytes()),
+          .count = 1,
+          .row = begin,
+          .lanes = 0xffffu,
+          .element = static_cast<scan::Element>(keys.dtype()),
+          .dim = dim,
+      };
+      if (row == begin && row_end - begin >= kLanes) {
+        blocks.count = std::min(contiguous, (row_end - begin) / kLanes);
+      } else {
+        const int64_t stop = std::min(row_end - begin, kLanes);
+        blocks.lanes = ((1u << stop) - 1u) & ~((1u << (row - begin)) - 1u);
+        if (size < begin + kLanes) {
+          if (copy == nullptr) copy = MakeAligned<char>(keys.block_bytes());
+          CopyLanes(blocks.data, keys.dtype(), dim, stop, copy.get(), keys.block_bytes());
+          blocks.data = copy.get();
+        }
+      }
+      kernels.scan(blocks, state.data(), n, scratch.get(), &PushSurvivors, &sink);
+      row = std::min(row_end, begin + blocks.count * kLanes);
+    }
+  }
+}
+
+void DotRows(const KeyRows& keys, absl::Span<const int64_t> rows, const float* query, float* dots) {
+  if (rows.empty()) return;
+  const Kernels& kernels = CurrentKernels();
+  const int64_t size = keys.size();
+  AlignedArray<char> copy;
+  constexpr size_t kBatch = 16;
+  const char* blocks[kBatch];
+  float values[kBatch * kLanes];
+  for (size_t first = 0; first < rows.size(); first += kBatch) {
+    const size_t n = std::min(kBatch, rows.size() - first);
+    for (size_t i = 0; i < n; ++i) {
+      const int64_t block = rows[first + i] / kLanes;
+      int64_t contiguous;
+      blocks[i] = static_cast<const char*>(keys.Blocks(block, &contiguous));
+      if (size < (block + 1) * kLanes) {
+        if (copy == nullptr) {
+          copy = MakeAligned<char>(keys.block_bytes());
+          CopyLanes(blocks[i], keys.dtype(), keys.dim(), size - block * kLanes, copy.get(), keys.block_bytes());
+        }
+        blocks[i] = copy.get();
+      }
+    }
+    kernels.dot(static_cast<scan::Element>(keys.dtype()), keys.dim(), blocks, static_cast<int64_t>(n), query, values);
+    for (size_t i = 0; i < n; ++i) dots[first + i] = values[static_cast<int64_t>(i) * kLanes + rows[first + i] % kLanes];
+  }
+}
+
+absl::string_view ScanKernelName() {
+  const Kernels* kernels = kernels_for_testing.load(std::memory_order_relaxed);
+  return kernels != nullptr ? absl::string_view(kernels->name) : absl::string_view(Chosen().name);
+}
+
+}  // namespace mneme
