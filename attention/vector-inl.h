@@ -9,7 +9,7 @@
 
 #include "base/dtype.h"
 
-#if MNEME_LANES > 4
+#if defined(__F16C__)
 #include <immintrin.h>
 #endif
 
@@ -62,9 +62,9 @@ struct F32Element {
 struct F16Element {
   static constexpr int64_t kBytes = 2;
   static MNEME_INLINE Floats Widen(const char* source) {
-#if MNEME_LANES == 16
+#if MNEME_LANES == 16 && defined(__AVX512F__)
     return (Floats)_mm512_maskz_cvtph_ps(0xffff, LoadVector<__m256i>(source));
-#elif MNEME_LANES == 8
+#elif MNEME_LANES == 8 && defined(__F16C__)
     return (Floats)_mm256_cvtph_ps(LoadVector<__m128i>(source));
 #else
     // Shifted into place, an f16 is an f32 whose exponent is 112 too small; the product corrects it and makes

@@ -1,0 +1,358 @@
+#include "attention/local.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "attention/kernels.h"
+#include "attention/reference.h"
+#include "attention/state.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/attention/random_tensors.h"
+
+namespace mneme {
+namespace {
+
+using ::testing::Each;
+
+// A drawn problem and everything that it borrows.
+struct Case {
+  Case(TestRandom& random, DType dtype, float deviation, float value_size, int64_t most_rows, int64_t most_queries)
+      : row_begin(random.Between(0, 20)),
+        rows(random.OneOf<int64_t>({0, 1, 63, 64, 65, 128, 129, random.Between(0, most_rows)})),
+        head(random.Between(0, 2)),
+        key_dim(RandomDim(random)),
+        value_dim(RandomDim(random)),
+        group(random.Between(1, 8)),
+        query_count(random.OneOf<int64_t>({1, 1, 2, random.Between(1, most_queries)})),
+        keys(random, dtype, row_begin + rows + random.Between(0, 5), 3, key_dim, [&] { return random.Normal(); }),
+        values(random, dtype, row_begin + rows + random.Between(0, 5), 3, value_dim,
+               [&] { return random.Normal(value_size); }) {
+    first_query = random.Chance(0.7) ? 0 : random.Between(0, 100);
+    queries.resize(static_cast<size_t>(query_count * group * key_dim));
+    for (float& x : queries) x = random.Normal();
+    for (int64_t g = 0; g < group; ++g) {
+      scales.push_back(deviation / std::sqrt(static_cast<float>(key_dim)) * (random.Chance(0.1) ? -1.0f : 1.0f) *
+                       static_cast<float>(1 + random.Between(0, 2)));
+    }
+    soft_cap = random.Chance(0.3) ? random.OneOf<float>({0.5f, 20.0f, 50.0f}) : 0.0f;
+    mask.kind = static_cast<LocalMask::Kind>(random.Between(0, 3));
+    mask.offset = random.Chance(0.5) ? rows - query_count - first_query : random.Between(-rows - 9, rows + 9);
+    mask.window = random.OneOf<int64_t>({0, 1, 5, 64, 100, 1000});
+    mask.bits_stride = (rows + 7) / 8 + random.Between(0, 3);
+    // Exactly as many bytes as a reader may touch.
+    bits.resize(static_cast<size_t>(mask.bits_stride * (first_query + query_count - 1) + (rows + 7) / 8));
+    const double density = random.OneOf<double>({0.0, 0.02, 0.5, 0.97, 1.0});
+    for (uint8_t& byte : bits) {
+      for (int bit = 0; bit < 8; ++bit) byte = static_cast<uint8_t>(byte | (random.Chance(density) ? 1 << bit : 0));
+    }
+    mask.bits = bits.data();
+  }
+
+  static int64_t RandomDim(TestRandom& random) {
+    return random.OneOf<int64_t>({1, 3, 8, 16, 24, 63, 64, 64, 65, 80, 128, 129, 256});
+  }
+
+  LocalProblem Problem() const {
+    LocalProblem problem;
+    problem.queries = queries.data();
+    problem.query_count = query_count;
+    problem.first_query = first_query;
+    problem.group = group;
+    problem.keys = keys.view();
+    problem.values = values.view();
+    problem.head = head;
+    problem.row_begin = row_begin;
+    problem.row_count = rows;
+    problem.mask = mask;
+    problem.scales = scales.data();
+    problem.soft_cap = soft_cap;
+    return problem;
+  }
+
+  // The double reference of query i, head g, and the size of the greatest sum of |products| behind a logit.
+  reference::State Expected(int64_t i, int64_t g, double* greatest_logit) const {
+    const float* query = queries.data() + (i * group + g) * key_dim;
+    std::vector<double> logits;
+    std::vector<std::vector<double>> rows_of_values;
+    *greatest_logit = 0;
+    for (int64_t j = 0; j < rows; ++j) {
+      const std::vector<double> key = keys.Row(row_begin + j, head);
+      const double scale = static_cast<double>(scales[static_cast<size_t>(g)]);
+      const double score = scale * reference::Dot({query, query + key_dim}, key);
+      logits.push_back(reference::SoftCap(score, static_cast<double>(soft_cap)));
+      rows_of_values.push_back(values.Row(row_begin + j, head));
+      double sum = 0;
+      for (int64_t d = 0; d < key_dim; ++d) {
+        sum += std::fabs(static_cast<double>(query[d]) * key[static_cast<size_t>(d)]);
+      }
+      if (mask.Visible(first_query + i, j)) *greatest_logit = std::max(*greatest_logit, std::fabs(scale) * sum);
+    }
+    return reference::Softmax(logits, rows_of_values, value_dim,
+                              [&](int64_t j) { return mask.Visible(first_query + i, j); });
+  }
+
+  std::string Describe() const {
+    return "rows " + std::to_string(rows) + " key_dim " + std::to_string(key_dim) + " value_dim " +
+           std::to_string(value_dim) + " group " + std::to_string(group) + " queries " + std::to_string(query_count) +
+           " first_query " + std::to_string(first_query) + " mask " + std::to_string(static_cast<int>(mask.kind)) +
+           " offset " + std::to_string(mask.offset) + " window " + std::to_string(mask.window) + " soft_cap " +
+           std::to_string(soft_cap);
+  }
+
+  int64_t row_begin, rows, head, key_dim, value_dim, group, query_count, first_query = 0;
+  OwnedTensor keys, values;
+  std::vector<float> queries, scales;
+  float soft_cap = 0;
+  LocalMask mask;
+  std::vector<uint8_t> bits;
+};
+
+struct Answer {
+  std::vector<float> output, log_sum_exp;
+
+  // The same bits, NaN included.
+  bool Equals(const Answer& other) const {
+    return output.size() == other.output.size() && log_sum_exp.size() == other.log_sum_exp.size() &&
+           std::memcmp(output.data(), other.output.data(), output.size() * sizeof(float)) == 0 &&
+           std::memcmp(log_sum_exp.data(), other.log_sum_exp.data(), log_sum_exp.size() * sizeof(float)) == 0;
+  }
+};
+
+class LocalTest : public EachTarget {
+ protected:
+  Answer Attend(const LocalProblem& problem, int64_t block_queries = 0) {
+    Answer answer;
+    const auto rows = static_cast<size_t>(problem.query_count * problem.group);
+    answer.output.assign(rows * static_cast<size_t>(problem.values.dim), 1e30f);
+    answer.log_sum_exp.assign(rows, 1e30f);
+    AttendLocalOn(GetParam(), problem, block_queries, answer.output.data(), answer.log_sum_exp.data());
+    return answer;
+  }
+};
+
+TEST_P(LocalTest, AgreesWithTheReference) {
+  TestRandom random(301);
+  SCOPED_TRACE(random.seed());
+  ErrorTable errors("local " + std::string(CpuTargetName(GetParam())));
+  for (int trial = 0; trial < 2000; ++trial) {
+    const DType dtype = std::vector<DType>{DType::kF32, DType::kF16, DType::kBF16}[static_cast<size_t>(trial % 3)];
+    const float deviation = random.OneOf<float>({0.0f, 1.0f, 1.0f, 3.0f, 1e3f, 1e4f});
+    const float value_size = random.OneOf<float>({1.0f, 1.0f, 1e-6f, 1e-40f});
+    const Case c(random, dtype, deviation, value_size, 200, 6);
+    const Answer answer = Attend(c.Problem());
+    double largest = 0;
+    for (int64_t j = 0; j < c.rows; ++j) {
+      for (const double x : c.values.Row(c.row_begin + j, c.head)) largest = std::max(largest, std::fabs(x));
+    }
+    for (int64_t i = 0; i < c.query_count; ++i) {
+      for (int64_t g = 0; g < c.group; ++g) {
+        const auto row = static_cast<size_t>(i * c.group + g);
+        double greatest_logit;
+        const reference::State expected = c.Expected(i, g, &greatest_logit);
+        const float* output = answer.output.data() + row * static_cast<size_t>(c.value_dim);
+        const float log_sum_exp = answer.log_sum_exp[row];
+        if (expected.log_sum_exp == -std::numeric_limits<double>::infinity()) {
+          ASSERT_EQ(log_sum_exp, kEmptyLogSumExp) << c.Describe();
+          ASSERT_THAT(std::vector<float>(output, output + c.value_dim), Each(0.0f)) << c.Describe();
+          continue;
+        }
+        // A logit of size s is known to s * 6e-8 at best, and so are the weights, relatively.
+        const double allowance = 1 + greatest_logit / 4;
+        const double lse_error = std::fabs(static_cast<double>(log_sum_exp) - expected.log_sum_exp) / allowance;
+        ASSERT_LE(lse_error, 2e-6) << c.Describe() << " query " << i << " head " << g;
+        const bool ordinary = greatest_logit < 30;
+        const std::string name(DTypeName(dtype));
+        if (ordinary) errors.Add(name + ", log-sum-exp, logits of ordinary size", lse_error * allowance);
+        for (int64_t d = 0; d < c.value_dim; ++d) {
+          const double distance =
+              std::fabs(static_cast<double>(output[d]) - expected.output[static_cast<size_t>(d)]) / (largest + 1e-36);
+          if (ordinary) errors.Add(name + ", output against the largest value, logits of ordinary size", distance);
+          errors.Add(name + ", output, for each 1 + size of logit / 4", distance / allowance);
+          ASSERT_LE(distance, 2e-6 * allowance) << c.Describe() << " query " << i << " head " << g << " element " << d;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(LocalTest, ResultDoesNotDependOnHowQueriesAreTaken) {
+  TestRandom random(302);
+  SCOPED_TRACE(random.seed());
+  for (int trial = 0; trial < 500; ++trial) {
+    const DType dtype = std::vector<DType>{DType::kF32, DType::kF16, DType::kBF16}[static_cast<size_t>(trial % 3)];
+    const Case c(random, dtype, 1.0f, 1.0f, 300, 70);
+    const LocalProblem whole = c.Problem();
+    const Answer expected = Attend(whole);
+    for (const int64_t block : {1, 2, 7, 1000}) {
+      ASSERT_TRUE(Attend(whole, block).Equals(expected)) << c.Describe() << " by blocks of " << block;
+    }
+    // Piece by piece, through first_query.
+    const int64_t piece = random.Between(1, 5);
+    Answer pieces;
+    for (int64_t first = 0; first < c.query_count; first += piece) {
+      LocalProblem part = whole;
+      part.queries += first * c.group * c.key_dim;
+      part.first_query += first;
+      part.query_count = std::min(piece, c.query_count - first);
+      const Answer answer = Attend(part);
+      pieces.output.insert(pieces.output.end(), answer.output.begin(), answer.output.end());
+      pieces.log_sum_exp.insert(pieces.log_sum_exp.end(), answer.log_sum_exp.begin(), answer.log_sum_exp.end());
+    }
+    ASSERT_TRUE(pieces.Equals(expected)) << c.Describe() << " in pieces of " << piece;
+    // One head of the group alone.
+    const int64_t head = random.Between(0, c.group - 1);
+    for (int64_t i = 0; i < c.query_count; ++i) {
+      LocalProblem part = whole;
+      part.queries += (i * c.group + head) * c.key_dim;
+      part.first_query += i;
+      part.query_count = 1;
+      part.group = 1;
+      part.scales += head;
+      const Answer answer = Attend(part);
+      const auto row = static_cast<size_t>(i * c.group + head);
+      const auto dim = static_cast<size_t>(c.value_dim);
+      ASSERT_EQ(0, std::memcmp(answer.output.data(), expected.output.data() + row * dim, dim * sizeof(float)))
+          << c.Describe();
+      ASSERT_EQ(0, std::memcmp(answer.log_sum_exp.data(), &expected.log_sum_exp[row], sizeof(float)));
+    }
+  }
+}
+
+TEST_P(LocalTest, HiddenRowsMayHoldAnything) {
+  TestRandom random(303);
+  SCOPED_TRACE(random.seed());
+  for (int trial = 0; trial < 300; ++trial) {
+    Case c(random, trial % 2 == 0 ? DType::kF32 : DType::kF16, 1.0f, 1.0f, 200, 70);
+    const Answer expected = Attend(c.Problem());
+    for (const float poison : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+      for (int64_t j = 0; j < c.rows; ++j) {
+        bool hidden = true;
+        for (int64_t i = 0; i < c.query_count; ++i) hidden &= !c.mask.Visible(c.first_query + i, j);
+        if (!hidden) continue;
+        c.keys.SetRow(c.row_begin + j, c.head, std::vector<float>(static_cast<size_t>(c.key_dim), poison));
+        c.values.SetRow(c.row_begin + j, c.head, std::vector<float>(static_cast<size_t>(c.value_dim), poison));
+      }
+      ASSERT_TRUE(Attend(c.Problem()).Equals(expected)) << c.Describe();
+    }
+  }
+}
+
+// A row that one query sees and another does not: what the first meets there is no matter of the second's.
+TEST_P(LocalTest, PoisonStaysWithTheQueriesThatSeeIt) {
+  TestRandom random(304);
+  OwnedTensor keys(random, DType::kF32, 70, 1, 64, [&] { return random.Normal(); });
+  OwnedTensor values(random, DType::kF32, 70, 1, 64, [&] { return random.Normal(); });
+  std::vector<float> queries(70 * 64), scales = {0.1f};
+  for (float& x : queries) x = random.Normal();
+  LocalProblem problem;
+  problem.queries = queries.data();
+  problem.query_count = 70;
+  problem.keys = keys.view();
+  problem.values = values.view();
+  problem.row_count = 70;
+  problem.scales = scales.data();
+  const Answer clean = Attend(problem);
+  keys.SetRow(40, 0, std::vector<float>(64, std::numeric_limits<float>::quiet_NaN()));
+  values.SetRow(40, 0, std::vector<float>(64, std::numeric_limits<float>::quiet_NaN()));
+  const Answer poisoned = Attend(problem);
+  for (size_t i = 0; i < 70; ++i) {
+    if (i < 40) {
+      EXPECT_EQ(0, std::memcmp(&clean.output[i * 64], &poisoned.output[i * 64], 256)) << i;
+      EXPECT_EQ(clean.log_sum_exp[i], poisoned.log_sum_exp[i]);
+    } else {
+      EXPECT_TRUE(std::isnan(poisoned.output[i * 64])) << i;
+      EXPECT_TRUE(std::isnan(poisoned.log_sum_exp[i])) << i;
+    }
+  }
+}
+
+// Logits of -infinity weigh nothing, in the first tile and in later ones; alone they make the empty state.
+TEST_P(LocalTest, LogitsOfMinusInfinity) {
+  TestRandom random(305);
+  OwnedTensor keys(random, DType::kF32, 130, 1, 8, [] { return 1.0f; });
+  OwnedTensor values(random, DType::kF32, 130, 1, 8, [] { return 1.0f; });
+  const std::vector<float> low(8, -std::numeric_limits<float>::infinity());
+  for (int64_t j = 0; j < 130; ++j) {
+    if (j != 100) keys.SetRow(j, 0, low);
+    values.SetRow(j, 0, std::vector<float>(8, static_cast<float>(j)));
+  }
+  const std::vector<float> queries(8, 1.0f), scales = {0.5f};
+  LocalProblem problem;
+  problem.queries = queries.data();
+  problem.query_count = 1;
+  problem.keys = keys.view();
+  problem.values = values.view();
+  problem.row_count = 130;
+  problem.scales = scales.data();
+  problem.mask.kind = LocalMask::Kind::kNone;
+  Answer answer = Attend(problem);
+  EXPECT_THAT(answer.output, Each(100.0f));
+  EXPECT_EQ(answer.log_sum_exp[0], 4.0f);
+  keys.SetRow(100, 0, low);
+  answer = Attend(problem);
+  EXPECT_THAT(answer.output, Each(0.0f));
+  EXPECT_EQ(answer.log_sum_exp[0], kEmptyLogSumExp);
+}
+
+TEST_P(LocalTest, NoRowsAndNoData) {
+  const std::vector<float> queries(6, 1.0f), scales = {1.0f, 1.0f};
+  LocalProblem problem;
+  problem.queries = queries.data();
+  problem.query_count = 1;
+  problem.group = 2;
+  problem.keys.dim = 3;
+  problem.values.dim = 5;
+  problem.scales = scales.data();
+  const Answer answer = Attend(problem);
+  EXPECT_THAT(answer.output, Each(0.0f));
+  EXPECT_THAT(answer.log_sum_exp, Each(kEmptyLogSumExp));
+  problem.query_count = 0;
+  EXPECT_TRUE(Attend(problem).output.empty());
+}
+
+MNEME_INSTANTIATE_TARGETS(LocalTest);
+
+TEST(LocalMaskTest, Visible) {
+  LocalMask mask;
+  mask.kind = LocalMask::Kind::kCausal;
+  mask.offset = 3;
+  EXPECT_TRUE(mask.Visible(2, 5));
+  EXPECT_FALSE(mask.Visible(2, 6));
+  mask.kind = LocalMask::Kind::kSlidingWindow;
+  mask.window = 2;
+  EXPECT_TRUE(mask.Visible(2, 5));
+  EXPECT_TRUE(mask.Visible(2, 4));
+  EXPECT_FALSE(mask.Visible(2, 3));
+  EXPECT_FALSE(mask.Visible(2, 6));
+  mask.window = std::numeric_limits<int64_t>::max();
+  mask.offset = std::numeric_limits<int64_t>::max();
+  EXPECT_TRUE(mask.Visible(2, 6));  // no sum overflows
+  EXPECT_FALSE(mask.Visible(2, 2));
+  mask.kind = LocalMask::Kind::kNone;
+  EXPECT_TRUE(mask.Visible(0, 1000));
+  const uint8_t bits[] = {0, 0, 0x04, 0x80};
+  mask.kind = LocalMask::Kind::kBits;
+  mask.bits = bits;
+  mask.bits_stride = 2;
+  EXPECT_TRUE(mask.Visible(1, 2));
+  EXPECT_TRUE(mask.Visible(1, 15));
+  EXPECT_FALSE(mask.Visible(1, 3));
+  EXPECT_FALSE(mask.Visible(0, 2));
+}
+
+TEST(LocalDispatchTest, TheFaceRunsTheBestTarget) {
+  TestRandom random(306);
+  const Case c(random, DType::kF16, 1.0f, 1.0f, 200, 20);
+  const auto rows = static_cast<size_t>(c.query_count * c.group);
+  Answer a{std::vector<float>(rows * static_cast<size_t>(c.value_dim)), std::vector<float>(rows)}, b = a;
+  AttendLocal(c.Problem(), a.output.data(), a.log_sum_exp.data());
+  AttendLocalOn(BestCpuTarget(), c.Problem(), 0, b.output.data(), b.log_sum_exp.data());
+  EXPECT_TRUE(a.Equals(b));
+}
+
+}  // namespace
+}  // namespace mneme
