@@ -1,0 +1,205 @@
+// The exact scan beside what bounds it: a plain read of a buffer of the same size by the same threads, and beside
+// what else there is: FAISS's flat index over the same keys. One iteration is one decode step of one layer.
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "benchmark/benchmark.h"
+
+#include "base/dtype.h"
+#include "base/parallel.h"
+#include "index/key_index.h"
+#include "index/key_rows.h"
+#include "index/scan.h"
+#include "index/top_k.h"
+
+namespace mneme {
+namespace {
+
+constexpr int64_t kHeads = 8;
+constexpr int64_t kTop = 32;
+constexpr int64_t kChunkRows = 8192;
+
+std::vector<float> RandomValues(size_t n, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(n);
+  for (float& x : values) x = normal(random);
+  return values;
+}
+
+// Keys of kHeads heads; kept from one benchmark to the next, since filling them takes longer than scanning.
+struct Layer {
+  std::vector<std::unique_ptr<KeyRows>> heads;
+  size_t bytes = 0;
+};
+
+const Layer& KeysOf(DType dtype, int64_t rows, int64_t dim) {
+  static std::map<std::tuple<DType, int64_t, int64_t>, Layer> layers;
+  const auto key = std::make_tuple(dtype, rows, dim);
+  if (const auto found = layers.find(key); found != layers.end()) return found->second;
+  layers.clear();  // one at a time fits any machine
+  Layer& layer = layers[key];
+  constexpr int64_t kPattern = 4096;
+  const std::vector<float> values = RandomValues(static_cast<size_t>(kPattern * dim), 1);
+  const size_t row_bytes = RowBytes(dtype, dim);
+  std::vector<char> encoded(static_cast<size_t>(kPattern) * row_bytes);
+  for (int64_t r = 0; r < kPattern; ++r) {
+    EncodeRow(values.data() + r * dim, dtype, encoded.data() + static_cast<size_t>(r) * row_bytes, dim);
+  }
+  for (int64_t head = 0; head < kHeads; ++head) {
+    auto keys = std::make_unique<KeyRows>(dtype, dim);
+    keys->Reserve(rows);
+    for (int64_t row = 0; row < rows; row += kPattern) keys->Append(encoded.data(), std::min(kPattern, rows - row));
+    layer.bytes += static_cast<size_t>(rows / KeyRows::kLanes) * keys->block_bytes();
+    layer.heads.push_back(std::move(keys));
+  }
+  return layer;
+}
+
+Executor& Threads(int64_t threads) {
+  static std::map<int64_t, std::unique_ptr<Executor>> pools;
+  std::unique_ptr<Executor>& pool = pools[threads];
+  if (pool == nullptr) pool = MakeThreadPool(static_cast<size_t>(threads));
+  return *pool;
+}
+
+double Seconds(std::chrono::steady_clock::time_point since) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - since).count();
+}
+
+// The sum of all words: as little work a byte as reading allows.
+typedef uint64_t Words __attribute__((vector_size(32)));
+uint64_t Sum(const void* data, size_t bytes) {
+  const auto* words = static_cast<const Words*>(data);
+  Words sums[4] = {};
+  for (size_t i = 0; i + 4 <= bytes / sizeof(Words); i += 4) {
+    for (size_t j = 0; j < 4; ++j) sums[j] += words[i + j];
+  }
+  const Words sum = sums[0] + sums[1] + sums[2] + sums[3];
+  return sum[0] + sum[1] + sum[2] + sum[3];
+}
+
+// Bytes a second that `pool` reads of the very keys that are scanned; the best of several.
+double ReadBandwidth(const Layer& layer, int64_t rows, Executor& pool) {
+  const int64_t chunks = (rows + kChunkRows - 1) / kChunkRows;
+  double best = 0;
+  for (int round = 0; round < 7; ++round) {
+    const auto start = std::chrono::steady_clock::now();
+    pool.ParallelFor(static_cast<size_t>(kHeads * chunks), [&](size_t task) {
+      const KeyRows& keys = *layer.heads[task / static_cast<size_t>(chunks)];
+      const int64_t begin = static_cast<int64_t>(task % static_cast<size_t>(chunks)) * kChunkRows;
+      const int64_t blocks = (std::min(rows, begin + kChunkRows) - begin) / KeyRows::kLanes;
+      int64_t contiguous;
+      const void* data = keys.Blocks(begin / KeyRows::kLanes, &contiguous);
+      benchmark::DoNotOptimize(Sum(data, static_cast<size_t>(blocks) * keys.block_bytes()));
+    });
+    best = std::max(best, static_cast<double>(layer.bytes) / Seconds(start));
+  }
+  return best;
+}
+
+// rows, queries a KV head, dim, dtype, threads
+void BM_Scan(benchmark::State& state) {
+  const int64_t rows = state.range(0), count = state.range(1), dim = state.range(2);
+  const auto dtype = static_cast<DType>(state.range(3));
+  Executor& pool = Threads(state.range(4));
+  const Layer& layer = KeysOf(dtype, rows, dim);
+  const std::vector<float> queries = RandomValues(static_cast<size_t>(kHeads * count * dim), 2);
+  const int64_t chunks = (rows + kChunkRows - 1) / kChunkRows;
+  const std::vector<Ranking> rankings(static_cast<size_t>(count));
+  std::vector<TopK> top(static_cast<size_t>(kHeads * chunks * count));
+
+  const double bandwidth = ReadBandwidth(layer, rows, pool);
+  double best = std::numeric_limits<double>::infinity();
+  for (auto _ : state) {
+    const auto start = std::chrono::steady_clock::now();
+    pool.ParallelFor(static_cast<size_t>(kHeads * chunks), [&](size_t task) {
+      const int64_t head = static_cast<int64_t>(task) / chunks;
+      const int64_t begin = static_cast<int64_t>(task) % chunks * kChunkRows;
+      TopK* own = top.data() + static_cast<int64_t>(task) * count;
+      for (int64_t i = 0; i < count; ++i) own[i].Reset(kTop);
+      ScanTopK(*layer.heads[static_cast<size_t>(head)], begin, std::min(rows, begin + kChunkRows), 0,
+               queries.data() + head * count * dim, count, rankings.data(), own);
+    });
+    for (int64_t head = 0; head < kHeads; ++head) {
+      TopK* first = top.data() + head * chunks * count;
+      for (int64_t i = 0; i < count; ++i) {
+        for (int64_t chunk = 1; chunk < chunks; ++chunk) first[i].Merge(first[chunk * count + i]);
+        benchmark::DoNotOptimize(first[i].Sorted().data());
+      }
+    }
+    best = std::min(best, Seconds(start));
+  }
+  const double speed = static_cast<double>(layer.bytes) / best;
+  state.counters["best_ms"] = best * 1e3;
+  state.counters["GB/s"] = speed / 1e9;
+  state.counters["read_GB/s"] = bandwidth / 1e9;
+  state.counters["of_read"] = speed / bandwidth;
+  state.counters["GFLOP/s"] = 2e-9 * static_cast<double>(kHeads * count * rows * dim) / best;
+  state.SetLabel(std::string(DTypeName(dtype)) + " " + std::string(ScanKernelName()));
+}
+
+void ScanArguments(benchmark::internal::Benchmark* bench) {
+  bench->ArgNames({"rows", "queries", "dim", "type", "threads"});
+  const auto add = [bench](int64_t rows, int64_t count, int64_t dim, DType dtype) {
+    for (const int64_t threads : {1, 2}) bench->Args({rows, count, dim, static_cast<int64_t>(dtype), threads});
+  };
+  for (const DType dtype : {DType::kF16, DType::kF32, DType::kBF16, DType::kI8}) {
+    for (const int64_t count : {1, 4, 8}) add(65536, count, 128, dtype);
+  }
+  for (const int64_t dim : {64, 256}) {
+    for (const int64_t count : {1, 4, 8}) add(65536, count, dim, DType::kF16);
+  }
+  for (const int64_t rows : {4096, 16384, 262144}) add(rows, 4, 128, DType::kF16);
+  for (const int64_t count : {512, 2048}) add(16384, count, 128, DType::kF16);  // prefill
+}
+BENCHMARK(BM_Scan)->Apply(ScanArguments)->Unit(benchmark::kMillisecond)->UseRealTime()->MinTime(0.2);
+
+// rows, queries a KV head, dim, threads: FAISS's flat index, f32, one call a head.
+void BM_FaissFlat(benchmark::State& state) {
+  const int64_t rows = state.range(0), count = state.range(1), dim = state.range(2);
+  Executor& pool = Threads(state.range(3));
+  const std::vector<float> keys = RandomValues(static_cast<size_t>(rows * dim), 1);
+  const std::vector<float> queries = RandomValues(static_cast<size_t>(kHeads * count * dim), 2);
+  IndexSpec spec;
+  spec.kind = IndexKind::kFlat;
+  std::vector<std::unique_ptr<KeyIndex>> heads;
+  for (int64_t head = 0; head < kHeads; ++head) {
+    auto built = BuildKeyIndex(spec, keys.data(), rows, dim);
+    if (!built.ok()) return state.SkipWithError("FAISS flat index was not built");
+    heads.push_back(*std::move(built));
+  }
+  std::vector<int64_t> found(static_cast<size_t>(kHeads * count * kTop));
+  double best = std::numeric_limits<double>::infinity();
+  for (auto _ : state) {
+    const auto start = std::chrono::steady_clock::now();
+    pool.ParallelFor(kHeads, [&](size_t head) {
+      const auto first = static_cast<int64_t>(head) * count;
+      heads[head]->Search(queries.data() + first * dim, count, kTop, found.data() + first * kTop).IgnoreError();
+    });
+    best = std::min(best, Seconds(start));
+  }
+  state.counters["best_ms"] = best * 1e3;
+  state.counters["GB/s"] = static_cast<double>(kHeads * rows * dim) * sizeof(float) / best / 1e9;
+  state.SetLabel("faiss " + std::string(FaissVersion()));
+}
+BENCHMARK(BM_FaissFlat)
+    ->ArgNames({"rows", "queries", "dim", "threads"})
+    ->ArgsProduct({{65536}, {1, 4, 8}, {128}, {1, 2}})
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime()
+    ->MinTime(0.2);
+
+}  // namespace
+}  // namespace mneme
