@@ -1,0 +1,283 @@
+#include "memory/attend.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <utility>
+
+#include "attention/retrieved.h"
+#include "attention/state.h"
+#include "base/status.h"
+#include "memory/retrieve.h"
+
+namespace mneme {
+namespace {
+
+// Query tokens of one work item of the second phase.
+constexpr int64_t kQueriesPerItem = 32;
+
+// What the work items of one sequence share.
+struct SequencePlan {
+  const AttendRequest* request;
+  const Sequence* sequence;
+  std::optional<MemoryView> view;  // none: no memory, or nothing to see
+  std::vector<TopK> top;           // [queries][query_heads], if there is a view
+};
+
+float Sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
+
+// Memory's share of the mass of two states; 0 if both are empty.
+float MassOf(float memory_log_sum_exp, float other_log_sum_exp) {
+  if (memory_log_sum_exp == kEmptyLogSumExp) return 0.0f;
+  if (other_log_sum_exp == kEmptyLogSumExp) return 1.0f;
+  return Sigmoid(memory_log_sum_exp - other_log_sum_exp);
+}
+
+// The buffers of one work item.
+struct Scratch {
+  std::vector<float> queries, local_output, local_lse, memory_output, logits, scales;
+  std::vector<const void*> rows;
+};
+
+// Softmax over what one (query, head) retrieved.
+float AttendRows(const SequencePlan& plan, absl::Span<const Scored> rows, int64_t kv_head, Scratch& scratch) {
+  const int64_t value_dim = plan.request->retrieve.layer.value_dim;
+  scratch.logits.clear();
+  scratch.rows.clear();
+  for (const Scored& row : rows) {
+    const VisibleRows& owner = plan.view->Find(row.index);
+    scratch.logits.push_back(row.score);
+    scratch.rows.push_back(
+        owner.values->heads[static_cast<size_t>(kv_head)]->Row(row.index - owner.first_token));
+  }
+  return AttendRetrieved(scratch.logits.data(), scratch.rows.data(), static_cast<int64_t>(rows.size()),
+                         plan.sequence->memory->options().stored_dtype, value_dim, scratch.memory_output.data());
+}
+
+// Local attention of queries [query_begin, query_end) (numbers within the sequence) of one KV head's group.
+void AttendLocalTile(const SequencePlan& plan, int64_t kv_head, int64_t query_begin, int64_t query_end,
+                     Scratch& scratch) {
+  const AttendRequest& request = *plan.request;
+  const LayerCard& layer = request.retrieve.layer;
+  const int64_t group = layer.group();
+  const int64_t queries = query_end - query_begin;
+  const auto dim = static_cast<size_t>(layer.key_dim);
+  scratch.queries.resize(static_cast<size_t>(queries * group) * dim);
+  scratch.scales.resize(static_cast<size_t>(group));
+  for (int64_t g = 0; g < group; ++g) {
+    const int64_t head = kv_head * group + g;
+    scratch.scales[static_cast<size_t>(g)] = request.retrieve.heads[static_cast<size_t>(head)].scale;
+    for (int64_t i = 0; i < queries; ++i) {
+      const int64_t token = plan.sequence->query_begin + query_begin + i;
+      ConvertToF32(request.query.dtype, request.query.Row(token, head),
+                   scratch.queries.data() + static_cast<size_t>(i * group + g) * dim, dim);
+    }
+  }
+  LocalProblem problem;
+  problem.queries = scratch.queries.data();
+  problem.query_count = queries;
+  problem.first_query = query_begin;
+  problem.group = group;
+  problem.keys = request.local_keys;
+  problem.values = request.local_values;
+  problem.head = kv_head;
+  problem.row_begin = plan.sequence->local_begin;
+  problem.row_count = plan.sequence->local_end - plan.sequence->local_begin;
+  problem.mask = request.mask;
+  problem.mask.offset = plan.sequence->mask_offset;
+  if (problem.mask.bits != nullptr) problem.mask.bits += plan.sequence->query_begin * request.mask.bits_stride;
+  problem.scales = scratch.scales.data();
+  problem.soft_cap = layer.soft_cap;
+  AttendLocal(problem, scratch.local_output.data(), scratch.local_lse.data());
+}
+
+// Reports what a (query, head) retrieved.
+void Report(const AttendRequest& request, int64_t slot, absl::Span<const Scored> rows) {
+  const int64_t stride = request.retrieved_stride;
+  for (int64_t i = 0; i < stride; ++i) {
+    const bool there = i < static_cast<int64_t>(rows.size());
+    const int64_t at = slot * stride + i;
+    if (request.retrieved_tokens != nullptr) {
+      request.retrieved_tokens[at] = there ? rows[static_cast<size_t>(i)].index : -1;
+    }
+    if (request.retrieved_scores != nullptr) {
+      request.retrieved_scores[at] =
+          there ? rows[static_cast<size_t>(i)].score : -std::numeric_limits<float>::infinity();
+    }
+  }
+}
+
+// The second phase for one tile: gather, softmax, local attention, fusion, output.
+void FuseTile(SequencePlan& plan, int64_t kv_head, int64_t query_begin, int64_t query_end) {
+  const AttendRequest& request = *plan.request;
+  const LayerCard& layer = request.retrieve.layer;
+  const int64_t group = layer.group();
+  const int64_t dim = layer.value_dim;
+  const int64_t slots = (query_end - query_begin) * group;
+  Scratch scratch;
+  scratch.local_output.assign(static_cast<size_t>(slots * dim), 0.0f);
+  scratch.local_lse.assign(static_cast<size_t>(slots), kEmptyLogSumExp);
+  scratch.memory_output.resize(static_cast<size_t>(dim));
+  const bool has_local = request.fusion != Fusion::kMemoryOnly && request.local_keys.data != nullptr &&
+                         plan.sequence->local_end > plan.sequence->local_begin;
+  if (has_local) AttendLocalTile(plan, kv_head, query_begin, query_end, scratch);
+
+  for (int64_t query = query_begin; query < query_end; ++query) {
+    for (int64_t g = 0; g < group; ++g) {
+      const int64_t head = kv_head * group + g;
+      const int64_t token = plan.sequence->query_begin + query;
+      const int64_t slot = token * layer.query_heads + head;
+      const int64_t at = (query - query_begin) * group + g;
+      float* output = scratch.local_output.data() + at * dim;
+      float lse = scratch.local_lse[static_cast<size_t>(at)];
+      float memory_lse = kEmptyLogSumExp;
+      absl::Span<const Scored> rows;
+      if (plan.view.has_value()) {
+        rows = plan.top[static_cast<size_t>(query * layer.query_heads + head)].Sorted();
+        memory_lse = AttendRows(plan, rows, kv_head, scratch);
+      } else {
+        std::fill(scratch.memory_output.begin(), scratch.memory_output.end(), 0.0f);
+      }
+      float mass = MassOf(memory_lse, lse);
+      switch (request.fusion) {
+        case Fusion::kJoint:
+        case Fusion::kMemoryOnly:
+          MergeState(output, &lse, scratch.memory_output.data(), memory_lse, dim);
+          break;
+        case Fusion::kGated: {
+          const float gate = request.retrieve.heads[static_cast<size_t>(head)].gate;
+          GateState(output, scratch.memory_output.data(), gate, dim);
+          mass = memory_lse == kEmptyLogSumExp ? 0.0f : Sigmoid(gate);
+          // As if merged: what a host needs to go on merging.
+          lse = memory_lse == kEmptyLogSumExp ? lse
+                : lse == kEmptyLogSumExp      ? memory_lse
+                                              : std::max(lse, memory_lse) +
+                                               std::log1p(std::exp(-std::fabs(lse - memory_lse)));
+          break;
+        }
+        case Fusion::kLocalOnly: break;
+      }
+      ConvertFromF32(output, request.output.dtype, request.output.Row(token, head), static_cast<size_t>(dim));
+      if (request.log_sum_exp != nullptr) request.log_sum_exp[slot] = lse;
+      if (request.memory_mass != nullptr) request.memory_mass[slot] = mass;
+      if (request.retrieved_stride > 0) Report(request, slot, rows);
+    }
+  }
+}
+
+absl::Status Prepare(SequencePlan& plan, Executor& executor) {
+  const AttendRequest& request = *plan.request;
+  if (plan.sequence->memory == nullptr || request.fusion == Fusion::kLocalOnly) return absl::OkStatus();
+  MNEME_ASSIGN_OR_RETURN(MemoryView view, ViewMemory(*plan.sequence, request.retrieve.layer, true));
+  if (view.rows.empty()) return absl::OkStatus();
+  const int64_t queries = plan.sequence->query_end - plan.sequence->query_begin;
+  plan.top.resize(static_cast<size_t>(queries * request.retrieve.layer.query_heads));
+  MNEME_RETURN_IF_ERROR(Retrieve(request.retrieve, *plan.sequence, view, executor, plan.top));
+  plan.view = std::move(view);
+  return absl::OkStatus();
+}
+
+void ZeroOutputs(const AttendRequest& request, const Sequence& sequence) {
+  const LayerCard& layer = request.retrieve.layer;
+  const size_t bytes = static_cast<size_t>(layer.value_dim) * DTypeSize(request.output.dtype);
+  for (int64_t token = sequence.query_begin; token < sequence.query_end; ++token) {
+    for (int64_t head = 0; head < layer.query_heads; ++head) {
+      const int64_t slot = token * layer.query_heads + head;
+      std::memset(request.output.Row(token, head), 0, bytes);
+      if (request.log_sum_exp != nullptr) request.log_sum_exp[slot] = kEmptyLogSumExp;
+      if (request.memory_mass != nullptr) request.memory_mass[slot] = 0;
+      if (request.retrieved_stride > 0) Report(request, slot, {});
+    }
+  }
+}
+
+}  // namespace
+
+absl::Status Attend(const AttendRequest& request, Executor& executor) {
+  std::vector<SequencePlan> plans;
+  plans.reserve(request.retrieve.sequences.size());
+  for (size_t i = 0; i < request.retrieve.sequences.size(); ++i) {
+    SequencePlan plan{&request, &request.retrieve.sequences[i], std::nullopt, {}};
+    const absl::Status status = Prepare(plan, executor);
+    if (!request.statuses.empty()) request.statuses[i] = status;
+    if (status.ok()) {
+      plans.push_back(std::move(plan));
+      continue;
+    }
+    // All reading is done before anything is written: without statuses the outputs are untouched.
+    if (request.statuses.empty()) return status;
+    ZeroOutputs(request, *plan.sequence);
+  }
+  struct Item {
+    SequencePlan* plan;
+    int64_t kv_head, query_begin, query_end;
+  };
+  std::vector<Item> items;
+  for (SequencePlan& plan : plans) {
+    const int64_t queries = plan.sequence->query_end - plan.sequence->query_begin;
+    for (int64_t kv_head = 0; kv_head < request.retrieve.layer.kv_heads; ++kv_head) {
+      for (int64_t query = 0; query < queries; query += kQueriesPerItem) {
+        items.push_back({&plan, kv_head, query, std::min(queries, query + kQueriesPerItem)});
+      }
+    }
+  }
+  executor.ParallelFor(items.size(), [&](size_t i) {
+    FuseTile(*items[i].plan, items[i].kv_head, items[i].query_begin, items[i].query_end);
+  });
+  return absl::OkStatus();
+}
+
+absl::Status Search(const SearchRequest& request, Executor& executor) {
+  const LayerCard& layer = request.retrieve.layer;
+  const bool wants_values = request.values != nullptr;
+  // Everything is retrieved before anything is written.
+  std::vector<std::pair<std::optional<MemoryView>, std::vector<TopK>>> found(request.retrieve.sequences.size());
+  for (size_t i = 0; i < found.size(); ++i) {
+    const Sequence& sequence = request.retrieve.sequences[i];
+    if (sequence.memory == nullptr) continue;
+    MNEME_ASSIGN_OR_RETURN(found[i].first, ViewMemory(sequence, layer, wants_values));
+    found[i].second.resize(static_cast<size_t>((sequence.query_end - sequence.query_begin) * layer.query_heads));
+    MNEME_RETURN_IF_ERROR(Retrieve(request.retrieve, sequence, *found[i].first, executor, found[i].second));
+  }
+  for (size_t i = 0; i < found.size(); ++i) {
+    const Sequence& sequence = request.retrieve.sequences[i];
+    for (int64_t token = sequence.query_begin; token < sequence.query_end; ++token) {
+      for (int64_t head = 0; head < layer.query_heads; ++head) {
+        absl::Span<const Scored> rows;
+        if (found[i].first.has_value()) {
+          rows = found[i].second[static_cast<size_t>((token - sequence.query_begin) * layer.query_heads + head)].Sorted();
+        }
+        for (int64_t j = 0; j < request.top_k; ++j) {
+          const int64_t at = (token * layer.query_heads + head) * request.top_k + j;
+          const bool there = j < static_cast<int64_t>(rows.size());
+          request.tokens[at] = there ? rows[static_cast<size_t>(j)].index : -1;
+          if (request.scores != nullptr) {
+            request.scores[at] =
+                there ? rows[static_cast<size_t>(j)].score : -std::numeric_limits<float>::infinity();
+          }
+          float* key = request.keys == nullptr ? nullptr : request.keys + at * layer.key_dim;
+          float* value = request.values == nullptr ? nullptr : request.values + at * layer.value_dim;
+          if (!there) {
+            if (key != nullptr) std::fill(key, key + layer.key_dim, 0.0f);
+            if (value != nullptr) std::fill(value, value + layer.value_dim, 0.0f);
+            continue;
+          }
+          const int64_t index = rows[static_cast<size_t>(j)].index;
+          const VisibleRows& owner = found[i].first->Find(index);
+          const auto kv_head = static_cast<size_t>(head / layer.group());
+          const int64_t row = index - owner.first_token;
+          if (key != nullptr) owner.keys->heads[kv_head]->DecodeRow(row, key);
+          if (value != nullptr) {
+            DecodeRow(sequence.memory->options().stored_dtype, owner.values->heads[kv_head]->Row(row), value,
+                      layer.value_dim);
+          }
+        }
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace mneme

@@ -1,0 +1,324 @@
+#include "memory/memory.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "base/status.h"
+#include "memory/segment_writer.h"
+
+namespace mneme {
+namespace {
+
+// As in Memorizing Transformers: x / sqrt(|x|^2 + 1e-6).
+void NormaliseRow(float* row, int64_t dim) {
+  double squares = 1e-6;
+  for (int64_t i = 0; i < dim; ++i) squares += static_cast<double>(row[i]) * row[i];
+  const auto factor = static_cast<float>(1.0 / std::sqrt(squares));
+  for (int64_t i = 0; i < dim; ++i) row[i] *= factor;
+}
+
+// Encodes rows of `tensor` as [heads][rows] into `out`.
+void EncodeRows(const RowTensor& tensor, DType stored, bool normalise, std::vector<float>& scratch, char* out) {
+  const size_t row_bytes = RowBytes(stored, tensor.dim);
+  const auto dim = static_cast<size_t>(tensor.dim);
+  const bool copy = tensor.dtype == stored && !normalise;
+  scratch.resize(dim);
+  for (int64_t head = 0; head < tensor.heads; ++head) {
+    for (int64_t row = 0; row < tensor.rows; ++row, out += row_bytes) {
+      if (copy) {
+        std::memcpy(out, tensor.Row(row, head), row_bytes);
+        continue;
+      }
+      ConvertToF32(tensor.dtype, tensor.Row(row, head), scratch.data(), dim);
+      if (normalise) NormaliseRow(scratch.data(), tensor.dim);
+      EncodeRow(scratch.data(), stored, out, tensor.dim);
+    }
+  }
+}
+
+absl::Status CheckTensor(absl::string_view name, const RowTensor& tensor, int64_t rows, int64_t heads, int64_t dim) {
+  if (tensor.rows != rows || tensor.heads != heads || tensor.dim != dim) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ": expected shape [", rows, ", ", heads, ", ", dim, "], got [",
+                                                   tensor.rows, ", ", tensor.heads, ", ", tensor.dim, "]"));
+  }
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t head = 0; head < heads; ++head) {
+      if (!AllFinite(tensor.dtype, tensor.Row(row, head), static_cast<size_t>(dim))) {
+        return absl::InvalidArgumentError(absl::StrCat(name, ": expected finite numbers, got NaN or infinity in row ",
+                                                       row, " of head ", head));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status BusyError(absl::string_view name) {
+  return absl::AbortedError(absl::StrCat("memory \"", name, "\" is busy: another call that changes it is running"));
+}
+
+Memory::Memory(Store* store, const MemoryManifest& manifest, IndexSpec spec)
+    : store_(store),
+      name_(manifest.name),
+      card_(manifest.card),
+      options_(manifest.options),
+      spec_(std::move(spec)),
+      manifest_(manifest) {}
+
+absl::StatusOr<std::shared_ptr<Memory>> Memory::Load(Store* store, MemoryManifest manifest) {
+  MNEME_ASSIGN_OR_RETURN(IndexSpec spec, ParseIndexSpec(manifest.options.index_spec));
+  std::shared_ptr<Memory> memory(new Memory(store, manifest, std::move(spec)));
+  auto state = std::make_shared<MemoryState>();
+  state->pinned_tokens = manifest.options.pinned_tokens;
+  state->first_kept = manifest.first_kept;
+  state->has_positions = manifest.has_positions;
+  int64_t end = 0;
+  for (size_t i = 0; i < manifest.segments.size(); ++i) {
+    const SegmentRef& ref = manifest.segments[i];
+    const bool last = i + 1 == manifest.segments.size();
+    if (ref.first_token < end || ref.rows < 0 || ref.chunked_rows > ref.rows ||
+        (ref.sealed ? ref.chunked_rows != ref.rows : !last)) {
+      return absl::DataLossError(absl::StrCat("memory \"", manifest.name, "\": its manifest contradicts itself at segment ",
+                                              ref.id, " (entry ", i, ")"));
+    }
+    end = ref.first_token + ref.rows;
+    if (ref.sealed) {
+      state->sealed.push_back({store->SharedSegment(ref.id, manifest.card, manifest.options.stored_dtype, ref.rows),
+                               ref.first_token, ref.rows});
+      continue;
+    }
+    state->tail = std::make_shared<Segment>(ref.id, manifest.card, manifest.options.stored_dtype, &store->database(),
+                                            &store->cache(), ref.rows, ref.chunked_rows);
+    state->tail_first = ref.first_token;
+    absl::MutexLock lock(&memory->mutator_);
+    memory->tail_persisted_ = ref.rows;
+    memory->tail_chunked_ = ref.chunked_rows;
+  }
+  if (state->tail == nullptr) {
+    state->tail = memory->NewTail();
+    // Everything may be evicted: then only first_kept tells where the next token stands.
+    state->tail_first = std::max(end, manifest.first_kept);
+  }
+  store->RegisterSegment(state->tail);
+  for (const IndexRef& ref : manifest.indexes) {
+    absl::StatusOr<IndexSpec> ref_spec = ParseIndexSpec(ref.spec);
+    if (!ref_spec.ok()) continue;  // of another build; its rows are scanned until they are indexed anew
+    state->runs.push_back(std::make_shared<IndexRun>(ref.id, ref.first_token, ref.tokens, *std::move(ref_spec),
+                                                     manifest.card, &store->database(), !store->options().rebuild_only,
+                                                     store->writable(), &store->index_counters(),
+                                                     [store](absl::string_view text) { store->Log(text); }));
+  }
+  absl::MutexLock lock(&memory->state_mutex_);
+  memory->state_ = std::move(state);
+  return memory;
+}
+
+std::shared_ptr<Segment> Memory::NewTail() const {
+  const SegmentId id = store_->writable() ? store_->database().NewSegmentId() : 0;
+  return std::make_shared<Segment>(id, card_, options_.stored_dtype, &store_->database(), &store_->cache(), 0, 0);
+}
+
+absl::Status Memory::CheckWritable() const {
+  if (store_->writable()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("memory \"", name_, "\" cannot be changed: its store is open for reading only"));
+}
+
+absl::Status Memory::CheckAppend(const LayerCard& layer, const RowTensor& keys, const RowTensor& values) const {
+  MNEME_RETURN_IF_ERROR(CheckTensor("keys", keys, keys.rows, layer.kv_heads, layer.key_dim));
+  return CheckTensor("values", values, keys.rows, layer.kv_heads, layer.value_dim);
+}
+
+absl::Status Memory::AppendColumns(const MemoryState& state, int64_t row, int64_t n, const int64_t* positions,
+                                   const int32_t* token_ids) {
+  Segment& tail = *state.tail;
+  const int64_t known = std::clamp(tail.ColumnRows() - row, int64_t{0}, n);
+  if (known > 0 && positions != nullptr) {
+    MNEME_ASSIGN_OR_RETURN(const auto columns, tail.Columns(row + known));
+    for (int64_t i = 0; i < known; ++i) {
+      if (positions[i] != columns->Position(row + i)) {
+        return absl::InvalidArgumentError(absl::StrCat("positions[", i, "]: expected ", columns->Position(row + i),
+                                                       ", which another layer gave for the same token, got ",
+                                                       positions[i]));
+      }
+    }
+  }
+  if (known == n) return absl::OkStatus();
+  std::vector<int64_t> new_positions;
+  std::vector<int32_t> new_ids;
+  bool unusual = false;
+  for (int64_t i = known; i < n; ++i) {
+    const int64_t token = state.tail_first + row + i;
+    new_positions.push_back(positions != nullptr ? positions[i] : token);
+    new_ids.push_back(token_ids != nullptr ? token_ids[i] : -1);
+    unusual |= new_positions.back() != token;
+  }
+  MNEME_RETURN_IF_ERROR(tail.AppendColumns(new_positions.data(), new_ids.data(), n - known));
+  if (unusual && !state.has_positions) {
+    UpdateState([](MemoryState& next) { next.has_positions = true; });
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Memory::Append(int32_t layer, const RowTensor& keys, const RowTensor& values, const int64_t* positions,
+                            const int32_t* token_ids) {
+  const int place = card_.FindLayer(layer);
+  if (place < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("layer: expected one of the card's, got ", layer));
+  }
+  const LayerCard& shape = card_.layers[static_cast<size_t>(place)];
+  MNEME_RETURN_IF_ERROR(CheckWritable());
+  MNEME_RETURN_IF_ERROR(CheckAppend(shape, keys, values));
+  if (keys.rows == 0) return absl::OkStatus();
+  if (!mutator_.TryLock()) return BusyError(name_);
+  struct Unlock {
+    absl::Mutex* mutex;
+    ~Unlock() ABSL_NO_THREAD_SAFETY_ANALYSIS { mutex->Unlock(); }
+  } unlock{&mutator_};
+
+  const DType stored = options_.stored_dtype;
+  const auto rows = static_cast<size_t>(keys.rows * shape.kv_heads);
+  key_buffer_.resize(rows * RowBytes(stored, shape.key_dim));
+  value_buffer_.resize(rows * RowBytes(stored, shape.value_dim));
+  EncodeRows(keys, stored, options_.normalise_keys, row_buffer_, key_buffer_.data());
+  EncodeRows(values, stored, false, row_buffer_, value_buffer_.data());
+  if (stored == DType::kF16) {
+    // A finite f32 can pass f16's range on the way in; an infinite row would poison every softmax it enters.
+    const bool fits = AllFinite(stored, key_buffer_.data(), key_buffer_.size() / 2) &&
+                      AllFinite(stored, value_buffer_.data(), value_buffer_.size() / 2);
+    if (!fits) {
+      return absl::InvalidArgumentError(
+          "keys or values: expected numbers within f16's range of 65504 (the memory stores f16), got a greater one");
+    }
+  }
+  const std::shared_ptr<const MemoryState> now = state();
+  const int64_t row = now->tail->LayerRows(static_cast<size_t>(place));
+  MNEME_RETURN_IF_ERROR(AppendColumns(*now, row, keys.rows, positions, token_ids));
+  MNEME_RETURN_IF_ERROR(
+      now->tail->AppendRows(static_cast<size_t>(place), key_buffer_.data(), value_buffer_.data(), keys.rows));
+  EvictBeyondBound();
+  return absl::OkStatus();
+}
+
+void Memory::EvictBeyondBound() {
+  if (options_.max_tokens == 0) return;
+  const std::shared_ptr<const MemoryState> now = state();
+  const int64_t end = now->WholeEnd();
+  if (now->HeldBelow(end) <= options_.max_tokens) return;
+  const int64_t first_kept = end - (options_.max_tokens - std::min(options_.pinned_tokens, end));
+  UpdateState([&](MemoryState& next) { next.first_kept = first_kept; });
+}
+
+Snapshot Memory::TakeSnapshot() const {
+  Snapshot snapshot;
+  snapshot.state = state();
+  snapshot.layer_ends.resize(card_.layers.size());
+  for (size_t layer = 0; layer < snapshot.layer_ends.size(); ++layer) {
+    snapshot.layer_ends[layer] = snapshot.state->LayerEnd(layer);
+  }
+  return snapshot;
+}
+
+MemoryInfo Memory::Info() const {
+  const std::shared_ptr<const MemoryState> now = state();
+  MemoryInfo info;
+  info.next_token = now->WholeEnd();
+  info.tokens = now->HeldBelow(info.next_token);
+  info.first_kept = now->first_kept;
+  info.segments = static_cast<int64_t>(now->sealed.size());
+  info.tail_tokens = now->tail->WholeRows();
+  info.indexes = static_cast<int64_t>(now->runs.size());
+  info.bytes = info.tokens * TokenBytes(card_, options_.stored_dtype);
+  info.ram_bytes = static_cast<int64_t>(now->tail->MemoryBytes());
+  for (const SegmentView& view : now->sealed) info.ram_bytes += static_cast<int64_t>(view.segment->MemoryBytes());
+  for (const auto& run : now->runs) info.ram_bytes += static_cast<int64_t>(run->MemoryBytes());
+  absl::MutexLock lock(&commit_mutex_);
+  info.tokens_durable = manifest_.first_kept;
+  if (!manifest_.segments.empty()) {
+    const SegmentRef& last = manifest_.segments.back();
+    info.tokens_durable = std::max(info.tokens_durable, last.first_token + last.rows);
+  }
+  return info;
+}
+
+absl::Status Memory::Read(const ReadRequest& request) const {
+  const int place = card_.FindLayer(request.layer);
+  if (place < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("layer: expected one of the card's, got ", request.layer));
+  }
+  const auto layer = static_cast<size_t>(place);
+  const LayerCard& shape = card_.layers[layer];
+  const std::shared_ptr<const MemoryState> now = state();
+  const int64_t layer_end = now->LayerEnd(layer);
+  const int64_t end = request.begin + request.tokens;
+  if (request.begin < 0 || request.tokens < 0 || end > layer_end) {
+    return absl::OutOfRangeError(absl::StrCat("begin, tokens: expected a range within [0, ", layer_end, "), got [",
+                                              request.begin, ", ", end, ")"));
+  }
+  std::vector<float> scratch(static_cast<size_t>(std::max(shape.key_dim, shape.value_dim)));
+  for (int64_t token = request.begin; token < end;) {
+    if (token >= now->pinned_tokens && token < now->first_kept) {
+      return absl::OutOfRangeError(absl::StrCat("begin, tokens: token ", token, " is evicted; tokens ",
+                                                now->first_kept, " to ", layer_end, " are held"));
+    }
+    // The piece of one owner that starts at `token`.
+    std::shared_ptr<Segment> owner = now->tail;
+    int64_t owner_first = now->tail_first;
+    int64_t owner_end = layer_end;
+    for (const SegmentView& view : now->sealed) {
+      if (token >= view.first_token && token < view.end()) {
+        owner = view.segment;
+        owner_first = view.first_token;
+        owner_end = view.end();
+      }
+    }
+    const int64_t stop = std::min(end, owner_end);
+    const int64_t rows = stop - owner_first;
+    MNEME_ASSIGN_OR_RETURN(const auto keys, owner->Keys(layer, rows));
+    MNEME_ASSIGN_OR_RETURN(const auto values, owner->Values(layer, rows));
+    MNEME_ASSIGN_OR_RETURN(const auto columns, owner->Columns(std::min(rows, owner->ColumnRows())));
+    for (; token < stop; ++token) {
+      const int64_t row = token - owner_first;
+      const int64_t out = token - request.begin;
+      for (int64_t head = 0; head < shape.kv_heads; ++head) {
+        if (request.keys.data != nullptr) {
+          keys->heads[static_cast<size_t>(head)]->DecodeRow(row, scratch.data());
+          std::memcpy(request.keys.Row(out, head), scratch.data(), sizeof(float) * static_cast<size_t>(shape.key_dim));
+        }
+        if (request.values.data != nullptr) {
+          DecodeRow(options_.stored_dtype, values->heads[static_cast<size_t>(head)]->Row(row), scratch.data(),
+                    shape.value_dim);
+          std::memcpy(request.values.Row(out, head), scratch.data(),
+                      sizeof(float) * static_cast<size_t>(shape.value_dim));
+        }
+      }
+      if (request.positions != nullptr) request.positions[out] = columns->Position(row);
+      if (request.token_ids != nullptr) request.token_ids[out] = columns->TokenId(row);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Memory::DecodeKeys(const MemoryState& state, size_t layer, int32_t head, int64_t first, int64_t tokens,
+                                float* keys) const {
+  const int64_t dim = card_.layers[layer].key_dim;
+  // Rows of tokens that are evicted and gone stay zero; nobody asks for them.
+  std::fill(keys, keys + tokens * dim, 0.0f);
+  for (const SegmentView& view : state.sealed) {
+    const int64_t begin = std::max(first, view.first_token);
+    const int64_t end = std::min(first + tokens, view.end());
+    if (begin >= end) continue;
+    MNEME_ASSIGN_OR_RETURN(const auto rows, view.segment->Keys(layer, view.rows));
+    for (int64_t token = begin; token < end; ++token) {
+      rows->heads[static_cast<size_t>(head)]->DecodeRow(token - view.first_token, keys + (token - first) * dim);
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace mneme

@@ -1,0 +1,372 @@
+// What makes a memory durable and changes its shape: commit with sealing and merging, truncate, evict, fork, index builds.
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "base/status.h"
+#include "memory/memory.h"
+#include "memory/segment_writer.h"
+
+namespace mneme {
+namespace {
+
+// Holds a memory's mutator lock if nobody else does.
+class ABSL_SCOPED_LOCKABLE TryMutexLock {
+ public:
+  explicit TryMutexLock(absl::Mutex* mutex) ABSL_EXCLUSIVE_LOCK_FUNCTION(mutex) ABSL_NO_THREAD_SAFETY_ANALYSIS
+      : mutex_(mutex),
+        held_(mutex->TryLock()) {}
+  ~TryMutexLock() ABSL_UNLOCK_FUNCTION() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    if (held_) mutex_->Unlock();
+  }
+  bool held() const { return held_; }
+
+ private:
+  absl::Mutex* const mutex_;
+  const bool held_;
+};
+
+// More small segments than this are merged by the next commit, not left for Maintain.
+constexpr size_t kManySmallSegments = 16;
+
+bool FullyEvicted(const SegmentView& view, const MemoryState& state) {
+  return view.first_token >= state.pinned_tokens && view.end() <= state.first_kept;
+}
+
+}  // namespace
+
+MemoryManifest Memory::ManifestOf(const MemoryState& state) const {
+  MemoryManifest next = manifest_;
+  next.has_positions = state.has_positions;
+  next.has_token_ids = true;
+  next.first_kept = state.first_kept;
+  next.segments.clear();
+  for (const SegmentView& view : state.sealed) {
+    if (FullyEvicted(view, state)) continue;
+    next.segments.push_back({view.segment->id(), view.first_token, view.rows, view.rows, true});
+  }
+  next.indexes.clear();
+  for (const auto& run : state.runs) {
+    if (run->end() <= state.first_kept) continue;
+    next.indexes.push_back({run->id(), run->first_token(), run->tokens(), FormatIndexSpec(run->spec())});
+  }
+  return next;
+}
+
+absl::Status Memory::PutManifest(MemoryManifest next, Transaction& transaction, Durability durability) {
+  next.generation = manifest_.generation + 1;
+  MNEME_RETURN_IF_ERROR(transaction.PutManifest(next));
+  MNEME_RETURN_IF_ERROR(transaction.Commit(durability));
+  store_->ManifestReplaced(&manifest_, &next);
+  manifest_ = std::move(next);
+  return absl::OkStatus();
+}
+
+absl::Status Memory::CommitLocked(Durability durability, bool seal_all) {
+  absl::ReleasableMutexLock commit_lock(&commit_mutex_);
+  // Read under the lock: index builds publish their runs under it.
+  const std::shared_ptr<const MemoryState> now = state();
+  Segment& tail = *now->tail;
+  const DType dtype = options_.stored_dtype;
+  const int64_t whole = tail.WholeRows();
+  const int64_t chunk_end = whole / kChunkRows * kChunkRows;
+  const bool seal = seal_all ? whole > 0 : whole >= options_.segment_tokens;
+  const int64_t seal_rows = !seal ? 0 : seal_all ? whole : chunk_end;
+  const int64_t chunks_until = seal ? seal_rows : chunk_end;
+
+  std::shared_ptr<Segment> sealed, next_tail;
+  MemoryManifest next = ManifestOf(*now);
+  if (seal) {
+    next.segments.push_back({tail.id(), now->tail_first, seal_rows, seal_rows, true});
+  } else if (whole > 0) {
+    next.segments.push_back({tail.id(), now->tail_first, whole, chunks_until, false});
+  }
+  if (seal) {
+    next_tail = NewTail();
+    MNEME_RETURN_IF_ERROR(CopyRows(card_, dtype, tail, seal_rows, std::numeric_limits<int64_t>::max(), *next_tail));
+    if (whole > seal_rows) {
+      next.segments.push_back({next_tail->id(), now->tail_first + seal_rows, whole - seal_rows, 0, false});
+    }
+  }
+  next.generation = manifest_.generation;
+  const bool nothing_new = next == manifest_ && whole == tail_persisted_;
+  if (nothing_new && (durability == Durability::kBuffered || synced_)) return absl::OkStatus();
+
+  MNEME_RETURN_IF_ERROR(store_->CheckDiskBudget((whole - tail_persisted_) * TokenBytes(card_, dtype)));
+  const std::unique_ptr<Transaction> transaction = store_->database().Begin();
+  MNEME_RETURN_IF_ERROR(WriteChunks(*transaction, card_, dtype, tail, tail_chunked_, chunks_until));
+  if (chunks_until > tail_chunked_) {
+    MNEME_RETURN_IF_ERROR(transaction->DeleteLogs(tail.id(), seal ? whole : chunks_until));
+  }
+  if (seal) {
+    MNEME_RETURN_IF_ERROR(
+        WriteLogs(*transaction, card_, dtype, tail, seal_rows, whole, next_tail->id(), seal_rows));
+  } else {
+    MNEME_RETURN_IF_ERROR(WriteLogs(*transaction, card_, dtype, tail, std::max(tail_persisted_, chunks_until), whole,
+                                    tail.id(), 0));
+  }
+  MNEME_RETURN_IF_ERROR(PutManifest(std::move(next), *transaction, durability));
+  synced_ = durability == Durability::kSynced;
+  if (seal) {
+    sealed = tail.SealAt(seal_rows);
+    store_->RegisterSegment(sealed);
+    store_->RegisterSegment(next_tail);
+    tail_persisted_ = whole - seal_rows;
+    tail_chunked_ = 0;
+    next_tail->SetPersisted(tail_persisted_, 0);
+  } else {
+    tail_persisted_ = whole;
+    tail_chunked_ = chunks_until;
+    tail.SetPersisted(whole, chunks_until);
+  }
+  commit_lock.Release();
+  UpdateState([&](MemoryState& next) {
+    std::erase_if(next.sealed, [&](const SegmentView& view) { return FullyEvicted(view, *now); });
+    std::erase_if(next.runs, [&](const auto& run) { return run->end() <= now->first_kept; });
+    if (seal) {
+      next.sealed.push_back({sealed, now->tail_first, seal_rows});
+      next.tail = next_tail;
+      next.tail_first = now->tail_first + seal_rows;
+    }
+  });
+  store_->CollectDropped();
+  return absl::OkStatus();
+}
+
+absl::Status Memory::Commit(Durability durability, int64_t* tokens_durable) {
+  MNEME_RETURN_IF_ERROR(CheckWritable());
+  bool sealed = false;
+  {
+    TryMutexLock lock(&mutator_);
+    if (!lock.held()) return BusyError(name_);
+    const std::shared_ptr<const MemoryState> before = state();
+    MNEME_RETURN_IF_ERROR(CommitLocked(durability, false));
+    if (tokens_durable != nullptr) *tokens_durable = before->WholeEnd();
+    const std::shared_ptr<const MemoryState> after = state();
+    sealed = after->tail != before->tail;
+    const auto small = std::count_if(after->sealed.begin(), after->sealed.end(), [&](const SegmentView& view) {
+      return view.rows < options_.segment_tokens;
+    });
+    if (sealed && static_cast<size_t>(small) > kManySmallSegments) MNEME_RETURN_IF_ERROR(MergeSmallSegments());
+  }
+  if (!sealed || !WantsIndexes()) return absl::OkStatus();
+  if (store_->options().background) {
+    store_->ScheduleIndexBuild(shared_from_this());
+    return absl::OkStatus();
+  }
+  return BuildIndexes(nullptr);
+}
+
+absl::Status Memory::MergeSmallSegments() {
+  const std::shared_ptr<const MemoryState> now = state();
+  const std::vector<SegmentView>& views = now->sealed;
+  const int64_t large = options_.segment_tokens;
+  std::vector<SegmentView> merged;  // newest first
+  bool changed = false;
+  const std::unique_ptr<Transaction> transaction = store_->database().Begin();
+  for (size_t i = views.size(); i > 0;) {
+    // Views [first, i) become one: each older one joins while it is not much larger than what follows it.
+    size_t first = i - 1;
+    int64_t rows = views[first].rows;
+    while (first > 0 && views[first - 1].end() == views[first].first_token && views[first - 1].rows < large &&
+           views[first - 1].rows <= 2 * rows && rows + views[first - 1].rows <= 2 * large) {
+      rows += views[--first].rows;
+    }
+    if (i - first == 1) {
+      merged.push_back(views[first]);
+    } else {
+      const std::shared_ptr<Segment> joined = NewTail();
+      for (size_t view = first; view < i; ++view) {
+        MNEME_RETURN_IF_ERROR(
+            CopyRows(card_, options_.stored_dtype, *views[view].segment, 0, views[view].rows, *joined));
+      }
+      MNEME_RETURN_IF_ERROR(WriteChunks(*transaction, card_, options_.stored_dtype, *joined, 0, rows));
+      const std::shared_ptr<Segment> sealed = joined->SealAt(rows);
+      store_->RegisterSegment(sealed);
+      merged.push_back({sealed, views[first].first_token, rows});
+      changed = true;
+    }
+    i = first;
+  }
+  if (!changed) return absl::OkStatus();
+  std::reverse(merged.begin(), merged.end());
+  {
+    absl::MutexLock lock(&commit_mutex_);
+    MemoryState shape = *state();  // with the runs as they are now
+    shape.sealed = merged;
+    MemoryManifest next = ManifestOf(shape);
+    if (!manifest_.segments.empty() && !manifest_.segments.back().sealed) {
+      next.segments.push_back(manifest_.segments.back());
+    }
+    MNEME_RETURN_IF_ERROR(PutManifest(std::move(next), *transaction, Durability::kBuffered));
+    synced_ = false;
+  }
+  UpdateState([&](MemoryState& next) { next.sealed = merged; });
+  store_->CollectDropped();
+  return absl::OkStatus();
+}
+
+absl::Status Memory::Truncate(int64_t tokens) {
+  MNEME_RETURN_IF_ERROR(CheckWritable());
+  TryMutexLock lock(&mutator_);
+  if (!lock.held()) return BusyError(name_);
+  const std::shared_ptr<const MemoryState> now = state();
+  const int64_t end = now->WholeEnd();
+  if (tokens < 0 || tokens > end) {
+    return absl::OutOfRangeError(absl::StrCat("tokens: expected 0 to ", end, " (the next token), got ", tokens));
+  }
+  std::shared_ptr<Segment> tail = NewTail();
+  const int64_t tail_first = std::min(tokens, now->tail_first);
+  if (tokens > now->tail_first) {
+    MNEME_RETURN_IF_ERROR(
+        CopyRows(card_, options_.stored_dtype, *now->tail, 0, tokens - now->tail_first, *tail));
+  }
+  store_->RegisterSegment(tail);
+  tail_persisted_ = 0;
+  tail_chunked_ = 0;
+  absl::MutexLock state_lock(&state_mutex_);
+  ++truncations_;
+  auto next = std::make_shared<MemoryState>(*state_);
+  next->tail = std::move(tail);
+  next->tail_first = tail_first;
+  next->first_kept = std::min(next->first_kept, tokens);
+  std::erase_if(next->sealed, [&](const SegmentView& view) { return view.first_token >= tokens; });
+  for (SegmentView& view : next->sealed) view.rows = std::min(view.rows, tokens - view.first_token);
+  std::erase_if(next->runs, [&](const auto& run) { return run->end() > tokens; });
+  state_ = std::move(next);
+  return absl::OkStatus();
+}
+
+absl::Status Memory::Evict(int64_t keep_tokens) {
+  MNEME_RETURN_IF_ERROR(CheckWritable());
+  TryMutexLock lock(&mutator_);
+  if (!lock.held()) return BusyError(name_);
+  const std::shared_ptr<const MemoryState> now = state();
+  const int64_t end = now->WholeEnd();
+  const int64_t pinned = std::min(now->pinned_tokens, end);
+  if (keep_tokens < pinned) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("keep_tokens: expected at least the ", pinned, " pinned tokens, got ", keep_tokens));
+  }
+  if (now->HeldBelow(end) > keep_tokens) {
+    UpdateState([&](MemoryState& next) { next.first_kept = end - (keep_tokens - pinned); });
+  }
+  return CommitLocked(Durability::kBuffered, false);
+}
+
+absl::Status Memory::ForkTo(const std::string& name, int64_t at_token) {
+  MNEME_RETURN_IF_ERROR(CheckWritable());
+  TryMutexLock lock(&mutator_);
+  if (!lock.held()) return BusyError(name_);
+  const std::shared_ptr<const MemoryState> now = state();
+  const int64_t end = now->WholeEnd();
+  if (at_token < 0 || at_token > end) {
+    return absl::OutOfRangeError(absl::StrCat("at_token: expected 0 to ", end, " (the next token), got ", at_token));
+  }
+  MNEME_RETURN_IF_ERROR(CommitLocked(Durability::kBuffered, at_token > now->tail_first));
+
+  MemoryManifest child;
+  {
+    absl::MutexLock commit_lock(&commit_mutex_);
+    child = manifest_;
+  }
+  child.name = name;
+  child.generation = 1;
+  child.first_kept = std::min(child.first_kept, at_token);
+  std::erase_if(child.segments, [&](const SegmentRef& ref) { return ref.first_token >= at_token || !ref.sealed; });
+  for (SegmentRef& ref : child.segments) {
+    ref.rows = std::min(ref.rows, at_token - ref.first_token);
+    ref.chunked_rows = ref.rows;
+  }
+  std::erase_if(child.indexes, [&](const IndexRef& ref) { return ref.first_token + ref.tokens > at_token; });
+  const std::unique_ptr<Transaction> transaction = store_->database().Begin();
+  MNEME_RETURN_IF_ERROR(transaction->PutManifest(child));
+  MNEME_RETURN_IF_ERROR(transaction->Commit(Durability::kBuffered));
+  store_->ManifestReplaced(nullptr, &child);
+  return absl::OkStatus();
+}
+
+absl::Status Memory::Maintain(const Progress& progress) {
+  MNEME_RETURN_IF_ERROR(CheckWritable());
+  {
+    TryMutexLock lock(&mutator_);
+    if (!lock.held()) return BusyError(name_);
+    MNEME_RETURN_IF_ERROR(CommitLocked(Durability::kBuffered, false));
+    MNEME_RETURN_IF_ERROR(MergeSmallSegments());
+  }
+  return WantsIndexes() ? BuildIndexes(progress) : absl::OkStatus();
+}
+
+absl::Status Memory::BuildIndexes(const Progress& progress) {
+  absl::MutexLock build_lock(&build_mutex_);
+  std::shared_ptr<const MemoryState> now;
+  uint64_t truncations;
+  {
+    absl::MutexLock lock(&state_mutex_);
+    now = state_;
+    truncations = truncations_;
+  }
+  const int64_t sealed_end = now->sealed.empty() ? 0 : now->sealed.back().end();
+  // What a planned range still holds, pinned tokens apart: those are always scanned.
+  const int64_t first_indexed = std::max(now->pinned_tokens, now->first_kept);
+  std::vector<TokenRange> missing;
+  int64_t rows_due = 0;
+  for (TokenRange range : PlanIndexRuns(sealed_end, options_.segment_tokens)) {
+    range.begin = std::max(range.begin, first_indexed);
+    if (range.begin >= range.end) continue;
+    const bool there = std::any_of(now->runs.begin(), now->runs.end(), [&](const auto& run) {
+      return run->first_token() <= range.begin && run->end() == range.end && run->spec().kind == spec_.kind;
+    });
+    if (there) continue;
+    missing.push_back(range);
+    for (const LayerCard& layer : card_.layers) rows_due += layer.kv_heads * (range.end - range.begin);
+  }
+  int64_t rows_done = 0;
+  for (const TokenRange& range : missing) {
+    const int64_t tokens = range.end - range.begin;
+    auto run = std::make_shared<IndexRun>(store_->database().NewIndexId(), range.begin, tokens, spec_, card_,
+                                          &store_->database(), !store_->options().rebuild_only, true,
+                                          &store_->index_counters(),
+                                          [store = store_](absl::string_view text) { store->Log(text); });
+    for (size_t layer = 0; layer < card_.layers.size(); ++layer) {
+      for (int32_t head = 0; head < card_.layers[layer].kv_heads; ++head) {
+        if (progress && !progress(rows_done, rows_due)) return absl::CancelledError("cancelled by its progress callback");
+        MNEME_RETURN_IF_ERROR(run->Build(layer, head, [&](size_t l, int32_t h, float* keys) {
+          return DecodeKeys(*now, l, h, range.begin, tokens, keys);
+        }));
+        rows_done += tokens;
+      }
+    }
+    absl::MutexLock commit_lock(&commit_mutex_);
+    std::vector<std::shared_ptr<IndexRun>> runs;
+    {
+      absl::MutexLock lock(&state_mutex_);
+      if (truncations_ != truncations) break;  // its tokens may be others by now; the next build sees to it
+      runs = state_->runs;
+    }
+    std::erase_if(runs, [&](const auto& old) { return old->first_token() < range.end && old->end() > range.begin; });
+    runs.push_back(run);
+    std::sort(runs.begin(), runs.end(),
+              [](const auto& a, const auto& b) { return a->first_token() < b->first_token(); });
+    MemoryManifest next = manifest_;
+    next.indexes.clear();
+    for (const auto& kept : runs) {
+      next.indexes.push_back({kept->id(), kept->first_token(), kept->tokens(), FormatIndexSpec(kept->spec())});
+    }
+    const std::unique_ptr<Transaction> transaction = store_->database().Begin();
+    MNEME_RETURN_IF_ERROR(PutManifest(std::move(next), *transaction, Durability::kBuffered));
+    // A truncation cannot have come between: it takes the state's lock only, so look once more.
+    absl::MutexLock lock(&state_mutex_);
+    if (truncations_ != truncations) break;
+    auto next_state = std::make_shared<MemoryState>(*state_);
+    next_state->runs = std::move(runs);
+    state_ = std::move(next_state);
+  }
+  if (progress && !progress(rows_due, rows_due)) return absl::CancelledError("cancelled by its progress callback");
+  return absl::OkStatus();
+}
+
+}  // namespace mneme

@@ -1,0 +1,54 @@
+#ifndef MNEME_MEMORY_RETRIEVE_H_
+#define MNEME_MEMORY_RETRIEVE_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+
+#include "index/scan.h"
+#include "memory/attend.h"
+
+namespace mneme {
+
+// Rows [row_begin, row_end) of one segment or tail that a sequence may see.
+struct VisibleRows {
+  std::shared_ptr<Segment> segment;
+  std::shared_ptr<const LayerKeys> keys;
+  std::shared_ptr<const LayerValues> values;  // null for a search that asks for none
+  std::shared_ptr<const TokenColumns> columns;  // only if the memory has rotary positions of its own
+  int64_t first_token = 0;                    // of row 0
+  int64_t row_begin = 0;
+  int64_t row_end = 0;
+  bool pinned = false;
+
+  int64_t token_begin() const { return first_token + row_begin; }
+  int64_t token_end() const { return first_token + row_end; }
+};
+
+// What one sequence sees of its memory in one layer, fixed for the call.
+struct MemoryView {
+  Snapshot snapshot;
+  size_t layer = 0;
+  int64_t end = 0;                 // the default position of a query right behind the memory
+  std::vector<VisibleRows> rows;   // ascending in tokens, disjoint
+
+  // The piece of `rows` that holds `token`, which is visible.
+  const VisibleRows& Find(int64_t token) const;
+};
+
+// Reads what is not in memory yet. `values`: whether values are needed.
+absl::StatusOr<MemoryView> ViewMemory(const Sequence& sequence, const LayerCard& layer, bool values);
+
+// The top rows of every (query, head) of one sequence: result[(query - query_begin) * query_heads + head], which must
+// have that many entries; heads with top_k 0 get nothing.
+absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, const MemoryView& view,
+                      Executor& executor, std::vector<TopK>& result);
+
+// Position of query `query` (its number in the batch) of `sequence`.
+int64_t QueryPosition(const RetrieveRequest& request, const Sequence& sequence, const MemoryView& view, int64_t query);
+
+}  // namespace mneme
+
+#endif  // MNEME_MEMORY_RETRIEVE_H_

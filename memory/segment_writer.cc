@@ -1,0 +1,137 @@
+#include "memory/segment_writer.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "absl/types/span.h"
+
+#include "base/status.h"
+
+namespace mneme {
+namespace {
+
+// Encoded rows [begin, begin + n) of one head, written one after another.
+void CopyKeys(const KeyRows& keys, int64_t begin, int64_t n, size_t row_bytes, char* out) {
+  for (int64_t row = 0; row < n; ++row) keys.CopyRow(begin + row, out + static_cast<size_t>(row) * row_bytes);
+}
+
+void CopyValues(const ValueRows& values, int64_t begin, int64_t n, char* out) {
+  for (int64_t row = 0; row < n; ++row) {
+    std::memcpy(out + static_cast<size_t>(row) * values.row_bytes(), values.Row(begin + row), values.row_bytes());
+  }
+}
+
+}  // namespace
+
+absl::Status WriteChunks(Transaction& transaction, const ModelCard& card, DType dtype, Segment& segment,
+                         int64_t begin_row, int64_t end_row) {
+  if (begin_row >= end_row) return absl::OkStatus();
+  std::vector<char> buffer;
+  const auto put = [&](const Column& column, size_t row_bytes, const auto& copy) -> absl::Status {
+    buffer.resize(static_cast<size_t>(kChunkRows) * row_bytes);
+    for (int64_t row = begin_row; row < end_row; row += kChunkRows) {
+      const int64_t n = std::min(kChunkRows, end_row - row);
+      copy(row, n, buffer.data());
+      MNEME_RETURN_IF_ERROR(
+          transaction.PutChunk(segment.id(), column, row / kChunkRows,
+                               absl::MakeConstSpan(buffer.data(), static_cast<size_t>(n) * row_bytes), row_bytes));
+    }
+    return absl::OkStatus();
+  };
+  MNEME_ASSIGN_OR_RETURN(const auto columns, segment.Columns(end_row));
+  MNEME_RETURN_IF_ERROR(put({0, 0, ColumnKind::kPositions}, sizeof(int64_t),
+                            [&](int64_t row, int64_t n, char* out) { CopyValues(columns->positions, row, n, out); }));
+  MNEME_RETURN_IF_ERROR(put({0, 0, ColumnKind::kTokenIds}, sizeof(int32_t),
+                            [&](int64_t row, int64_t n, char* out) { CopyValues(columns->token_ids, row, n, out); }));
+  for (size_t layer = 0; layer < card.layers.size(); ++layer) {
+    const LayerCard& shape = card.layers[layer];
+    const size_t key_bytes = RowBytes(dtype, shape.key_dim);
+    MNEME_ASSIGN_OR_RETURN(const auto keys, segment.Keys(layer, end_row));
+    MNEME_ASSIGN_OR_RETURN(const auto values, segment.Values(layer, end_row));
+    for (int32_t head = 0; head < shape.kv_heads; ++head) {
+      const KeyRows& key_rows = *keys->heads[static_cast<size_t>(head)];
+      const ValueRows& value_rows = *values->heads[static_cast<size_t>(head)];
+      MNEME_RETURN_IF_ERROR(
+          put({shape.layer, head, ColumnKind::kKeys}, key_bytes,
+              [&](int64_t row, int64_t n, char* out) { CopyKeys(key_rows, row, n, key_bytes, out); }));
+      MNEME_RETURN_IF_ERROR(put({shape.layer, head, ColumnKind::kValues}, value_rows.row_bytes(),
+                                [&](int64_t row, int64_t n, char* out) { CopyValues(value_rows, row, n, out); }));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WriteLogs(Transaction& transaction, const ModelCard& card, DType dtype, Segment& segment,
+                       int64_t begin_row, int64_t end_row, SegmentId id, int64_t origin) {
+  if (begin_row >= end_row) return absl::OkStatus();
+  const int64_t n = end_row - begin_row;
+  std::vector<char> record;
+  MNEME_ASSIGN_OR_RETURN(const auto columns, segment.Columns(end_row));
+  record.resize(static_cast<size_t>(n) * (sizeof(int64_t) + sizeof(int32_t)));
+  CopyValues(columns->positions, begin_row, n, record.data());
+  CopyValues(columns->token_ids, begin_row, n, record.data() + static_cast<size_t>(n) * sizeof(int64_t));
+  MNEME_RETURN_IF_ERROR(transaction.PutLog(id, -1, begin_row - origin, n, record));
+  for (size_t layer = 0; layer < card.layers.size(); ++layer) {
+    const LayerCard& shape = card.layers[layer];
+    const size_t key_bytes = RowBytes(dtype, shape.key_dim);
+    const size_t value_bytes = RowBytes(dtype, shape.value_dim);
+    MNEME_ASSIGN_OR_RETURN(const auto keys, segment.Keys(layer, end_row));
+    MNEME_ASSIGN_OR_RETURN(const auto values, segment.Values(layer, end_row));
+    record.resize(static_cast<size_t>(n) * static_cast<size_t>(shape.kv_heads) * (key_bytes + value_bytes));
+    char* out = record.data();
+    for (size_t head = 0; head < static_cast<size_t>(shape.kv_heads); ++head) {
+      CopyKeys(*keys->heads[head], begin_row, n, key_bytes, out);
+      out += static_cast<size_t>(n) * key_bytes;
+      CopyValues(*values->heads[head], begin_row, n, out);
+      out += static_cast<size_t>(n) * value_bytes;
+    }
+    MNEME_RETURN_IF_ERROR(transaction.PutLog(id, shape.layer, begin_row - origin, n, record));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CopyRows(const ModelCard& card, DType dtype, Segment& from, int64_t begin_row, int64_t end_row,
+                      Segment& to) {
+  if (const int64_t n = std::min(end_row, from.ColumnRows()) - begin_row; n > 0) {
+    MNEME_ASSIGN_OR_RETURN(const auto columns, from.Columns(begin_row + n));
+    std::vector<int64_t> positions(static_cast<size_t>(n));
+    std::vector<int32_t> token_ids(static_cast<size_t>(n));
+    for (int64_t row = 0; row < n; ++row) {
+      positions[static_cast<size_t>(row)] = columns->Position(begin_row + row);
+      token_ids[static_cast<size_t>(row)] = columns->TokenId(begin_row + row);
+    }
+    MNEME_RETURN_IF_ERROR(to.AppendColumns(positions.data(), token_ids.data(), n));
+  }
+  std::vector<char> key_bytes, value_bytes;
+  for (size_t layer = 0; layer < card.layers.size(); ++layer) {
+    const LayerCard& shape = card.layers[layer];
+    const int64_t end = std::min(end_row, from.LayerRows(layer));
+    const int64_t n = end - begin_row;
+    if (n <= 0) continue;
+    const size_t key_row = RowBytes(dtype, shape.key_dim);
+    const size_t value_row = RowBytes(dtype, shape.value_dim);
+    const auto heads = static_cast<size_t>(shape.kv_heads);
+    key_bytes.resize(heads * static_cast<size_t>(n) * key_row);
+    value_bytes.resize(heads * static_cast<size_t>(n) * value_row);
+    MNEME_ASSIGN_OR_RETURN(const auto keys, from.Keys(layer, end));
+    MNEME_ASSIGN_OR_RETURN(const auto values, from.Values(layer, end));
+    for (size_t head = 0; head < heads; ++head) {
+      CopyKeys(*keys->heads[head], begin_row, n, key_row, key_bytes.data() + head * static_cast<size_t>(n) * key_row);
+      CopyValues(*values->heads[head], begin_row, n,
+                 value_bytes.data() + head * static_cast<size_t>(n) * value_row);
+    }
+    MNEME_RETURN_IF_ERROR(to.AppendRows(layer, key_bytes.data(), value_bytes.data(), n));
+  }
+  return absl::OkStatus();
+}
+
+int64_t TokenBytes(const ModelCard& card, DType dtype) {
+  int64_t bytes = sizeof(int64_t) + sizeof(int32_t);
+  for (const LayerCard& layer : card.layers) {
+    bytes += layer.kv_heads * static_cast<int64_t>(RowBytes(dtype, layer.key_dim) + RowBytes(dtype, layer.value_dim));
+  }
+  return bytes;
+}
+
+}  // namespace mneme

@@ -1,0 +1,51 @@
+#ifndef MNEME_MEMORY_STATE_H_
+#define MNEME_MEMORY_STATE_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "memory/index_run.h"
+#include "memory/segment.h"
+
+namespace mneme {
+
+// Tokens [first_token, first_token + rows) of a memory: the first rows of a sealed segment.
+struct SegmentView {
+  std::shared_ptr<Segment> segment;
+  int64_t first_token = 0;
+  int64_t rows = 0;
+
+  int64_t end() const { return first_token + rows; }
+};
+
+// Everything a reader of a memory needs, immutable: replaced as a whole by append (where it evicts), commit, truncate,
+// evict and index builds. Only the tail's rows grow in place, and each reader fixes how many it sees.
+struct MemoryState {
+  std::vector<SegmentView> sealed;  // in token order; gaps only where tokens were evicted
+  std::shared_ptr<Segment> tail;
+  int64_t tail_first = 0;           // token index of the tail's row 0
+  int64_t pinned_tokens = 0;
+  int64_t first_kept = 0;           // tokens [pinned_tokens, first_kept) are evicted
+  bool has_positions = false;       // some rotary position differs from its token index
+  std::vector<std::shared_ptr<IndexRun>> runs;  // in token order, disjoint, over sealed tokens only
+
+  int64_t LayerEnd(size_t layer) const { return tail_first + tail->LayerRows(layer); }
+  int64_t WholeEnd() const { return tail_first + tail->WholeRows(); }
+
+  // Tokens held of [0, end).
+  int64_t HeldBelow(int64_t end) const {
+    const int64_t evicted_end = first_kept < end ? first_kept : end;
+    return end - (evicted_end > pinned_tokens ? evicted_end - pinned_tokens : 0);
+  }
+};
+
+// What every layer of one step sees.
+struct Snapshot {
+  std::shared_ptr<const MemoryState> state;
+  std::vector<int64_t> layer_ends;  // token index one past the newest row, by layer of the card
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_MEMORY_STATE_H_

@@ -1,0 +1,377 @@
+#include "memory/store.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "base/status.h"
+#include "memory/memory.h"
+#include "memory/segment_writer.h"
+
+namespace mneme {
+namespace {
+
+constexpr size_t kMaxNameBytes = 255;
+constexpr int kMaxThreads = 1024;
+
+absl::Status CheckName(absl::string_view field, const std::string& name) {
+  if (!name.empty() && name.size() <= kMaxNameBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, ": expected 1 to ", kMaxNameBytes, " bytes, got ", name.size()));
+}
+
+absl::Status CheckOptions(const MemoryOptions& options) {
+  const auto expect = [](bool holds, absl::string_view field, absl::string_view expected, int64_t actual) {
+    if (holds) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat("options.", field, ": expected ", expected, ", got ", actual));
+  };
+  absl::Status checks[] = {
+      expect(options.max_tokens >= 0, "max_tokens", "0 (unbounded) or more", options.max_tokens),
+      expect(options.pinned_tokens >= 0, "pinned_tokens", "0 or more", options.pinned_tokens),
+      expect(options.max_tokens == 0 || options.max_tokens > options.pinned_tokens, "max_tokens",
+             absl::StrCat("more than the ", options.pinned_tokens, " pinned tokens"), options.max_tokens),
+      expect(options.segment_tokens >= kChunkRows && options.segment_tokens % kChunkRows == 0, "segment_tokens",
+             absl::StrCat("a multiple of ", kChunkRows), options.segment_tokens),
+  };
+  for (const absl::Status& check : checks) {
+    if (!check.ok()) return check;
+  }
+  return ParseIndexSpec(options.index_spec).status();
+}
+
+}  // namespace
+
+Store::Store(std::unique_ptr<Database> database, const StoreOptions& options)
+    : options_(options), database_(std::move(database)), cache_(options.ram_budget_bytes) {
+  if (options_.executor == nullptr) {
+    own_executor_ = MakeThreadPool(static_cast<size_t>(options_.threads));
+    executor_ = own_executor_.get();
+  } else {
+    executor_ = options_.executor;
+  }
+}
+
+absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& path, const StoreOptions& options) {
+  if (options.threads < 1 || options.threads > kMaxThreads) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("options.threads: expected 1 to ", kMaxThreads, ", got ", options.threads));
+  }
+  MNEME_ASSIGN_OR_RETURN(std::unique_ptr<Database> database, Database::Open(path, options.database));
+  std::unique_ptr<Store> store(new Store(std::move(database), options));
+  MNEME_RETURN_IF_ERROR(store->CountReferences());
+  if (options.background && store->writable()) {
+    store->background_ = std::thread([raw = store.get()] { raw->Background(); });
+  }
+  return store;
+}
+
+absl::Status Store::CountReferences() {
+  MNEME_ASSIGN_OR_RETURN(const std::vector<std::string> names, database_->ListMemories());
+  for (const std::string& name : names) {
+    const absl::StatusOr<MemoryManifest> manifest = database_->ReadManifest(name);
+    if (!manifest.ok()) {
+      Log(absl::StrCat("memory \"", name, "\" cannot be opened: ", manifest.status().message()));
+      continue;
+    }
+    ManifestReplaced(nullptr, &*manifest);
+  }
+  return absl::OkStatus();
+}
+
+Store::~Store() {
+  {
+    absl::MutexLock lock(&background_mutex_);
+    stopping_ = true;
+  }
+  if (background_.joinable()) background_.join();
+}
+
+absl::Status Store::Close() {
+  absl::MutexLock lock(&mutex_);
+  if (!open_.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat("store: expected no open memory, got ", open_.size(), ", such as \"",
+                                                      open_.begin()->first, "\""));
+  }
+  return absl::OkStatus();
+}
+
+void Store::Log(absl::string_view message) const {
+  if (options_.database.log) options_.database.log(message);
+}
+
+std::shared_ptr<Memory> Store::FindOpen(const std::string& name, bool count) {
+  const auto entry = open_.find(name);
+  if (entry == open_.end()) return nullptr;
+  if (count) ++entry->second.count;
+  return entry->second.memory;
+}
+
+absl::StatusOr<std::shared_ptr<Memory>> Store::CreateMemory(const std::string& name, const ModelCard& card,
+                                                            const MemoryOptions& options) {
+  MNEME_RETURN_IF_ERROR(CheckName("name", name));
+  if (card.layers.empty()) return absl::InvalidArgumentError("card: expected at least one layer, got none");
+  MNEME_RETURN_IF_ERROR(CheckOptions(options));
+  if (!writable()) return absl::FailedPreconditionError("store: expected one open for writing, got a read-only one");
+  absl::MutexLock lock(&mutex_);
+  if (database_->ReadManifest(name).status().code() != absl::StatusCode::kNotFound) {
+    return absl::AlreadyExistsError(absl::StrCat("name: memory \"", name, "\" exists already"));
+  }
+  MemoryManifest manifest;
+  manifest.name = name;
+  manifest.generation = 1;
+  manifest.card = card;
+  manifest.options = options;
+  const std::unique_ptr<Transaction> transaction = database_->Begin();
+  MNEME_RETURN_IF_ERROR(transaction->PutManifest(manifest));
+  MNEME_RETURN_IF_ERROR(transaction->Commit(Durability::kBuffered));
+  MNEME_ASSIGN_OR_RETURN(std::shared_ptr<Memory> memory, Memory::Load(this, std::move(manifest)));
+  open_[name] = {memory, 1};
+  return memory;
+}
+
+absl::StatusOr<std::shared_ptr<Memory>> Store::OpenMemory(const std::string& name, const ModelCard* expected) {
+  MNEME_RETURN_IF_ERROR(CheckName("name", name));
+  absl::MutexLock lock(&mutex_);
+  if (const std::shared_ptr<Memory> memory = FindOpen(name, false)) {
+    if (expected != nullptr) MNEME_RETURN_IF_ERROR(CheckSameModel(memory->card(), *expected));
+    return FindOpen(name, true);
+  }
+  MNEME_RETURN_IF_ERROR(database_->CatchUp());
+  MNEME_ASSIGN_OR_RETURN(MemoryManifest manifest, database_->ReadManifest(name));
+  if (expected != nullptr) MNEME_RETURN_IF_ERROR(CheckSameModel(manifest.card, *expected));
+  MNEME_ASSIGN_OR_RETURN(std::shared_ptr<Memory> memory, Memory::Load(this, std::move(manifest)));
+  open_[name] = {memory, 1};
+  return memory;
+}
+
+absl::StatusOr<std::shared_ptr<Memory>> Store::ForkMemory(const std::shared_ptr<Memory>& memory, int64_t at_token,
+                                                          const std::string& new_name) {
+  MNEME_RETURN_IF_ERROR(CheckName("new_name", new_name));
+  absl::MutexLock lock(&mutex_);
+  if (database_->ReadManifest(new_name).status().code() != absl::StatusCode::kNotFound) {
+    return absl::AlreadyExistsError(absl::StrCat("new_name: memory \"", new_name, "\" exists already"));
+  }
+  MNEME_RETURN_IF_ERROR(memory->ForkTo(new_name, at_token));
+  MNEME_ASSIGN_OR_RETURN(MemoryManifest manifest, database_->ReadManifest(new_name));
+  MNEME_ASSIGN_OR_RETURN(std::shared_ptr<Memory> fork, Memory::Load(this, std::move(manifest)));
+  open_[new_name] = {fork, 1};
+  return fork;
+}
+
+absl::Status Store::CloseMemory(const std::shared_ptr<Memory>& memory) {
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto entry = open_.find(memory->name());
+    if (entry == open_.end() || entry->second.memory != memory) {
+      return absl::FailedPreconditionError(absl::StrCat("memory \"", memory->name(), "\" is not open"));
+    }
+    if (--entry->second.count == 0) open_.erase(entry);
+  }
+  CollectDropped();
+  return absl::OkStatus();
+}
+
+absl::Status Store::DropMemory(const std::string& name) {
+  MNEME_RETURN_IF_ERROR(CheckName("name", name));
+  if (!writable()) return absl::FailedPreconditionError("store: expected one open for writing, got a read-only one");
+  {
+    absl::MutexLock lock(&mutex_);
+    if (open_.contains(name)) {
+      return absl::FailedPreconditionError(absl::StrCat("name: memory \"", name, "\" is open; close it first"));
+    }
+    const absl::StatusOr<MemoryManifest> manifest = database_->ReadManifest(name);
+    // A damaged manifest can be dropped; its rows are collected when the store is opened next.
+    if (!manifest.ok() && manifest.status().code() != absl::StatusCode::kDataLoss) return manifest.status();
+    const std::unique_ptr<Transaction> transaction = database_->Begin();
+    MNEME_RETURN_IF_ERROR(transaction->DeleteManifest(name));
+    MNEME_RETURN_IF_ERROR(transaction->Commit(Durability::kBuffered));
+    if (manifest.ok()) ManifestReplaced(&*manifest, nullptr);
+  }
+  CollectDropped();
+  return absl::OkStatus();
+}
+
+absl::Status Store::List(const std::function<bool(const std::string&, const MemoryManifest&)>& visit) {
+  MNEME_RETURN_IF_ERROR(database_->CatchUp());
+  MNEME_ASSIGN_OR_RETURN(const std::vector<std::string> names, database_->ListMemories());
+  for (const std::string& name : names) {
+    const absl::StatusOr<MemoryManifest> manifest = database_->ReadManifest(name);
+    if (!manifest.ok()) {
+      if (manifest.status().code() != absl::StatusCode::kNotFound) Log(manifest.status().message());
+      continue;
+    }
+    if (!visit(name, *manifest)) break;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Store::Verify(const Progress& progress, VerifyReport* report) {
+  MNEME_RETURN_IF_ERROR(database_->CatchUp());
+  MNEME_ASSIGN_OR_RETURN(const std::vector<std::string> names, database_->ListMemories());
+  for (const std::string& name : names) {
+    const absl::StatusOr<MemoryManifest> manifest = database_->ReadManifest(name);
+    if (manifest.status().code() == absl::StatusCode::kNotFound) continue;
+    ++report->memories;
+    if (!manifest.ok()) {
+      ++report->damaged_memories;
+      Log(manifest.status().message());
+      continue;
+    }
+    int64_t damaged = 0;
+    uint64_t read = 0;
+    const int64_t before = report->bytes_read;
+    MNEME_RETURN_IF_ERROR(database_->VerifyMemory(
+        *manifest,
+        [&](uint64_t done, uint64_t total) {
+          read = done;
+          return !progress || progress(before + static_cast<int64_t>(done), before + static_cast<int64_t>(total));
+        },
+        [&](const absl::Status& status) {
+          ++damaged;
+          Log(status.message());
+        }));
+    report->bytes_read = before + static_cast<int64_t>(read);
+    report->damaged_values += damaged;
+    if (damaged > 0) ++report->damaged_memories;
+    for (const IndexRef& ref : manifest->indexes) {
+      const absl::StatusOr<IndexSpec> spec = ParseIndexSpec(ref.spec);
+      if (!spec.ok()) continue;
+      for (const LayerCard& layer : manifest->card.layers) {
+        for (int32_t head = 0; head < layer.kv_heads; ++head) {
+          const absl::StatusOr<std::string> blob = database_->GetIndexBlob(ref.id, layer.layer, head);
+          const absl::Status status =
+              blob.ok() ? LoadKeyIndex(*spec, *blob, ref.tokens, layer.key_dim).status() : blob.status();
+          if (status.ok()) continue;
+          ++report->damaged_indexes;
+          Log(absl::StrCat("index ", ref.id, " layer ", layer.layer, " head ", head, ": ", status.message()));
+        }
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StoreStats> Store::Stats() {
+  StoreStats stats;
+  MNEME_ASSIGN_OR_RETURN(stats.database, database_->Stats());
+  stats.indexes_built = index_counters_.built;
+  stats.indexes_loaded = index_counters_.loaded;
+  stats.indexes_rebuilt = index_counters_.rebuilt;
+  std::vector<std::shared_ptr<Memory>> open;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (const auto& [name, entry] : open_) open.push_back(entry.memory);
+  }
+  stats.open_memories = static_cast<int64_t>(open.size());
+  // Sealed segments are counted once, however many memories share them.
+  absl::flat_hash_map<const Segment*, int64_t> segments;
+  for (const auto& memory : open) {
+    const std::shared_ptr<const MemoryState> state = memory->TakeSnapshot().state;
+    stats.ram_bytes += static_cast<int64_t>(state->tail->MemoryBytes());
+    for (const SegmentView& view : state->sealed) {
+      segments[view.segment.get()] = static_cast<int64_t>(view.segment->MemoryBytes());
+    }
+    for (const auto& run : state->runs) stats.ram_bytes += static_cast<int64_t>(run->MemoryBytes());
+  }
+  for (const auto& [segment, bytes] : segments) stats.ram_bytes += bytes;
+  return stats;
+}
+
+std::shared_ptr<Segment> Store::SharedSegment(SegmentId id, const ModelCard& card, DType dtype, int64_t rows) {
+  absl::MutexLock lock(&segments_mutex_);
+  std::weak_ptr<Segment>& place = segments_[id];
+  if (std::shared_ptr<Segment> segment = place.lock()) {
+    segment->HasAtLeast(rows);
+    return segment;
+  }
+  std::shared_ptr<Segment> segment = Segment::Sealed(id, card, dtype, database_.get(), &cache_, rows);
+  place = segment;
+  return segment;
+}
+
+void Store::RegisterSegment(const std::shared_ptr<Segment>& segment) {
+  absl::MutexLock lock(&segments_mutex_);
+  segments_[segment->id()] = segment;
+}
+
+void Store::ManifestReplaced(const MemoryManifest* before, const MemoryManifest* after) {
+  std::vector<IndexId> unnamed_indexes;
+  {
+    absl::MutexLock lock(&segments_mutex_);
+    // Up first, so that what both name does not touch zero.
+    if (after != nullptr) {
+      for (const SegmentRef& ref : after->segments) ++segment_references_[ref.id];
+      for (const IndexRef& ref : after->indexes) ++index_references_[ref.id];
+    }
+    if (before != nullptr) {
+      for (const SegmentRef& ref : before->segments) {
+        if (--segment_references_[ref.id] > 0) continue;
+        segment_references_.erase(ref.id);
+        dropped_.push_back(ref.id);
+      }
+      for (const IndexRef& ref : before->indexes) {
+        if (--index_references_[ref.id] > 0) continue;
+        index_references_.erase(ref.id);
+        unnamed_indexes.push_back(ref.id);
+      }
+    }
+  }
+  if (unnamed_indexes.empty()) return;
+  // A reader that still holds such an index and finds no blob builds it from the rows: nothing is lost.
+  if (const absl::Status status = database_->DropIndexes(unnamed_indexes); !status.ok()) Log(status.message());
+}
+
+void Store::CollectDropped() {
+  std::vector<SegmentId> free;
+  {
+    absl::MutexLock lock(&segments_mutex_);
+    std::erase_if(dropped_, [&](SegmentId id) {
+      const auto place = segments_.find(id);
+      if (place != segments_.end() && !place->second.expired()) return false;
+      if (place != segments_.end()) segments_.erase(place);
+      free.push_back(id);
+      return true;
+    });
+  }
+  if (free.empty()) return;
+  // What cannot be dropped now is an orphan, and collected when the store is opened next.
+  if (const absl::Status status = database_->DropSegments(free); !status.ok()) Log(status.message());
+}
+
+absl::Status Store::CheckDiskBudget(int64_t more_bytes) {
+  if (options_.disk_budget_bytes <= 0) return absl::OkStatus();
+  MNEME_ASSIGN_OR_RETURN(const DatabaseStats stats, database_->Stats());
+  const int64_t after = static_cast<int64_t>(stats.disk_bytes) + more_bytes;
+  if (after <= options_.disk_budget_bytes) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat("disk_budget_bytes: the commit would take the store to about ", after,
+                                                   " bytes, the budget is ", options_.disk_budget_bytes));
+}
+
+void Store::ScheduleIndexBuild(const std::shared_ptr<Memory>& memory) {
+  absl::MutexLock lock(&background_mutex_);
+  due_.push_back(memory);
+}
+
+void Store::Background() {
+  while (true) {
+    std::shared_ptr<Memory> memory;
+    {
+      absl::MutexLock lock(&background_mutex_);
+      background_mutex_.Await(absl::Condition(
+          +[](Store* store) ABSL_NO_THREAD_SAFETY_ANALYSIS { return store->stopping_ || !store->due_.empty(); }, this));
+      if (stopping_) return;
+      memory = due_.front().lock();
+      due_.pop_front();
+    }
+    if (memory == nullptr) continue;
+    // A store that closes does not wait for the whole build.
+    const absl::Status status = memory->BuildIndexes([this](int64_t, int64_t) {
+      absl::MutexLock lock(&background_mutex_);
+      return !stopping_;
+    });
+    if (!status.ok()) Log(absl::StrCat("indices of memory \"", memory->name(), "\": ", status.message()));
+  }
+}
+
+}  // namespace mneme

@@ -1,0 +1,142 @@
+#ifndef MNEME_MEMORY_STORE_H_
+#define MNEME_MEMORY_STORE_H_
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+
+#include "base/parallel.h"
+#include "memory/index_run.h"
+#include "memory/row_cache.h"
+#include "memory/segment.h"
+#include "storage/database.h"
+
+namespace mneme {
+
+class Memory;
+
+struct StoreOptions {
+  DatabaseOptions database;
+  Executor* executor = nullptr;  // borrowed; null: a pool of `threads`
+  int threads = 1;
+  bool background = false;    // index builds on a thread of the store's own, else inside Commit
+  bool rebuild_only = false;  // index blobs are never parsed
+  size_t ram_budget_bytes = 0;
+  int64_t disk_budget_bytes = 0;
+};
+
+struct StoreStats {
+  DatabaseStats database;
+  int64_t open_memories = 0;
+  int64_t ram_bytes = 0;
+  int64_t indexes_built = 0;
+  int64_t indexes_loaded = 0;
+  int64_t indexes_rebuilt = 0;
+};
+
+struct VerifyReport {
+  int64_t memories = 0;
+  int64_t damaged_memories = 0;
+  int64_t damaged_values = 0;
+  int64_t damaged_indexes = 0;
+  int64_t bytes_read = 0;
+};
+
+// Work done and work in all; false cancels.
+using Progress = std::function<bool(int64_t, int64_t)>;
+
+// A folder of memories. Thread-safe.
+class Store {
+ public:
+  // Errors as Database::Open. A damaged manifest is logged and costs its own memory only.
+  static absl::StatusOr<std::unique_ptr<Store>> Open(const std::string& path, const StoreOptions& options);
+  ~Store();
+
+  // FailedPrecondition while memories are open. The store must not be used after it succeeded.
+  absl::Status Close();
+
+  absl::StatusOr<std::shared_ptr<Memory>> CreateMemory(const std::string& name, const ModelCard& card,
+                                                       const MemoryOptions& options);
+  // The same name again: the same memory, counted.
+  absl::StatusOr<std::shared_ptr<Memory>> OpenMemory(const std::string& name, const ModelCard* expected);
+  // A new memory that starts as the first at_token tokens of `memory` and shares their rows; open, as by CreateMemory.
+  absl::StatusOr<std::shared_ptr<Memory>> ForkMemory(const std::shared_ptr<Memory>& memory, int64_t at_token,
+                                                     const std::string& new_name);
+  absl::Status CloseMemory(const std::shared_ptr<Memory>& memory);
+  absl::Status DropMemory(const std::string& name);
+
+  // Calls visit(name, manifest) in name order until it returns false.
+  absl::Status List(const std::function<bool(const std::string&, const MemoryManifest&)>& visit);
+  absl::Status Verify(const Progress& progress, VerifyReport* report);
+  absl::StatusOr<StoreStats> Stats();
+
+  // For Memory.
+  Database& database() { return *database_; }
+  RowCache& cache() { return cache_; }
+  Executor& executor() { return *executor_; }
+  IndexCounters& index_counters() { return index_counters_; }
+  const StoreOptions& options() const { return options_; }
+  bool writable() const { return options_.database.mode == DatabaseOptions::Mode::kReadWrite; }
+  void Log(absl::string_view message) const;
+
+  // The one object of a sealed segment, however many memories share it.
+  std::shared_ptr<Segment> SharedSegment(SegmentId id, const ModelCard& card, DType dtype, int64_t rows);
+  void RegisterSegment(const std::shared_ptr<Segment>& segment);
+
+  // A manifest replaced another (either may be null): counts who names what, and gives back the disk of segments that
+  // nobody names any more as soon as no reader holds them.
+  void ManifestReplaced(const MemoryManifest* before, const MemoryManifest* after);
+  // Tries again to give back what readers held.
+  void CollectDropped();
+
+  absl::Status CheckDiskBudget(int64_t more_bytes);
+
+  // Has Memory::BuildIndexes called soon by the background thread.
+  void ScheduleIndexBuild(const std::shared_ptr<Memory>& memory);
+
+ private:
+  Store(std::unique_ptr<Database> database, const StoreOptions& options);
+  absl::Status CountReferences();
+  void Background();
+  std::shared_ptr<Memory> FindOpen(const std::string& name, bool count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  struct OpenMemoryEntry {
+    std::shared_ptr<Memory> memory;
+    int count = 0;
+  };
+
+  const StoreOptions options_;
+  const std::unique_ptr<Database> database_;
+  std::unique_ptr<Executor> own_executor_;
+  Executor* executor_;
+  RowCache cache_;
+  IndexCounters index_counters_;
+
+  absl::Mutex mutex_;  // held while a memory is opened, so that a name is opened once
+  absl::flat_hash_map<std::string, OpenMemoryEntry> open_ ABSL_GUARDED_BY(mutex_);
+
+  absl::Mutex segments_mutex_;
+  absl::flat_hash_map<SegmentId, std::weak_ptr<Segment>> segments_ ABSL_GUARDED_BY(segments_mutex_);
+  absl::flat_hash_map<SegmentId, int64_t> segment_references_ ABSL_GUARDED_BY(segments_mutex_);
+  absl::flat_hash_map<IndexId, int64_t> index_references_ ABSL_GUARDED_BY(segments_mutex_);
+  std::vector<SegmentId> dropped_ ABSL_GUARDED_BY(segments_mutex_);  // unnamed, perhaps still held by readers
+
+  absl::Mutex background_mutex_;
+  std::deque<std::weak_ptr<Memory>> due_ ABSL_GUARDED_BY(background_mutex_);
+  bool stopping_ ABSL_GUARDED_BY(background_mutex_) = false;
+  std::thread background_;
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_MEMORY_STORE_H_
