@@ -22,8 +22,6 @@
 namespace mneme {
 namespace {
 
-using Mode = DatabaseOptions::Mode;
-
 // Ids are reserved this many at a time, so that few commits write the record of used ids.
 constexpr uint64_t kIdBlock = 1024;
 
@@ -75,7 +73,7 @@ absl::Status DatabaseImpl::EnsureWritable() {
     return absl::FailedPreconditionError(absl::StrCat("the store is open for reading only: ", path_));
   }
   if (!write_failed_.exchange(false)) return absl::OkStatus();
-  const rocksdb::Status status = db_->Resume();
+  const rocksdb::Status status = db()->Resume();
   if (!status.ok()) write_failed_ = true;
   return FromRocks(status, "resume after an error");
 }
@@ -105,7 +103,7 @@ absl::Status DatabaseImpl::ReserveIds() {
   AppendLittle(value, Checksum32(value.data(), value.size(), KeySeed(kNextIdsKey)));
   // Not synced: it precedes the commit in the same log.
   const rocksdb::Status status =
-      db_->Put(rocksdb::WriteOptions(), family(kDefaultFamily), ToSlice(kNextIdsKey), ToSlice(value));
+      db()->Put(rocksdb::WriteOptions(), family(kDefaultFamily), ToSlice(kNextIdsKey), ToSlice(value));
   MNEME_RETURN_IF_ERROR(Wrote(status, "reserve ids"));
   segment_bound_ = segment;
   index_bound_ = index;
@@ -118,7 +116,7 @@ absl::Status DatabaseImpl::TrimLogs() {
   rocksdb::FlushOptions options;
   options.wait = false;
   options.allow_write_stall = true;
-  return Wrote(db_->Flush(options, {family(kDefaultFamily), family(kLogFamily)}), "trim the write-ahead log");
+  return Wrote(db()->Flush(options, {family(kDefaultFamily), family(kLogFamily)}), "trim the write-ahead log");
 }
 
 std::unique_ptr<Transaction> DatabaseImpl::Begin() { return std::make_unique<TransactionImpl>(this); }
@@ -126,7 +124,9 @@ std::unique_ptr<Transaction> DatabaseImpl::Begin() { return std::make_unique<Tra
 absl::StatusOr<std::vector<std::string>> DatabaseImpl::ListMemories() {
   return Guarded("list memories", [&]() -> absl::StatusOr<std::vector<std::string>> {
     std::vector<std::string> names;
-    const std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(rocksdb::ReadOptions(), family(kDefaultFamily)));
+    const std::shared_ptr<RocksHandle> view = View();
+    const std::unique_ptr<rocksdb::Iterator> it(
+        (*view)->NewIterator(rocksdb::ReadOptions(), view->family(kDefaultFamily)));
     for (it->Seek(rocksdb::Slice(&kManifestPrefix, 1)); it->Valid() && it->key()[0] == kManifestPrefix; it->Next()) {
       names.emplace_back(it->key().data() + 1, it->key().size() - 1);
     }
@@ -138,9 +138,10 @@ absl::StatusOr<std::vector<std::string>> DatabaseImpl::ListMemories() {
 absl::StatusOr<MemoryManifest> DatabaseImpl::ReadManifest(absl::string_view name) {
   return Guarded("read manifest", [&]() -> absl::StatusOr<MemoryManifest> {
     const std::string doing = absl::StrCat("manifest of memory '", name, "'");
+    const std::shared_ptr<RocksHandle> view = View();
     rocksdb::PinnableSlice value;
     const rocksdb::Status status =
-        db_->Get(rocksdb::ReadOptions(), family(kDefaultFamily), ToSlice(ManifestKey(name)), &value);
+        (*view)->Get(rocksdb::ReadOptions(), view->family(kDefaultFamily), ToSlice(ManifestKey(name)), &value);
     if (status.IsNotFound()) return absl::NotFoundError(absl::StrCat("no memory named '", name, "'"));
     MNEME_RETURN_IF_ERROR(MapRead(status, doing));
     absl::StatusOr<MemoryManifest> manifest = DecodeManifest(ToView(value));
@@ -157,9 +158,15 @@ absl::StatusOr<MemoryManifest> DatabaseImpl::ReadManifest(absl::string_view name
 absl::Status DatabaseImpl::ReadChunk(SegmentId segment, const Column& column, int64_t chunk, std::string& key,
                                      rocksdb::PinnableSlice& value) {
   key = ChunkKey(segment, column, chunk);
-  value.Reset();
-  const rocksdb::Status status = db_->Get(rocksdb::ReadOptions(), family(kRowsFamily), ToSlice(key), &value);
+  const auto get = [&] {
+    value.Reset();
+    const std::shared_ptr<RocksHandle> view = RowsView();
+    return (*view)->Get(rocksdb::ReadOptions(), view->family(kRowsFamily), ToSlice(key), &value);
+  };
+  rocksdb::Status status = get();
   if (status.ok()) return absl::OkStatus();
+  MNEME_ASSIGN_OR_RETURN(const bool newer, RefreshRowsView());
+  if (newer) status = get();
   const std::string name = ChunkName(segment, column, chunk);
   if (status.IsNotFound()) return absl::DataLossError(absl::StrCat(name, ": missing"));
   return MapRead(status, name);
@@ -172,7 +179,7 @@ absl::Status DatabaseImpl::ReadChunkRows(SegmentId segment, const Column& column
     return absl::InvalidArgumentError(absl::StrCat("read rows: [", row_begin, ", ", row_end, ") of ", row_bytes,
                                                    " bytes do not fill a buffer of ", rows.size(), " bytes"));
   }
-  const auto read = [&]() -> absl::Status {
+  return Guarded("read rows", [&]() -> absl::Status {
     std::string key;
     rocksdb::PinnableSlice value;
     char* out = rows.data();
@@ -191,19 +198,15 @@ absl::Status DatabaseImpl::ReadChunkRows(SegmentId segment, const Column& column
       row += end - begin;
     }
     return absl::OkStatus();
-  };
-  const absl::Status status = Guarded("read rows", read);
-  if (status.ok() || options_.mode != Mode::kFollow) return status;
-  // The commit may have been seen before the file that holds its chunks.
-  MNEME_RETURN_IF_ERROR(CatchUp());
-  return Guarded("read rows", read);
+  });
 }
 
 absl::StatusOr<std::vector<LogRecord>> DatabaseImpl::ReadLogs(SegmentId segment, int32_t layer) {
   return Guarded("read logs", [&]() -> absl::StatusOr<std::vector<LogRecord>> {
     const std::string doing = absl::StrCat("log of segment ", segment, " layer ", layer);
     std::vector<LogRecord> records;
-    const std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(rocksdb::ReadOptions(), family(kLogFamily)));
+    const std::shared_ptr<RocksHandle> view = View();
+    const std::unique_ptr<rocksdb::Iterator> it((*view)->NewIterator(rocksdb::ReadOptions(), view->family(kLogFamily)));
     it->Seek(ToSlice(LogKey(segment, 0, layer)));
     while (it->Valid()) {
       if (ParseOwner(ToView(it->key())) != segment) break;
@@ -225,7 +228,7 @@ absl::StatusOr<std::vector<LogRecord>> DatabaseImpl::ReadLogs(SegmentId segment,
 }
 
 absl::Status DatabaseImpl::DropLogs(uint64_t first, uint64_t last) {
-  return Wrote(db_->DeleteRange(rocksdb::WriteOptions(), family(kLogFamily), ToSlice(OwnerKey(first)),
+  return Wrote(db()->DeleteRange(rocksdb::WriteOptions(), family(kLogFamily), ToSlice(OwnerKey(first)),
                                 ToSlice(OwnerKey(last + 1))),
                "drop logs");
 }
@@ -235,7 +238,7 @@ absl::Status DatabaseImpl::DropSegments(absl::Span<const SegmentId> segments) {
     if (segments.empty()) return absl::OkStatus();
     MNEME_RETURN_IF_ERROR(EnsureWritable());
     // The commits that stopped naming them must not be lost after their rows.
-    MNEME_RETURN_IF_ERROR(Wrote(db_->FlushWAL(true), "sync before a drop"));
+    MNEME_RETURN_IF_ERROR(Wrote(db()->FlushWAL(true), "sync before a drop"));
     for (const auto& [first, last] : Runs(segments)) {
       MNEME_RETURN_IF_ERROR(DropLogs(first, last));
       MNEME_RETURN_IF_ERROR(Wrote(rows_writer_->Drop(first, last), "drop segments"));
@@ -250,22 +253,6 @@ absl::Status DatabaseImpl::DropIndexes(absl::Span<const IndexId> indexes) {
     MNEME_RETURN_IF_ERROR(EnsureWritable());
     for (const auto& [first, last] : Runs(indexes)) {
       MNEME_RETURN_IF_ERROR(Wrote(index_writer_->Drop(first, last), "drop indices"));
-    }
-    return absl::OkStatus();
-  });
-}
-
-absl::Status DatabaseImpl::CatchUp() {
-  if (options_.mode != Mode::kFollow) return absl::OkStatus();
-  return Guarded("catch up", [&]() -> absl::Status {
-    absl::MutexLock lock(&catch_up_mutex_);
-    // One pass reads the writer's file list, then its log; what was flushed in between is seen by the next pass.
-    constexpr int kPasses = 4;
-    for (int pass = 0; pass < kPasses; ++pass) {
-      const rocksdb::SequenceNumber before = db_->GetLatestSequenceNumber();
-      const rocksdb::Status status = db_->TryCatchUpWithPrimary();
-      if (!status.ok() && pass + 1 == kPasses) return MapRead(status, "catch up");
-      if (status.ok() && pass > 0 && db_->GetLatestSequenceNumber() == before) break;
     }
     return absl::OkStatus();
   });

@@ -23,7 +23,7 @@ class DatabaseImpl final : public Database {
   // database_open.cc. What Database::Open does.
   static absl::StatusOr<std::unique_ptr<Database>> Open(const std::string& path, const DatabaseOptions& options);
 
-  ~DatabaseImpl() override;
+  ~DatabaseImpl() override = default;
 
   SegmentId NewSegmentId() override { return next_segment_.fetch_add(1); }
   IndexId NewIndexId() override { return next_index_.fetch_add(1); }
@@ -48,8 +48,9 @@ class DatabaseImpl final : public Database {
   DatabaseImpl(std::string path, const DatabaseOptions& options);
 
   // database_open.cc
-  absl::Status OpenRocks(bool create_if_missing);
-  absl::Status OpenHandles();
+  absl::Status OpenWriter(bool create_if_missing);
+  // A view of what the writer has committed by now. `signature` becomes that of the files it was made from.
+  absl::StatusOr<std::shared_ptr<RocksHandle>> OpenView(std::string& signature);
   absl::Status CheckVersion(bool create_if_missing);
   absl::Status LoadIds();
   absl::Status CollectOrphans();
@@ -69,20 +70,34 @@ class DatabaseImpl final : public Database {
   absl::Status TrimLogs();
 
   absl::Status DropLogs(uint64_t first, uint64_t last);
+  // DataLoss if it is missing.
   absl::Status ReadChunk(SegmentId segment, const Column& column, int64_t chunk, std::string& key,
                          rocksdb::PinnableSlice& value);
   absl::StatusOr<std::string> ReadIndexPieces(IndexId index, int32_t layer, int32_t head);
   void Log(absl::string_view message) const;
 
-  rocksdb::ColumnFamilyHandle* family(Family f) const { return families_[f]; }
+  // Manifests and logs are read from one view, which CatchUp replaces. Rows and index blobs never change while they
+  // are named, so they may be read from a newer one, when the writer has moved them to other files meanwhile.
+  std::shared_ptr<RocksHandle> View() ABSL_LOCKS_EXCLUDED(view_mutex_);
+  std::shared_ptr<RocksHandle> RowsView() ABSL_LOCKS_EXCLUDED(view_mutex_);
+  // True if there was a newer view for rows.
+  absl::StatusOr<bool> RefreshRowsView() ABSL_LOCKS_EXCLUDED(view_mutex_, refresh_mutex_);
+
+  // Of the writer, whose handle never changes.
+  rocksdb::DB* db() const { return writer_handle_->get(); }
+  rocksdb::ColumnFamilyHandle* family(Family f) const { return writer_handle_->family(f); }
   bool writer() const { return options_.mode == DatabaseOptions::Mode::kReadWrite; }
 
   const std::string path_;
   const DatabaseOptions options_;
-  std::string secondary_path_;  // kFollow: a private folder, removed at close
   std::shared_ptr<rocksdb::Statistics> statistics_;
-  std::unique_ptr<rocksdb::DB> db_;
-  std::vector<rocksdb::ColumnFamilyHandle*> families_;
+  std::shared_ptr<RocksHandle> writer_handle_;  // kReadWrite only
+  absl::Mutex refresh_mutex_;                   // one new view at a time
+  absl::Mutex view_mutex_;
+  std::shared_ptr<RocksHandle> view_ ABSL_GUARDED_BY(view_mutex_);
+  std::shared_ptr<RocksHandle> rows_view_ ABSL_GUARDED_BY(view_mutex_);
+  std::string view_signature_ ABSL_GUARDED_BY(refresh_mutex_);
+  std::string rows_signature_ ABSL_GUARDED_BY(refresh_mutex_);
   std::optional<ColumnWriter> rows_writer_;
   std::optional<ColumnWriter> index_writer_;
 
@@ -96,8 +111,7 @@ class DatabaseImpl final : public Database {
   std::atomic<int> flushes_since_trim_{0};
   std::atomic<uint64_t> appended_bytes_{0};
   uint64_t orphans_collected_ = 0;
-  absl::Mutex index_mutex_;     // one PutIndexBlob at a time: generations are read, then written
-  absl::Mutex catch_up_mutex_;
+  absl::Mutex index_mutex_;  // one PutIndexBlob at a time: generations are read, then written
 };
 
 }  // namespace mneme

@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <set>
 #include <system_error>
@@ -27,7 +26,7 @@ using Mode = DatabaseOptions::Mode;
 
 constexpr uint32_t kStoreMagic = 0x4d454e4d;  // "MNEM"
 constexpr uint32_t kFormatVersion = 1;
-constexpr int kReadAttempts = 5;  // a writer may delete files between our listing and our opening them
+constexpr int kViewAttempts = 20;  // a writer may change the files while we open them
 
 std::string EncodeVersion() {
   std::string value;
@@ -119,13 +118,28 @@ absl::Status Probe(const std::string& path, const rocksdb::DBOptions& db_options
   return empty && ours ? absl::OkStatus() : NotOurs(path);
 }
 
-absl::StatusOr<std::string> MakeSecondaryFolder() {
-  const char* root = std::getenv("TMPDIR");
-  std::string folder = absl::StrCat(root != nullptr && *root != '\0' ? root : "/tmp", "/mneme-follow-XXXXXX");
-  if (mkdtemp(folder.data()) == nullptr) {
-    return absl::UnavailableError(absl::StrCat("cannot create a temporary folder like ", folder));
+// What the files say about the writer's progress: `tree` changes with every flush and compaction, `all` with every
+// commit, too.
+struct Signature {
+  std::string tree;
+  std::string all;
+};
+
+Signature SignatureOf(const std::string& path) {
+  Signature signature;
+  std::vector<std::string> logs;
+  std::error_code error;
+  for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    std::error_code ignored;
+    const std::string entry = absl::StrCat(name, ":", fs::file_size(it->path(), ignored), "\n");
+    if (absl::StartsWith(name, "MANIFEST-")) signature.tree += entry;
+    if (it->path().extension() == ".log") logs.push_back(entry);
   }
-  return folder;
+  std::sort(logs.begin(), logs.end());
+  signature.all = signature.tree;
+  for (const std::string& log : logs) signature.all += log;
+  return signature;
 }
 
 absl::Status FromOpen(const rocksdb::Status& status, const std::string& path) {
@@ -158,7 +172,15 @@ absl::StatusOr<std::unique_ptr<Database>> DatabaseImpl::Open(const std::string& 
     MNEME_RETURN_IF_ERROR(CreateFolder(path));
   }
   std::unique_ptr<DatabaseImpl> database(new DatabaseImpl(path, options));
-  MNEME_RETURN_IF_ERROR(database->OpenRocks(!has_store));
+  if (database->writer()) {
+    MNEME_RETURN_IF_ERROR(database->OpenWriter(!has_store));
+  } else {
+    absl::MutexLock refresh(&database->refresh_mutex_);
+    MNEME_ASSIGN_OR_RETURN(std::shared_ptr<RocksHandle> view, database->OpenView(database->view_signature_));
+    database->rows_signature_ = database->view_signature_;
+    absl::MutexLock lock(&database->view_mutex_);
+    database->view_ = database->rows_view_ = std::move(view);
+  }
   MNEME_RETURN_IF_ERROR(database->CheckVersion(create));
   if (database->writer()) {
     MNEME_RETURN_IF_ERROR(database->LoadIds());
@@ -172,78 +194,97 @@ DatabaseImpl::DatabaseImpl(std::string path, const DatabaseOptions& options)
   statistics_->set_stats_level(rocksdb::StatsLevel::kExceptHistogramOrTimers);
 }
 
-DatabaseImpl::~DatabaseImpl() {
-  try {
-    if (db_ != nullptr) {
-      for (rocksdb::ColumnFamilyHandle* handle : families_) {
-        db_->DestroyColumnFamilyHandle(handle).PermitUncheckedError();
-      }
-      db_->Close().PermitUncheckedError();  // what was acknowledged is durable already
-      db_.reset();
-    }
-  } catch (const std::exception& e) {
-    Log(absl::StrCat("close: ", e.what()));
-  }
-  std::error_code ignored;
-  if (!secondary_path_.empty()) fs::remove_all(secondary_path_, ignored);
-}
-
-absl::Status DatabaseImpl::OpenRocks(bool create) {
+absl::Status DatabaseImpl::OpenWriter(bool create) {
   rocksdb::DBOptions db_options = MakeDbOptions(options_.log, statistics_);
-  if (options_.mode == Mode::kFollow) {
-    db_options.max_open_files = -1;  // files that the writer deletes stay readable
-    MNEME_ASSIGN_OR_RETURN(secondary_path_, MakeSecondaryFolder());
-  }
   db_options.create_if_missing = create;
   db_options.create_missing_column_families = create;
-  const std::vector<rocksdb::ColumnFamilyDescriptor> families = MakeFamilies();
-  rocksdb::Status status;
-  bool probed = false;
-  for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
-    rocksdb::DB* db = nullptr;
-    switch (options_.mode) {
-      case Mode::kReadWrite: status = rocksdb::DB::Open(db_options, path_, families, &families_, &db); break;
-      case Mode::kReadOnly:
-        status = rocksdb::DB::OpenForReadOnly(db_options, path_, families, &families_, &db);
-        break;
-      case Mode::kFollow:
-        status = rocksdb::DB::OpenAsSecondary(db_options, path_, secondary_path_, families, &families_, &db);
-        break;
-    }
-    if (status.ok()) {
-      db_.reset(db);
-      break;
-    }
-    if (status.IsInvalidArgument() && !probed) {
-      probed = true;
-      MNEME_RETURN_IF_ERROR(Probe(path_, db_options));
-      if (!writer()) return NoStore(path_);
-      db_options.create_missing_column_families = true;
-    } else if (writer()) {
-      break;
-    }
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
+  rocksdb::DB* db = nullptr;
+  rocksdb::Status status = rocksdb::DB::Open(db_options, path_, MakeFamilies(), &handles, &db);
+  if (status.IsInvalidArgument()) {
+    MNEME_RETURN_IF_ERROR(Probe(path_, db_options));
+    db_options.create_missing_column_families = true;
+    status = rocksdb::DB::Open(db_options, path_, MakeFamilies(), &handles, &db);
   }
   if (!status.ok()) return FromOpen(status, path_);
-  if (writer()) {
-    rows_writer_.emplace(db_.get(), family(kRowsFamily));
-    index_writer_.emplace(db_.get(), family(kIndexFamily));
-  }
+  writer_handle_ = std::make_shared<RocksHandle>(db, std::move(handles));
+  rows_writer_.emplace(db, family(kRowsFamily));
+  index_writer_.emplace(db, family(kIndexFamily));
+  absl::MutexLock lock(&view_mutex_);
+  view_ = rows_view_ = writer_handle_;
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::shared_ptr<RocksHandle>> DatabaseImpl::OpenView(std::string& signature) {
+  const rocksdb::DBOptions db_options = MakeDbOptions(options_.log, statistics_);
+  rocksdb::Status status;
+  std::shared_ptr<RocksHandle> view;
+  for (int attempt = 0; attempt < kViewAttempts; ++attempt) {
+    const Signature before = SignatureOf(path_);
+    std::vector<rocksdb::ColumnFamilyHandle*> handles;
+    rocksdb::DB* db = nullptr;
+    status = rocksdb::DB::OpenForReadOnly(db_options, path_, MakeFamilies(), &handles, &db);
+    if (status.IsInvalidArgument()) {
+      MNEME_RETURN_IF_ERROR(Probe(path_, db_options));
+      return NoStore(path_);
+    }
+    if (!status.ok()) continue;
+    view = std::make_shared<RocksHandle>(db, std::move(handles));
+    signature = before.all;
+    // The tree is read before the log: if it has changed meanwhile, a commit may have come without its chunks.
+    if (SignatureOf(path_).tree == before.tree) return view;
+  }
+  if (view == nullptr) return FromOpen(status, path_);
+  return absl::UnavailableError(absl::StrCat("open ", path_, ": the writer is too busy for a consistent view"));
+}
+
+std::shared_ptr<RocksHandle> DatabaseImpl::View() {
+  absl::MutexLock lock(&view_mutex_);
+  return view_;
+}
+
+std::shared_ptr<RocksHandle> DatabaseImpl::RowsView() {
+  absl::MutexLock lock(&view_mutex_);
+  return rows_view_;
+}
+
+absl::StatusOr<bool> DatabaseImpl::RefreshRowsView() {
+  if (writer()) return false;
+  absl::MutexLock refresh(&refresh_mutex_);
+  if (SignatureOf(path_).all == rows_signature_) return false;
+  MNEME_ASSIGN_OR_RETURN(std::shared_ptr<RocksHandle> view, OpenView(rows_signature_));
+  absl::MutexLock lock(&view_mutex_);
+  rows_view_.swap(view);
+  return true;
+}
+
+absl::Status DatabaseImpl::CatchUp() {
+  if (options_.mode != Mode::kFollow) return absl::OkStatus();
+  return Guarded("catch up", [&]() -> absl::Status {
+    absl::MutexLock refresh(&refresh_mutex_);
+    if (SignatureOf(path_).all == view_signature_) return absl::OkStatus();
+    MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<RocksHandle> view, OpenView(view_signature_));
+    rows_signature_ = view_signature_;
+    absl::MutexLock lock(&view_mutex_);
+    view_ = rows_view_ = view;
+    return absl::OkStatus();
+  });
+}
+
 absl::Status DatabaseImpl::CheckVersion(bool create) {
+  const std::shared_ptr<RocksHandle> view = View();
   std::string value;
   const rocksdb::Status status =
-      db_->Get(rocksdb::ReadOptions(), family(kDefaultFamily), ToSlice(kVersionKey), &value);
+      (*view)->Get(rocksdb::ReadOptions(), view->family(kDefaultFamily), ToSlice(kVersionKey), &value);
   if (status.ok()) return DecodeVersion(value, path_);
   if (!status.IsNotFound()) return MapRead(status, "open " + path_);
-  for (rocksdb::ColumnFamilyHandle* handle : families_) {
-    if (!Empty(*db_, handle)) return NotOurs(path_);
+  for (int f = 0; f < kFamilyCount; ++f) {
+    if (!Empty(*view->get(), view->family(static_cast<Family>(f)))) return NotOurs(path_);
   }
   if (!create) return NoStore(path_);
   rocksdb::WriteOptions write;
   write.sync = true;
-  return FromRocks(db_->Put(write, family(kDefaultFamily), ToSlice(kVersionKey), ToSlice(EncodeVersion())),
+  return FromRocks(db()->Put(write, family(kDefaultFamily), ToSlice(kVersionKey), ToSlice(EncodeVersion())),
                    "create the store");
 }
 
@@ -252,7 +293,7 @@ absl::Status DatabaseImpl::LoadIds() {
   uint64_t index = 0;
   std::string value;
   const rocksdb::Status status =
-      db_->Get(rocksdb::ReadOptions(), family(kDefaultFamily), ToSlice(kNextIdsKey), &value);
+      db()->Get(rocksdb::ReadOptions(), family(kDefaultFamily), ToSlice(kNextIdsKey), &value);
   if (status.ok() && value.size() == 20 &&
       LoadLittle<uint32_t>(value.data() + 16) == Checksum32(value.data(), 16, KeySeed(kNextIdsKey))) {
     segment = LoadLittle<uint64_t>(value.data());
@@ -266,7 +307,7 @@ absl::Status DatabaseImpl::LoadIds() {
   const std::pair<Family, uint64_t*> families[] = {
       {kRowsFamily, &segment}, {kLogFamily, &segment}, {kIndexFamily, &index}};
   for (const auto& [f, greatest] : families) {
-    const std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(rocksdb::ReadOptions(), family(f)));
+    const std::unique_ptr<rocksdb::Iterator> it(db()->NewIterator(rocksdb::ReadOptions(), family(f)));
     it->SeekToLast();
     if (it->Valid()) *greatest = std::max(*greatest, ParseOwner(ToView(it->key())).value_or(0));
     if (!it->status().ok()) return MapRead(it->status(), "open " + path_);
@@ -280,7 +321,7 @@ absl::Status DatabaseImpl::LoadIds() {
 
 absl::StatusOr<std::vector<uint64_t>> DatabaseImpl::Owners(Family f) {
   std::vector<uint64_t> owners;
-  const std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(rocksdb::ReadOptions(), family(f)));
+  const std::unique_ptr<rocksdb::Iterator> it(db()->NewIterator(rocksdb::ReadOptions(), family(f)));
   it->SeekToFirst();
   while (it->Valid()) {
     const std::optional<uint64_t> owner = ParseOwner(ToView(it->key()));

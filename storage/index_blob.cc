@@ -63,7 +63,7 @@ absl::Status DatabaseImpl::PutIndexBlob(IndexId index, int32_t layer, int32_t he
     absl::MutexLock lock(&index_mutex_);
     Header header{1, blob.size()};
     std::string old_value;
-    const rocksdb::Status found = db_->Get(rocksdb::ReadOptions(), family, ToSlice(header_key), &old_value);
+    const rocksdb::Status found = db()->Get(rocksdb::ReadOptions(), family, ToSlice(header_key), &old_value);
     if (found.ok()) {
       // A damaged header is replaced; then any older pieces die with the index.
       if (const auto old = DecodeHeader(header_key, old_value); old.ok()) header.generation = old->generation + 1;
@@ -97,10 +97,11 @@ absl::Status DatabaseImpl::PutIndexBlob(IndexId index, int32_t layer, int32_t he
 
 absl::StatusOr<std::string> DatabaseImpl::ReadIndexPieces(IndexId index, int32_t layer, int32_t head) {
   const std::string name = BlobName(index, layer, head);
-  rocksdb::ColumnFamilyHandle* const family = this->family(kIndexFamily);
+  const std::shared_ptr<RocksHandle> view = RowsView();
+  rocksdb::ColumnFamilyHandle* const family = view->family(kIndexFamily);
   const std::string header_key = IndexKey(index, layer, head, 0, 0);
   rocksdb::PinnableSlice value;
-  rocksdb::Status status = db_->Get(rocksdb::ReadOptions(), family, ToSlice(header_key), &value);
+  rocksdb::Status status = (*view)->Get(rocksdb::ReadOptions(), family, ToSlice(header_key), &value);
   if (status.IsNotFound()) return absl::NotFoundError(absl::StrCat(name, ": there is none"));
   MNEME_RETURN_IF_ERROR(MapRead(status, name));
   const absl::StatusOr<Header> header = DecodeHeader(header_key, ToView(value));
@@ -110,7 +111,7 @@ absl::StatusOr<std::string> DatabaseImpl::ReadIndexPieces(IndexId index, int32_t
   for (uint32_t piece = 0; blob.size() < header->bytes; ++piece) {
     const std::string key = IndexKey(index, layer, head, header->generation, piece);
     value.Reset();
-    status = db_->Get(rocksdb::ReadOptions(), family, ToSlice(key), &value);
+    status = (*view)->Get(rocksdb::ReadOptions(), family, ToSlice(key), &value);
     if (status.IsNotFound()) return absl::DataLossError(absl::StrCat(name, ": piece ", piece, " is missing"));
     MNEME_RETURN_IF_ERROR(MapRead(status, name));
     const uint64_t expected = std::min<uint64_t>(kPieceBytes, header->bytes - blob.size());
@@ -127,7 +128,10 @@ absl::StatusOr<std::string> DatabaseImpl::GetIndexBlob(IndexId index, int32_t la
   return Guarded("get index", [&]() -> absl::StatusOr<std::string> {
     absl::StatusOr<std::string> blob = ReadIndexPieces(index, layer, head);
     // A Put that replaced it between header and pieces looks like damage; once more tells.
-    if (absl::IsDataLoss(blob.status())) blob = ReadIndexPieces(index, layer, head);
+    // So does, to a reader, one that the writer has moved.
+    if (blob.ok()) return blob;
+    MNEME_ASSIGN_OR_RETURN(const bool newer, RefreshRowsView());
+    if (newer || absl::IsDataLoss(blob.status())) blob = ReadIndexPieces(index, layer, head);
     return blob;
   });
 }

@@ -79,6 +79,18 @@ absl::Status FromRocksRead(const rocksdb::Status& status, absl::string_view doin
   return FromRocks(status, doing);
 }
 
+RocksHandle::~RocksHandle() {
+  try {
+    for (rocksdb::ColumnFamilyHandle* family : families_) {
+      db_->DestroyColumnFamilyHandle(family).PermitUncheckedError();
+    }
+    db_->Close().PermitUncheckedError();  // what was acknowledged is durable already
+    db_.reset();
+  } catch (const std::exception&) {
+    // Out of memory while closing: the next open recovers as from a kill.
+  }
+}
+
 rocksdb::DBOptions MakeDbOptions(const std::function<void(absl::string_view)>& log,
                                  std::shared_ptr<rocksdb::Statistics> statistics) {
   rocksdb::DBOptions options;

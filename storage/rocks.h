@@ -6,6 +6,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -29,6 +30,25 @@ absl::Status FromRocks(const rocksdb::Status& status, absl::string_view doing);
 
 // The same for reads of a store that nobody else changes: a file that is gone is lost data.
 absl::Status FromRocksRead(const rocksdb::Status& status, absl::string_view doing);
+
+// An open database and its column families, closed together.
+class RocksHandle {
+ public:
+  // `families` are in the order of Family.
+  RocksHandle(rocksdb::DB* db, std::vector<rocksdb::ColumnFamilyHandle*> families)
+      : db_(db), families_(std::move(families)) {}
+  ~RocksHandle();
+  RocksHandle(const RocksHandle&) = delete;
+  RocksHandle& operator=(const RocksHandle&) = delete;
+
+  rocksdb::DB* operator->() const { return db_.get(); }
+  rocksdb::DB* get() const { return db_.get(); }
+  rocksdb::ColumnFamilyHandle* family(Family f) const { return families_[f]; }
+
+ private:
+  std::unique_ptr<rocksdb::DB> db_;
+  std::vector<rocksdb::ColumnFamilyHandle*> families_;
+};
 
 inline rocksdb::Slice ToSlice(absl::string_view bytes) { return rocksdb::Slice(bytes.data(), bytes.size()); }
 inline absl::string_view ToView(const rocksdb::Slice& slice) { return absl::string_view(slice.data(), slice.size()); }

@@ -133,7 +133,7 @@ absl::Status TransactionImpl::Commit(Durability durability) {
     MNEME_RETURN_IF_ERROR(database_->ReserveIds());
     rocksdb::WriteOptions options;
     options.sync = durability == Durability::kSynced;
-    return database_->Wrote(database_->db_->Write(options, &commit_), "commit");
+    return database_->Wrote(database_->db()->Write(options, &commit_), "commit");
   });
 }
 
