@@ -15,6 +15,8 @@ rocksdb::Status ColumnWriter::Write(uint64_t owner, rocksdb::WriteBatch* batch) 
     if (rocksdb::Status status = FinishFlush(); !status.ok()) return status;
     owner_ = owner;
   }
+  const std::string marker = OwnerKey(owner);
+  if (rocksdb::Status status = batch->Put(family_, ToSlice(marker), rocksdb::Slice()); !status.ok()) return status;
   rocksdb::WriteOptions options;
   options.disableWAL = true;
   if (rocksdb::Status status = db_->Write(options, batch); !status.ok()) return status;

@@ -21,7 +21,8 @@ class ColumnWriter {
 
   ColumnWriter(rocksdb::DB* db, rocksdb::ColumnFamilyHandle* family) : db_(db), family_(family) {}
 
-  // Applies `batch`, whose keys all belong to `owner`. Not durable yet.
+  // Applies `batch`, whose keys all belong to `owner`, and with it the owner's marker: a key without a value, before
+  // all its other keys, by which owners are listed without reading their values. Not durable yet.
   rocksdb::Status Write(uint64_t owner, rocksdb::WriteBatch* batch) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Makes all that was written durable. After it returns OK, files hold everything written before the call.

@@ -54,6 +54,7 @@ class DatabaseImpl final : public Database {
   absl::Status CheckVersion(bool create_if_missing);
   absl::Status LoadIds();
   absl::Status CollectOrphans();
+  // Ids that own something in rows, log or index, ascending. Seeks from id to id.
   absl::StatusOr<std::vector<uint64_t>> Owners(Family family);
 
   // FailedPrecondition unless this is a writer. After an I/O error RocksDB refuses writes until it is told to

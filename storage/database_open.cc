@@ -195,7 +195,8 @@ DatabaseImpl::DatabaseImpl(std::string path, const DatabaseOptions& options)
 }
 
 absl::Status DatabaseImpl::OpenWriter(bool create) {
-  rocksdb::DBOptions db_options = MakeDbOptions(options_.log, statistics_);
+  const std::shared_ptr<rocksdb::Env> env = MakeEnv();
+  rocksdb::DBOptions db_options = MakeDbOptions(env.get(), options_.log, statistics_);
   db_options.create_if_missing = create;
   db_options.create_missing_column_families = create;
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
@@ -207,7 +208,7 @@ absl::Status DatabaseImpl::OpenWriter(bool create) {
     status = rocksdb::DB::Open(db_options, path_, MakeFamilies(), &handles, &db);
   }
   if (!status.ok()) return FromOpen(status, path_);
-  writer_handle_ = std::make_shared<RocksHandle>(db, std::move(handles));
+  writer_handle_ = std::make_shared<RocksHandle>(env, db, std::move(handles));
   rows_writer_.emplace(db, family(kRowsFamily));
   index_writer_.emplace(db, family(kIndexFamily));
   absl::MutexLock lock(&view_mutex_);
@@ -216,7 +217,8 @@ absl::Status DatabaseImpl::OpenWriter(bool create) {
 }
 
 absl::StatusOr<std::shared_ptr<RocksHandle>> DatabaseImpl::OpenView(std::string& signature) {
-  const rocksdb::DBOptions db_options = MakeDbOptions(options_.log, statistics_);
+  const std::shared_ptr<rocksdb::Env> env = MakeEnv();
+  const rocksdb::DBOptions db_options = MakeDbOptions(env.get(), options_.log, statistics_);
   rocksdb::Status status;
   std::shared_ptr<RocksHandle> view;
   for (int attempt = 0; attempt < kViewAttempts; ++attempt) {
@@ -229,7 +231,7 @@ absl::StatusOr<std::shared_ptr<RocksHandle>> DatabaseImpl::OpenView(std::string&
       return NoStore(path_);
     }
     if (!status.ok()) continue;
-    view = std::make_shared<RocksHandle>(db, std::move(handles));
+    view = std::make_shared<RocksHandle>(env, db, std::move(handles));
     signature = before.all;
     // The tree is read before the log: if it has changed meanwhile, a commit may have come without its chunks.
     if (SignatureOf(path_).tree == before.tree) return view;
@@ -307,10 +309,8 @@ absl::Status DatabaseImpl::LoadIds() {
   const std::pair<Family, uint64_t*> families[] = {
       {kRowsFamily, &segment}, {kLogFamily, &segment}, {kIndexFamily, &index}};
   for (const auto& [f, greatest] : families) {
-    const std::unique_ptr<rocksdb::Iterator> it(db()->NewIterator(rocksdb::ReadOptions(), family(f)));
-    it->SeekToLast();
-    if (it->Valid()) *greatest = std::max(*greatest, ParseOwner(ToView(it->key())).value_or(0));
-    if (!it->status().ok()) return MapRead(it->status(), "open " + path_);
+    MNEME_ASSIGN_OR_RETURN(const std::vector<uint64_t> owners, Owners(f));
+    if (!owners.empty()) *greatest = std::max(*greatest, owners.back());
   }
   next_segment_ = segment + 1;
   next_index_ = index + 1;

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "rocksdb/cache.h"
+#include "rocksdb/file_system.h"
 #include "rocksdb/table.h"
 
 namespace mneme {
@@ -37,6 +38,17 @@ class HostLogger : public rocksdb::Logger {
 
  private:
   const std::function<void(absl::string_view)> log_;
+};
+
+// RocksDB starts its thread that polls for room only where it can ask how much there is.
+class NoSpacePolling : public rocksdb::FileSystemWrapper {
+ public:
+  using FileSystemWrapper::FileSystemWrapper;
+  const char* Name() const override { return "MnemeFileSystem"; }
+  rocksdb::IOStatus GetFreeSpace(const std::string&, const rocksdb::IOOptions&, uint64_t*,
+                                 rocksdb::IODebugContext*) override {
+    return rocksdb::IOStatus::NotSupported("free space");
+  }
 };
 
 // Open files are a resource of the host: a quarter of what the process may have.
@@ -91,9 +103,14 @@ RocksHandle::~RocksHandle() {
   }
 }
 
-rocksdb::DBOptions MakeDbOptions(const std::function<void(absl::string_view)>& log,
+std::shared_ptr<rocksdb::Env> MakeEnv() {
+  return rocksdb::NewCompositeEnv(std::make_shared<NoSpacePolling>(rocksdb::FileSystem::Default()));
+}
+
+rocksdb::DBOptions MakeDbOptions(rocksdb::Env* env, const std::function<void(absl::string_view)>& log,
                                  std::shared_ptr<rocksdb::Statistics> statistics) {
   rocksdb::DBOptions options;
+  options.env = env;
   options.info_log = std::make_shared<HostLogger>(log);
   options.statistics = std::move(statistics);
   options.stats_dump_period_sec = 0;

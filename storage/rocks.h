@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "rocksdb/db.h"
+#include "rocksdb/env.h"
 #include "rocksdb/options.h"
 #include "rocksdb/statistics.h"
 
@@ -35,8 +36,8 @@ absl::Status FromRocksRead(const rocksdb::Status& status, absl::string_view doin
 class RocksHandle {
  public:
   // `families` are in the order of Family.
-  RocksHandle(rocksdb::DB* db, std::vector<rocksdb::ColumnFamilyHandle*> families)
-      : db_(db), families_(std::move(families)) {}
+  RocksHandle(std::shared_ptr<rocksdb::Env> env, rocksdb::DB* db, std::vector<rocksdb::ColumnFamilyHandle*> families)
+      : env_(std::move(env)), db_(db), families_(std::move(families)) {}
   ~RocksHandle();
   RocksHandle(const RocksHandle&) = delete;
   RocksHandle& operator=(const RocksHandle&) = delete;
@@ -46,6 +47,7 @@ class RocksHandle {
   rocksdb::ColumnFamilyHandle* family(Family f) const { return families_[f]; }
 
  private:
+  const std::shared_ptr<rocksdb::Env> env_;  // outlives the database
   std::unique_ptr<rocksdb::DB> db_;
   std::vector<rocksdb::ColumnFamilyHandle*> families_;
 };
@@ -53,8 +55,12 @@ class RocksHandle {
 inline rocksdb::Slice ToSlice(absl::string_view bytes) { return rocksdb::Slice(bytes.data(), bytes.size()); }
 inline absl::string_view ToView(const rocksdb::Slice& slice) { return absl::string_view(slice.data(), slice.size()); }
 
-// Settings of the whole database. `log` gets RocksDB's warnings and errors, from any thread.
-rocksdb::DBOptions MakeDbOptions(const std::function<void(absl::string_view)>& log,
+// The default file system and the process-wide threads, but without RocksDB's own thread that waits for room on a full
+// disk: while it waits nobody else may resume.
+std::shared_ptr<rocksdb::Env> MakeEnv();
+
+// Settings of the whole database; `env` must outlive it. `log` gets RocksDB's warnings and errors, from any thread.
+rocksdb::DBOptions MakeDbOptions(rocksdb::Env* env, const std::function<void(absl::string_view)>& log,
                                  std::shared_ptr<rocksdb::Statistics> statistics);
 
 // The column families in the order of Family.
