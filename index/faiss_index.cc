@@ -107,8 +107,8 @@ struct KeySpace {
       double square = 0;
       for (int64_t d = 0; d < dim(); ++d) square += static_cast<double>(from[d]) * from[d];
       const double stretch = augmented && square > 0 && radius > 0 ? 8.0 * radius / std::sqrt(square) : 1.0;
-      for (int64_t d = 0; d < dim(); ++d) inner[static_cast<size_t>(i * inner_dim() + d)] =
-          static_cast<float>(stretch * from[d]);
+      for (int64_t d = 0; d < dim(); ++d)
+        inner[static_cast<size_t>(i * inner_dim() + d)] = static_cast<float>(stretch * from[d]);
     }
     return inner;
   }
@@ -322,9 +322,7 @@ class FaissIndex final : public KeyIndex {
 
   int64_t rows() const override { return index_->ntotal; }
   int64_t dim() const override { return space_.dim(); }
-  bool exact() const override {
-    return shape_.family == FaissShape::Family::kFlat && shape_.code == FaissCode::kFlat;
-  }
+  bool exact() const override { return shape_.family == FaissShape::Family::kFlat && shape_.code == FaissCode::kFlat; }
 
   absl::Status Search(const float* queries, int64_t count, int64_t fetch, int64_t* rows) const override {
     if (count < 0 || fetch < 0) {

@@ -96,9 +96,9 @@ absl::StatusOr<FaissShape> ParseFactory(absl::string_view factory) {
     good = parts.size() == 1 || ParseCode(parts[1], shape);
   }
   if (!good) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "FAISS factory string \"", factory,
-        "\" is not allowed; expected Flat, SQ<8|6|4|fp16>, IVF<lists>,<Flat|PQ<bytes>|SQ…> or HNSW<degree>[,Flat|SQ…]"));
+    return absl::InvalidArgumentError(absl::StrCat("FAISS factory string \"", factory,
+                                                   "\" is not allowed; expected Flat, SQ<8|6|4|fp16>, "
+                                                   "IVF<lists>,<Flat|PQ<bytes>|SQ…> or HNSW<degree>[,Flat|SQ…]"));
   }
   return shape;
 }

@@ -20,10 +20,11 @@ struct KindName {
 };
 
 constexpr KindName kKinds[] = {
-    {IndexKind::kAuto, "auto"},          {IndexKind::kScan, "scan"},      {IndexKind::kFlat, "flat"},
-    {IndexKind::kIvf, "ivf"},            {IndexKind::kIvfPq, "ivfpq"},    {IndexKind::kHnsw, "hnsw"},
-    {IndexKind::kGpuFlat, "gpu-flat"},   {IndexKind::kGpuIvf, "gpu-ivf"}, {IndexKind::kGpuIvfPq, "gpu-ivfpq"},
-    {IndexKind::kGpuCagra, "gpu-cagra"},
+    {IndexKind::kAuto, "auto"},          {IndexKind::kScan, "scan"},
+    {IndexKind::kFlat, "flat"},          {IndexKind::kIvf, "ivf"},
+    {IndexKind::kIvfPq, "ivfpq"},        {IndexKind::kHnsw, "hnsw"},
+    {IndexKind::kGpuFlat, "gpu-flat"},   {IndexKind::kGpuIvf, "gpu-ivf"},
+    {IndexKind::kGpuIvfPq, "gpu-ivfpq"}, {IndexKind::kGpuCagra, "gpu-cagra"},
 };
 
 constexpr absl::string_view kFactoryPrefix = "faiss:";
@@ -31,7 +32,7 @@ constexpr absl::string_view kFactoryPrefix = "faiss:";
 // A number that a spec may carry, and the kinds that know it.
 struct Option {
   absl::string_view name;
-  int32_t IndexSpec::* field;
+  int32_t IndexSpec::*field;
   bool ivf, ivfpq, hnsw;
 };
 
@@ -56,7 +57,9 @@ bool Knows(const Option& option, IndexKind kind) {
   }
 }
 
-bool IsGpu(IndexKind kind) { return kind >= IndexKind::kGpuFlat; }
+bool IsGpu(IndexKind kind) {
+  return kind >= IndexKind::kGpuFlat;
+}
 
 absl::Status ParseOption(absl::string_view text, absl::string_view item, IndexSpec& spec) {
   const size_t equals = item.find('=');
@@ -139,8 +142,8 @@ std::string FormatIndexSpec(const IndexSpec& spec) {
 absl::Status GpuUnimplemented(IndexKind kind) {
   IndexSpec spec;
   spec.kind = kind;
-  return absl::UnimplementedError(absl::StrCat(FormatIndexSpec(spec),
-                                               ": not built in (this build has no FAISS with GPU support)"));
+  return absl::UnimplementedError(
+      absl::StrCat(FormatIndexSpec(spec), ": not built in (this build has no FAISS with GPU support)"));
 }
 
 }  // namespace mneme

@@ -36,7 +36,7 @@ struct IndexSpec {
   int32_t graph_degree = 0;  // hnsw: links a row
   int32_t ef_construction = 0;
   int32_t ef_search = 0;
-  std::string factory;       // kFactory
+  std::string factory;  // kFactory
 };
 
 // "auto", "scan", "flat", "ivf", "ivfpq", "hnsw", "gpu-flat", … with optional numbers

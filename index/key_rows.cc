@@ -17,7 +17,9 @@ constexpr int64_t kFirstBlocks = 256 / kLanes;
 constexpr size_t kAlignment = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
 
-size_t PageRoundUp(size_t bytes) { return (bytes + 4095) & ~size_t{4095}; }
+size_t PageRoundUp(size_t bytes) {
+  return (bytes + 4095) & ~size_t{4095};
+}
 
 // Memory that costs nothing until it is written.
 void* AllocateArena(size_t bytes) {
@@ -51,7 +53,9 @@ void FreeArena(void* arena, size_t bytes) {
   ::operator delete(arena, std::align_val_t(kAlignment));
 }
 
-size_t BlockBytes(DType dtype, int64_t dim) { return static_cast<size_t>(kLanes) * RowBytes(dtype, dim); }
+size_t BlockBytes(DType dtype, int64_t dim) {
+  return static_cast<size_t>(kLanes) * RowBytes(dtype, dim);
+}
 
 // Bytes of one lane of one dimension are kElement; rows are consecutive in `rows`, `row_bytes` apart.
 template <size_t kElement>
@@ -68,8 +72,8 @@ void Scatter(const char* rows, size_t row_bytes, int64_t n, int64_t dim, char* b
 template <size_t kElement>
 void Gather(const char* block, int64_t lane, int64_t dim, char* row) {
   for (int64_t d = 0; d < dim; ++d) {
-    std::memcpy(row + d * static_cast<int64_t>(kElement),
-                block + (d * kLanes + lane) * static_cast<int64_t>(kElement), kElement);
+    std::memcpy(row + d * static_cast<int64_t>(kElement), block + (d * kLanes + lane) * static_cast<int64_t>(kElement),
+                kElement);
   }
 }
 

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <new>
 #include <string>
@@ -87,14 +88,32 @@ struct SinkContext {
   int64_t first_token;
 };
 
-float PushSurvivors(void* context, int64_t query, int64_t row, const float* logits, uint32_t lanes) {
+// The least scale * dot that can still reach the threshold through the soft cap, with room for every rounding on
+// the way. With a penalty a row there is no such number.
+float Gate(const scan::Query& query) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  if (!(query.soft_cap > 0) || query.decay != 0 || query.threshold == -kInfinity) return -kInfinity;
+  const double cap = query.soft_cap;
+  const double margin = 1e-5 * (1 + (std::fabs(query.addend) + std::fabs(query.threshold)) / cap);
+  const double least = (static_cast<double>(query.threshold) - query.addend) / cap - margin;
+  if (least >= 1) return kInfinity;
+  // Also where `least` is NaN, of infinities.
+  if (!(least > -1)) return -kInfinity;
+  const double gate = cap * std::atanh(least);
+  return static_cast<float>(gate - 1e-5 * std::fabs(gate));
+}
+
+void PushSurvivors(void* context, int64_t number, scan::Query& query, int64_t row, const float* logits,
+                   uint32_t lanes) {
   const auto* sink = static_cast<const SinkContext*>(context);
-  TopK& top = sink->top[query];
+  TopK& top = sink->top[number];
   for (; lanes != 0; lanes &= lanes - 1) {
     const int lane = std::countr_zero(lanes);
     top.Push(logits[lane], sink->first_token + row + lane);
   }
-  return top.threshold();
+  if (top.threshold() == query.threshold) return;
+  query.threshold = top.threshold();
+  query.gate = Gate(query);
 }
 
 }  // namespace
@@ -114,7 +133,9 @@ const Kernels* FindKernels(const char* name) {
   return nullptr;
 }
 
-void UseKernelsForTesting(const Kernels* kernels) { kernels_for_testing.store(kernels); }
+void UseKernelsForTesting(const Kernels* kernels) {
+  kernels_for_testing.store(kernels);
+}
 
 }  // namespace scan
 
@@ -135,8 +156,8 @@ void ScanTopK(const KeyRows& keys, int64_t row_begin, int64_t row_end, int64_t f
   const AlignedArray<float> scratch = MakeAligned<float>(static_cast<size_t>(dim * kLanes));
   AlignedArray<char> copy;  // of the block that is still being filled
 
-  const int64_t pass = std::max<int64_t>(kPassBytes / static_cast<int64_t>(sizeof(float)) / std::max<int64_t>(dim, 1),
-                                         16);
+  const int64_t pass =
+      std::max<int64_t>(kPassBytes / static_cast<int64_t>(sizeof(float)) / std::max<int64_t>(dim, 1), 16);
   std::vector<scan::Query> state(static_cast<size_t>(std::min(pass, count)));
   for (int64_t first = 0; first < count; first += pass) {
     const int64_t n = std::min(pass, count - first);
@@ -150,7 +171,9 @@ void ScanTopK(const KeyRows& keys, int64_t row_begin, int64_t row_end, int64_t f
           .decay = ranking.decay,
           .row_penalty = ranking.row_penalty,
           .threshold = top[first + i].threshold(),
+          .gate = 0,
       };
+      state[static_cast<size_t>(i)].gate = Gate(state[static_cast<size_t>(i)]);
     }
     SinkContext sink{top + first, first_token};
     for (int64_t row = row_begin; row < row_end;) {
@@ -206,7 +229,8 @@ void DotRows(const KeyRows& keys, absl::Span<const int64_t> rows, const float* q
       }
     }
     kernels.dot(static_cast<scan::Element>(keys.dtype()), keys.dim(), blocks, static_cast<int64_t>(n), query, values);
-    for (size_t i = 0; i < n; ++i) dots[first + i] = values[static_cast<int64_t>(i) * kLanes + rows[first + i] % kLanes];
+    for (size_t i = 0; i < n; ++i)
+      dots[first + i] = values[static_cast<int64_t>(i) * kLanes + rows[first + i] % kLanes];
   }
 }
 

@@ -35,7 +35,8 @@ void ScanTopK(const KeyRows& keys, int64_t row_begin, int64_t row_end, int64_t f
 void DotRows(const KeyRows& keys, absl::Span<const int64_t> rows, const float* query, float* dots);
 
 // The kernels chosen for this CPU, once a process: "plain", "avx2" or "avx512". The environment variable
-// MNEME_KERNELS names a lesser one for tests; one that the CPU lacks or nobody knows is ignored, with a note in the returned text.
+// MNEME_KERNELS names a lesser one for tests; one that the CPU lacks or nobody knows is ignored, with a note in the
+// returned text.
 absl::string_view ScanKernelName();
 
 }  // namespace mneme

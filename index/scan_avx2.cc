@@ -16,9 +16,13 @@ constexpr int kBlocksOfOne = 4;
 constexpr int kBlocksOfTwo = 2;
 constexpr int kDirectQueries = 12;
 
-inline __attribute__((always_inline)) Vec Splat(float value) { return _mm256_set1_ps(value); }
+inline __attribute__((always_inline)) Vec Splat(float value) {
+  return _mm256_set1_ps(value);
+}
 
-inline __attribute__((always_inline)) Vec MulAdd(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+inline __attribute__((always_inline)) Vec MulAdd(Vec a, Vec b, Vec c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
 
 inline __attribute__((always_inline)) uint32_t AtLeast(Vec a, Vec b) {
   return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)));

@@ -15,9 +15,13 @@ constexpr int kBlocksOfOne = 8;
 constexpr int kBlocksOfTwo = 4;
 constexpr int kDirectQueries = 16;
 
-inline __attribute__((always_inline)) Vec Splat(float value) { return _mm512_set1_ps(value); }
+inline __attribute__((always_inline)) Vec Splat(float value) {
+  return _mm512_set1_ps(value);
+}
 
-inline __attribute__((always_inline)) Vec MulAdd(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+inline __attribute__((always_inline)) Vec MulAdd(Vec a, Vec b, Vec c) {
+  return _mm512_fmadd_ps(a, b, c);
+}
 
 inline __attribute__((always_inline)) uint32_t AtLeast(Vec a, Vec b) {
   return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);

@@ -23,12 +23,13 @@ struct Query {
   float addend;
   float decay;
   const float* row_penalty;
-  float threshold;  // rows below it are dropped; what the sink returns replaces it
+  float threshold;  // rows whose logit is below it are dropped
+  float gate;       // a row whose scale * dot is below it has a logit below the threshold: spares the tanh of soft_cap
 };
 
-// Gets the logits of kLanes rows from `row` on, those set in `lanes` being at or above the query's threshold;
-// returns the query's new threshold.
-using Sink = float (*)(void* context, int64_t query, int64_t row, const float* logits, uint32_t lanes);
+// Gets the logits of kLanes rows from `row` on, those set in `lanes` being at or above the threshold of query
+// `number`, whose threshold and gate it brings up to date.
+using Sink = void (*)(void* context, int64_t number, Query& query, int64_t row, const float* logits, uint32_t lanes);
 
 // `count` consecutive blocks of kLanes rows each, the first one beginning with row `row`. Only rows whose bit is
 // set in `lanes` count (0xffff but for a block cut by the range's ends, which comes alone). All lanes are readable.

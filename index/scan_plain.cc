@@ -14,9 +14,13 @@ constexpr int kBlocksOfOne = 2;
 constexpr int kBlocksOfTwo = 1;
 constexpr int kDirectQueries = 2;
 
-inline Vec Splat(float value) { return Vec{value, value, value, value}; }
+inline Vec Splat(float value) {
+  return Vec{value, value, value, value};
+}
 
-inline Vec MulAdd(Vec a, Vec b, Vec c) { return a * b + c; }
+inline Vec MulAdd(Vec a, Vec b, Vec c) {
+  return a * b + c;
+}
 
 inline uint32_t AtLeast(Vec a, Vec b) {
   uint32_t bits = 0;

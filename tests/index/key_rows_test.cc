@@ -51,7 +51,8 @@ TEST(KeyRowsTest, RowsComeBackBitForBit) {
         keys.Reserve(reserve);
         std::mt19937 random(3);
         for (int64_t row = 0; row < kRows;) {
-          const int64_t n = std::min<int64_t>(1 + static_cast<int64_t>(random() % (row % 2 == 0 ? 3 : 90)), kRows - row);
+          const int64_t n =
+              std::min<int64_t>(1 + static_cast<int64_t>(random() % (row % 2 == 0 ? 3 : 90)), kRows - row);
           keys.Append(encoded.data() + static_cast<size_t>(row) * RowBytes(dtype, dim), n);
           row += n;
         }

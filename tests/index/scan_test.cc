@@ -110,7 +110,9 @@ std::vector<std::vector<Scored>> Scan(const Data& data, int64_t begin, int64_t e
   return results;
 }
 
-bool SameBits(float a, float b) { return std::memcmp(&a, &b, sizeof(a)) == 0; }
+bool SameBits(float a, float b) {
+  return std::memcmp(&a, &b, sizeof(a)) == 0;
+}
 
 void ExpectSame(absl::Span<const Scored> actual, absl::Span<const Scored> expected) {
   ASSERT_EQ(actual.size(), expected.size());
@@ -234,6 +236,28 @@ TEST_P(ScanTest, SameBitsWhateverRangeCountAndThread) {
   }
 }
 
+// Thresholds drop rows early in many ways; none may drop a row that belongs in.
+TEST_P(ScanTest, FewBestAreTheFirstOfAll) {
+  std::mt19937 random(12);
+  for (int trial = 0; trial < 60; ++trial) {
+    const int64_t rows = 500 + static_cast<int64_t>(random() % 1500);
+    Data data = MakeData(random, kTypes[trial % 4], rows, 16, 9, /*ties=*/trial % 3 == 0);
+    for (Ranking& ranking : data.rankings) {
+      if (random() % 2 == 0) ranking.soft_cap = trial % 2 == 0 ? 3.0f : 50.0f;
+      if (random() % 4 == 0) ranking.addend = -200.0f;
+      if (random() % 4 == 0) ranking.scale = -ranking.scale;
+    }
+    const auto all = Scan(data, 0, rows, 0, rows);
+    for (const int64_t k : {1, 2, 17, 100}) {
+      const auto best = Scan(data, 0, rows, 0, k);
+      for (size_t q = 0; q < best.size(); ++q) {
+        ExpectSame(best[q], absl::MakeSpan(all[q]).first(static_cast<size_t>(k)));
+        if (HasFatalFailure()) FAIL() << "trial " << trial << " k " << k;
+      }
+    }
+  }
+}
+
 TEST_P(ScanTest, ManyQueriesEqualOneByOne) {
   std::mt19937 random(77);
   constexpr int64_t kRows = 600, kDim = 128, kCount = 530;  // more than one pass over the keys
@@ -242,8 +266,8 @@ TEST_P(ScanTest, ManyQueriesEqualOneByOne) {
     const auto all = Scan(data, 3, kRows - 1, 0, 20);
     for (size_t q = 0; q < kCount; q += 7) {
       TopK top(20);
-      ScanTopK(*data.keys, 3, kRows - 1, 0, data.queries.data() + static_cast<int64_t>(q) * kDim, 1,
-               &data.rankings[q], &top);
+      ScanTopK(*data.keys, 3, kRows - 1, 0, data.queries.data() + static_cast<int64_t>(q) * kDim, 1, &data.rankings[q],
+               &top);
       ExpectSame(top.Sorted(), all[q]);
     }
   }
