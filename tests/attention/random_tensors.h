@@ -126,7 +126,7 @@ class ErrorTable {
   explicit ErrorTable(std::string title) : title_(std::move(title)) {}
   ~ErrorTable() {
     for (const auto& [name, error] : greatest_) {
-      std::printf("[   ERROR  ] %s %s: greatest %.2e\n", title_.c_str(), name.c_str(), error);
+      std::printf("[ GREATEST ] %s %s: %.2e\n", title_.c_str(), name.c_str(), error);
     }
   }
   ErrorTable(const ErrorTable&) = delete;
