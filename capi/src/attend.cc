@@ -1,0 +1,212 @@
+#include <cmath>
+
+#include "base/status.h"
+#include "capi/src/attend_args.h"
+#include "capi/src/structs.h"
+#include "capi/src/tensors.h"
+
+namespace mneme::capi {
+namespace {
+
+absl::Status ReadLocal(const mneme_attend_args& args, size_t batch, const LayerCard& layer, AttendRequest& request,
+                       std::vector<Sequence>& sequences) {
+  if (args.local_mask < MNEME_MASK_CAUSAL || args.local_mask > MNEME_MASK_BITS) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("args.local_mask: expected a mneme_local_mask (0 to 3), got ", args.local_mask));
+  }
+  if ((args.local_keys == nullptr) != (args.local_values == nullptr)) {
+    return NullArgument(args.local_keys == nullptr ? "args.local_keys (with local_values)"
+                                                   : "args.local_values (with local_keys)");
+  }
+  if (args.local_keys == nullptr) return absl::OkStatus();
+  MNEME_ASSIGN_OR_RETURN(request.local_keys, ReadRowTensor("args.local_keys", args.local_keys));
+  MNEME_ASSIGN_OR_RETURN(request.local_values, ReadRowTensor("args.local_values", args.local_values));
+  const RowTensor& keys = request.local_keys;
+  const RowTensor& values = request.local_values;
+  MNEME_RETURN_IF_ERROR(CheckShape("args.local_keys", keys.rows, keys.heads, keys.dim, keys.rows, layer.kv_heads,
+                                   layer.key_dim));
+  MNEME_RETURN_IF_ERROR(CheckShape("args.local_values", values.rows, values.heads, values.dim, keys.rows,
+                                   layer.kv_heads, layer.value_dim));
+  MNEME_RETURN_IF_ERROR(CheckOffsets("args.local_offsets", args.local_offsets, batch, keys.rows));
+
+  LocalMask& mask = request.mask;
+  switch (args.local_mask) {
+    case MNEME_MASK_CAUSAL: mask.kind = LocalMask::Kind::kCausal; break;
+    case MNEME_MASK_NONE: mask.kind = LocalMask::Kind::kNone; break;
+    case MNEME_MASK_SLIDING_WINDOW:
+      mask.kind = LocalMask::Kind::kSlidingWindow;
+      mask.window = args.mask_window;
+      if (mask.window < 1) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("args.mask_window: expected 1 token or more, got ", args.mask_window));
+      }
+      break;
+    default:
+      mask.kind = LocalMask::Kind::kBits;
+      mask.bits = args.mask_bits;
+      mask.bits_stride = args.mask_bits_stride;
+      if (mask.bits == nullptr) return NullArgument("args.mask_bits");
+  }
+  for (size_t i = 0; i < batch; ++i) {
+    Sequence& sequence = sequences[i];
+    sequence.local_begin = args.local_offsets != nullptr ? args.local_offsets[i] : 0;
+    sequence.local_end = args.local_offsets != nullptr ? args.local_offsets[i + 1] : keys.rows;
+    const int64_t rows = sequence.local_end - sequence.local_begin;
+    sequence.mask_offset = args.mask_offsets != nullptr ? args.mask_offsets[i]
+                                                        : rows - (sequence.query_end - sequence.query_begin);
+    // Sums of offsets, query numbers and windows stay far from overflow.
+    constexpr int64_t kMaxOffset = int64_t{1} << 48;
+    if (sequence.mask_offset < -kMaxOffset || sequence.mask_offset > kMaxOffset) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("args.mask_offsets[", i, "]: expected an offset within 2^48, got ", sequence.mask_offset));
+    }
+    if (mask.kind == LocalMask::Kind::kBits && mask.bits_stride < (rows + 7) / 8) {
+      return absl::InvalidArgumentError(absl::StrCat("args.mask_bits_stride: expected at least ", (rows + 7) / 8,
+                                                     " bytes for the ", rows, " local rows of sequence ", i, ", got ",
+                                                     mask.bits_stride));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Without any memory the card is not known: the shapes are those of the tensors.
+absl::StatusOr<LayerCard> LayerOfTensors(const mneme_attend_args& args, const RowTensor& query) {
+  if (args.local_keys == nullptr || args.local_values == nullptr) {
+    return absl::InvalidArgumentError("memories: expected at least one memory, or local_keys and local_values; got neither");
+  }
+  MNEME_ASSIGN_OR_RETURN(const RowTensor keys, ReadRowTensor("args.local_keys", args.local_keys));
+  MNEME_ASSIGN_OR_RETURN(const RowTensor values, ReadRowTensor("args.local_values", args.local_values));
+  LayerCard layer;
+  layer.layer = args.layer;
+  layer.query_heads = static_cast<int32_t>(query.heads);
+  layer.kv_heads = static_cast<int32_t>(keys.heads);
+  layer.key_dim = static_cast<int32_t>(keys.dim);
+  layer.value_dim = static_cast<int32_t>(values.dim);
+  layer.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(std::max<int64_t>(1, keys.dim))));
+  MNEME_RETURN_IF_ERROR(ValidateLayer(layer));
+  return layer;
+}
+
+absl::Status Attend(mneme_memory* const* memories, size_t batch_size, const mneme_attend_args& args) {
+  if (args.has_stream != 0) {
+    return absl::UnimplementedError("args.has_stream: streams need CUDA, which is not built in");
+  }
+  if (args.fusion < MNEME_FUSION_JOINT || args.fusion > MNEME_FUSION_LOCAL_ONLY) {
+    return absl::InvalidArgumentError(absl::StrCat("args.fusion: expected a mneme_fusion (0 to 3), got ", args.fusion));
+  }
+  MNEME_ASSIGN_OR_RETURN(const Batch batch, Batch::Read(memories, batch_size, args.snapshots, args.layer));
+  AttendRequest request;
+  MNEME_ASSIGN_OR_RETURN(request.query, ReadRowTensor("args.query", args.query));
+  LayerCard layer;
+  if (const LayerCard* shape = batch.Layer(args.layer)) {
+    layer = *shape;
+  } else {
+    MNEME_ASSIGN_OR_RETURN(layer, LayerOfTensors(args, request.query));
+  }
+  const int64_t tokens = request.query.rows;
+  MNEME_RETURN_IF_ERROR(CheckShape("args.query", tokens, request.query.heads, request.query.dim, tokens,
+                                   layer.query_heads, layer.key_dim));
+  MNEME_RETURN_IF_ERROR(CheckFinite("args.query", request.query));
+  request.retrieve.memory_query = request.query;
+  if (args.memory_query != nullptr) {
+    RowTensor& query = request.retrieve.memory_query;
+    MNEME_ASSIGN_OR_RETURN(query, ReadRowTensor("args.memory_query", args.memory_query));
+    MNEME_RETURN_IF_ERROR(CheckShape("args.memory_query", query.rows, query.heads, query.dim, tokens,
+                                     layer.query_heads, layer.key_dim));
+    MNEME_RETURN_IF_ERROR(CheckFinite("args.memory_query", query));
+  }
+  const RetrieveArgs shared = {args.position_policy, args.normalise_query, args.query_offsets, args.query_positions,
+                               args.query_local_positions, args.memory_begin, args.memory_end, args.top_k,
+                               args.distance, args.memory_bias, args.decay, args.scale, args.gate, args.default_top_k,
+                               args.default_distance, args.decay_beyond};
+  std::vector<HeadRule> heads;
+  std::vector<Sequence> sequences;
+  MNEME_RETURN_IF_ERROR(ReadRetrieve(shared, batch, layer, tokens, request.retrieve, heads, sequences));
+  MNEME_RETURN_IF_ERROR(ReadLocal(args, batch_size, layer, request, sequences));
+  request.fusion = static_cast<Fusion>(args.fusion);
+  request.retrieve.joint = request.fusion == Fusion::kJoint;
+
+  MNEME_ASSIGN_OR_RETURN(request.output, ReadMutableRowTensor("args.output", args.output));
+  MNEME_RETURN_IF_ERROR(CheckShape("args.output", request.output.rows, request.output.heads, request.output.dim,
+                                   tokens, layer.query_heads, layer.value_dim));
+  const bool reports = args.retrieved_tokens != nullptr || args.retrieved_scores != nullptr;
+  if (reports && (args.retrieved_stride < 1 || args.retrieved_stride > (int64_t{1} << 32))) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("args.retrieved_stride: expected 1 to 2^32, got ", args.retrieved_stride));
+  }
+  request.log_sum_exp = args.log_sum_exp;
+  request.retrieved_tokens = args.retrieved_tokens;
+  request.retrieved_scores = args.retrieved_scores;
+  request.retrieved_stride = reports ? args.retrieved_stride : 0;
+  request.memory_mass = args.memory_mass;
+  std::vector<absl::Status> statuses(args.statuses != nullptr ? batch_size : 0);
+  request.statuses = absl::MakeSpan(statuses);
+
+  Executor& executor = batch.first != nullptr ? *batch.first->store->executor : InlineExecutor();
+  MNEME_RETURN_IF_ERROR(mneme::Attend(request, executor));
+  for (size_t i = 0; i < statuses.size(); ++i) {
+    args.statuses[i] = statuses[i].ok() ? MNEME_OK : Report(statuses[i]);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Search(mneme_memory* const* memories, size_t batch_size, const mneme_search_args& args) {
+  MNEME_ASSIGN_OR_RETURN(const Batch batch, Batch::Read(memories, batch_size, args.snapshots, args.layer));
+  if (batch.first == nullptr) return absl::InvalidArgumentError("memories: expected at least one memory, got only NULL");
+  const LayerCard& layer = *batch.Layer(args.layer);
+  SearchRequest request;
+  RowTensor& query = request.retrieve.memory_query;
+  MNEME_ASSIGN_OR_RETURN(query, ReadRowTensor("args.query", args.query));
+  const int64_t tokens = query.rows;
+  MNEME_RETURN_IF_ERROR(
+      CheckShape("args.query", tokens, query.heads, query.dim, tokens, layer.query_heads, layer.key_dim));
+  MNEME_RETURN_IF_ERROR(CheckFinite("args.query", query));
+  if (args.top_k < 1 || args.top_k > (int64_t{1} << 32)) {
+    return absl::InvalidArgumentError(absl::StrCat("args.top_k: expected 1 to 2^32, got ", args.top_k));
+  }
+  if (args.tokens == nullptr) return NullArgument("args.tokens");
+  const RetrieveArgs shared = {args.position_policy, args.normalise_query, args.query_offsets, args.query_positions,
+                               args.query_local_positions, args.memory_begin, args.memory_end, nullptr, args.distance,
+                               nullptr, args.decay, args.scale, nullptr, args.top_k, args.default_distance,
+                               args.decay_beyond};
+  std::vector<HeadRule> heads;
+  std::vector<Sequence> sequences;
+  MNEME_RETURN_IF_ERROR(ReadRetrieve(shared, batch, layer, tokens, request.retrieve, heads, sequences));
+  request.top_k = args.top_k;
+  request.tokens = args.tokens;
+  request.scores = args.scores;
+  const int64_t slots = tokens * layer.query_heads * args.top_k;
+  if (args.keys != nullptr) {
+    MNEME_ASSIGN_OR_RETURN(request.keys, ReadContiguousF32("args.keys", args.keys, slots * layer.key_dim));
+  }
+  if (args.values != nullptr) {
+    MNEME_ASSIGN_OR_RETURN(request.values, ReadContiguousF32("args.values", args.values, slots * layer.value_dim));
+  }
+  return mneme::Search(request, *batch.first->store->executor);
+}
+
+}  // namespace
+}  // namespace mneme::capi
+
+extern "C" {
+
+using namespace mneme;        // NOLINT: the entry points only
+using namespace mneme::capi;  // NOLINT
+
+mneme_status mneme_attend(mneme_memory* const* memories, size_t batch, const mneme_attend_args* args) {
+  return Guard([&]() -> absl::Status {
+    MNEME_ASSIGN_OR_RETURN(const mneme_attend_args given,
+                           ReadStruct<mneme_attend_args>("args", args, MNEME_ATTEND_ARGS_INIT));
+    return capi::Attend(memories, batch, given);
+  });
+}
+
+mneme_status mneme_search(mneme_memory* const* memories, size_t batch, const mneme_search_args* args) {
+  return Guard([&]() -> absl::Status {
+    MNEME_ASSIGN_OR_RETURN(const mneme_search_args given,
+                           ReadStruct<mneme_search_args>("args", args, MNEME_SEARCH_ARGS_INIT));
+    return capi::Search(memories, batch, given);
+  });
+}
+
+}  // extern "C"

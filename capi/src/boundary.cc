@@ -1,0 +1,84 @@
+#include "capi/src/boundary.h"
+
+#include <utility>
+
+namespace mneme::capi {
+namespace {
+
+// The library's only state beside the registry of handles.
+thread_local std::string last_error;
+thread_local bool out_of_memory = false;
+
+}  // namespace
+
+mneme_status Report(const absl::Status& status) {
+  out_of_memory = false;
+  last_error.assign(status.message().data(), status.message().size());
+  return static_cast<mneme_status>(status.raw_code());
+}
+
+mneme_status ReportOutOfMemory() {
+  out_of_memory = true;
+  return MNEME_RESOURCE_EXHAUSTED;
+}
+
+absl::Status NullArgument(absl::string_view name) {
+  return absl::InvalidArgumentError(absl::StrCat(name, ": expected a pointer, got NULL"));
+}
+
+}  // namespace mneme::capi
+
+extern "C" {
+
+const char* mneme_last_error(void) {
+  return mneme::capi::out_of_memory ? "out of memory" : mneme::capi::last_error.c_str();
+}
+
+const char* mneme_status_name(mneme_status status) {
+  switch (status) {
+    case MNEME_OK: return "OK";
+    case MNEME_CANCELLED: return "CANCELLED";
+    case MNEME_UNKNOWN: return "UNKNOWN";
+    case MNEME_INVALID_ARGUMENT: return "INVALID_ARGUMENT";
+    case MNEME_DEADLINE_EXCEEDED: return "DEADLINE_EXCEEDED";
+    case MNEME_NOT_FOUND: return "NOT_FOUND";
+    case MNEME_ALREADY_EXISTS: return "ALREADY_EXISTS";
+    case MNEME_PERMISSION_DENIED: return "PERMISSION_DENIED";
+    case MNEME_RESOURCE_EXHAUSTED: return "RESOURCE_EXHAUSTED";
+    case MNEME_FAILED_PRECONDITION: return "FAILED_PRECONDITION";
+    case MNEME_ABORTED: return "ABORTED";
+    case MNEME_OUT_OF_RANGE: return "OUT_OF_RANGE";
+    case MNEME_UNIMPLEMENTED: return "UNIMPLEMENTED";
+    case MNEME_INTERNAL: return "INTERNAL";
+    case MNEME_UNAVAILABLE: return "UNAVAILABLE";
+    case MNEME_DATA_LOSS: return "DATA_LOSS";
+  }
+  return "?";
+}
+
+mneme_class mneme_classify(mneme_status status) {
+  switch (status) {
+    case MNEME_OK: return MNEME_CLASS_OK;
+    case MNEME_INVALID_ARGUMENT:
+    case MNEME_NOT_FOUND:
+    case MNEME_ALREADY_EXISTS:
+    case MNEME_PERMISSION_DENIED:
+    case MNEME_FAILED_PRECONDITION:
+    case MNEME_OUT_OF_RANGE:
+    case MNEME_UNIMPLEMENTED:
+      return MNEME_CLASS_CALLER;
+    case MNEME_CANCELLED:
+    case MNEME_DEADLINE_EXCEEDED:
+    case MNEME_RESOURCE_EXHAUSTED:
+    case MNEME_ABORTED:
+    case MNEME_UNAVAILABLE:
+      return MNEME_CLASS_TRANSIENT;
+    case MNEME_DATA_LOSS: return MNEME_CLASS_DATA;
+    case MNEME_UNKNOWN:
+    case MNEME_INTERNAL:
+      return MNEME_CLASS_INTERNAL;
+  }
+  return MNEME_CLASS_INTERNAL;
+}
+
+}  // extern "C"

@@ -1,0 +1,149 @@
+#ifndef MNEME_CAPI_SRC_HANDLES_H_
+#define MNEME_CAPI_SRC_HANDLES_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+
+#include "base/model_card.h"
+#include "base/parallel.h"
+#include "capi/src/boundary.h"
+#include "memory/memory.h"
+#include "memory/store.h"
+
+namespace mneme::capi {
+
+// What the opaque handles stand for.
+
+struct CardObject {
+  ModelCard card;
+};
+
+struct StoreObject {
+  std::unique_ptr<Executor> inner_executor;
+  std::unique_ptr<Executor> executor;  // carries exceptions of tasks back to the caller
+  std::unique_ptr<Store> store;        // last: goes first
+
+  absl::Mutex mutex;
+  // Handles of open memories by name, and how often each was opened.
+  struct Opened {
+    mneme_memory* handle;
+    int count;
+  };
+  absl::flat_hash_map<std::string, Opened> opened ABSL_GUARDED_BY(mutex);
+};
+
+struct MemoryObject {
+  std::shared_ptr<StoreObject> store;
+  std::shared_ptr<Memory> memory;
+};
+
+struct SnapshotObject {
+  std::shared_ptr<StoreObject> store;  // a store stays open while a snapshot of it is held
+  std::shared_ptr<Memory> memory;
+  Snapshot snapshot;
+};
+
+// A handle is no pointer but a number: kind, slot and generation. A closed, foreign or invented one is therefore found
+// out, never followed.
+enum class HandleKind : uint64_t { kCard = 1, kStore = 2, kMemory = 3, kSnapshot = 4 };
+
+class HandleTable {
+ public:
+  static HandleTable& Get();
+
+  uint64_t Add(HandleKind kind, std::shared_ptr<void> object);
+  // Null if `handle` is not open or of another kind.
+  std::shared_ptr<void> Find(HandleKind kind, uint64_t handle);
+
+  enum class Removal { kRemoved, kUnknown, kBusy };
+  // Removes the handle unless a call is using it.
+  Removal Remove(HandleKind kind, uint64_t handle);
+
+ private:
+  struct Slot {
+    HandleKind kind{};
+    uint64_t generation = 0;
+    std::shared_ptr<void> object;
+  };
+  Slot* SlotOf(HandleKind kind, uint64_t handle) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  absl::Mutex mutex_;
+  std::vector<Slot> slots_ ABSL_GUARDED_BY(mutex_);
+  std::vector<size_t> free_ ABSL_GUARDED_BY(mutex_);
+};
+
+template <typename Object>
+struct HandleTraits;
+template <>
+struct HandleTraits<CardObject> {
+  using Handle = mneme_card;
+  static constexpr HandleKind kKind = HandleKind::kCard;
+  static constexpr const char* kWhat = "a card";
+};
+template <>
+struct HandleTraits<StoreObject> {
+  using Handle = mneme_store;
+  static constexpr HandleKind kKind = HandleKind::kStore;
+  static constexpr const char* kWhat = "a store";
+};
+template <>
+struct HandleTraits<MemoryObject> {
+  using Handle = mneme_memory;
+  static constexpr HandleKind kKind = HandleKind::kMemory;
+  static constexpr const char* kWhat = "a memory";
+};
+template <>
+struct HandleTraits<SnapshotObject> {
+  using Handle = mneme_snapshot;
+  static constexpr HandleKind kKind = HandleKind::kSnapshot;
+  static constexpr const char* kWhat = "a snapshot";
+};
+
+template <typename Object>
+typename HandleTraits<Object>::Handle* NewHandle(std::shared_ptr<Object> object) {
+  const uint64_t number = HandleTable::Get().Add(HandleTraits<Object>::kKind, std::move(object));
+  return reinterpret_cast<typename HandleTraits<Object>::Handle*>(static_cast<uintptr_t>(number));
+}
+
+template <typename Handle>
+uint64_t HandleNumber(const Handle* handle) {
+  return static_cast<uint64_t>(reinterpret_cast<uintptr_t>(handle));
+}
+
+template <typename Object>
+absl::StatusOr<std::shared_ptr<Object>> FindHandle(absl::string_view name,
+                                                   const typename HandleTraits<Object>::Handle* handle) {
+  if (handle == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ": expected ", HandleTraits<Object>::kWhat, ", got NULL"));
+  }
+  std::shared_ptr<void> object = HandleTable::Get().Find(HandleTraits<Object>::kKind, HandleNumber(handle));
+  if (object == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ": expected ", HandleTraits<Object>::kWhat,
+                                                   " that is open, got a handle that was closed or is none"));
+  }
+  return std::static_pointer_cast<Object>(std::move(object));
+}
+
+// Removes a handle; the object goes when its last user lets go of it.
+template <typename Object>
+absl::Status RemoveHandle(absl::string_view name, const typename HandleTraits<Object>::Handle* handle) {
+  switch (HandleTable::Get().Remove(HandleTraits<Object>::kKind, HandleNumber(handle))) {
+    case HandleTable::Removal::kRemoved: return absl::OkStatus();
+    case HandleTable::Removal::kBusy:
+      return absl::AbortedError(absl::StrCat(name, " is busy: another call with it is running, or a snapshot is held"));
+    case HandleTable::Removal::kUnknown: break;
+  }
+  return absl::InvalidArgumentError(absl::StrCat(name, ": expected ", HandleTraits<Object>::kWhat,
+                                                 " that is open, got a handle that was closed or is none"));
+}
+
+}  // namespace mneme::capi
+
+#endif  // MNEME_CAPI_SRC_HANDLES_H_

@@ -1,0 +1,298 @@
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "base/status.h"
+#include "capi/src/handles.h"
+#include "capi/src/structs.h"
+#include "capi/src/tensors.h"
+#include "memory/segment_writer.h"
+
+namespace mneme::capi {
+namespace {
+
+absl::StatusOr<std::string> ReadName(absl::string_view field, const char* name) {
+  if (name == nullptr) return NullArgument(field);
+  return std::string(name);  // Store checks the length
+}
+
+absl::StatusOr<MemoryOptions> ReadOptions(const mneme_memory_options* given_options, const ModelCard& card) {
+  mneme_memory_options given = MNEME_MEMORY_OPTIONS_INIT;
+  if (given_options != nullptr) {
+    MNEME_ASSIGN_OR_RETURN(given, ReadStruct("options", given_options, given));
+  }
+  if (given.stored_dtype < MNEME_F32 || given.stored_dtype > MNEME_I8) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "options.stored_dtype: expected MNEME_F32, MNEME_F16, MNEME_BF16 or MNEME_I8 (0 to 3), got ", given.stored_dtype));
+  }
+  for (const auto& [name, flag] : {std::pair{"normalise_keys", given.normalise_keys},
+                                   std::pair{"keys_rotated", given.keys_rotated}}) {
+    if (flag != 0 && flag != 1) {
+      return absl::InvalidArgumentError(absl::StrCat("options.", name, ": expected 0 or 1, got ", flag));
+    }
+  }
+  if (given.max_bytes < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("options.max_bytes: expected 0 or more, got ", given.max_bytes));
+  }
+  MemoryOptions options;
+  options.stored_dtype = static_cast<DType>(given.stored_dtype);
+  options.normalise_keys = given.normalise_keys != 0;
+  options.keys_rotated = given.keys_rotated != 0;
+  options.max_tokens = given.max_tokens;
+  options.pinned_tokens = given.pinned_tokens;
+  if (given.segment_tokens != 0) options.segment_tokens = given.segment_tokens;
+  if (given.index != nullptr) options.index_spec = given.index;
+  if (given.max_bytes > 0) {
+    const int64_t token_bytes = TokenBytes(card, options.stored_dtype);
+    const int64_t tokens = given.max_bytes / token_bytes;
+    if (tokens <= options.pinned_tokens) {
+      return absl::InvalidArgumentError(absl::StrCat("options.max_bytes: expected room for more than the ",
+                                                     options.pinned_tokens, " pinned tokens of ", token_bytes,
+                                                     " bytes each, got ", given.max_bytes));
+    }
+    options.max_tokens = options.max_tokens > 0 ? std::min(options.max_tokens, tokens) : tokens;
+  }
+  return options;
+}
+
+// Registers `memory` under its one handle, counted.
+mneme_memory* HandleOf(const std::shared_ptr<StoreObject>& store, std::shared_ptr<Memory> memory) {
+  absl::MutexLock lock(&store->mutex);
+  StoreObject::Opened& opened = store->opened[memory->name()];
+  if (opened.count == 0) {
+    opened.handle = NewHandle(std::make_shared<MemoryObject>(MemoryObject{store, std::move(memory)}));
+  }
+  ++opened.count;
+  return opened.handle;
+}
+
+void CopyText(const std::string& text, char* out, size_t size) {
+  const size_t n = std::min(text.size(), size - 1);
+  std::memcpy(out, text.data(), n);
+  std::memset(out + n, 0, size - n);
+}
+
+absl::Status CheckStream(int32_t has_stream) {
+  if (has_stream == 0) return absl::OkStatus();
+  return absl::UnimplementedError("args.has_stream: streams need CUDA, which is not built in");
+}
+
+absl::Status Append(const std::shared_ptr<MemoryObject>& object, const mneme_append_args& args) {
+  MNEME_RETURN_IF_ERROR(CheckStream(args.has_stream));
+  MNEME_ASSIGN_OR_RETURN(const RowTensor keys, ReadRowTensor("args.keys", args.keys));
+  MNEME_ASSIGN_OR_RETURN(const RowTensor values, ReadRowTensor("args.values", args.values));
+  return object->memory->Append(args.layer, keys, values, args.positions, args.token_ids);
+}
+
+absl::Status Read(const std::shared_ptr<MemoryObject>& object, const mneme_read_args& args) {
+  ReadRequest request;
+  request.layer = args.layer;
+  request.begin = args.begin;
+  request.tokens = args.tokens;
+  request.positions = args.positions;
+  request.token_ids = args.token_ids;
+  const int place = object->memory->card().FindLayer(args.layer);
+  if (place < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("args.layer: expected one of the card's, got ", args.layer));
+  }
+  const LayerCard& layer = object->memory->card().layers[static_cast<size_t>(place)];
+  const auto read = [&](absl::string_view name, const mneme_tensor* tensor, int32_t dim,
+                        MutableRowTensor& out) -> absl::Status {
+    if (tensor == nullptr) return absl::OkStatus();
+    MNEME_ASSIGN_OR_RETURN(out, ReadMutableRowTensor(name, tensor));
+    if (out.dtype != DType::kF32) {
+      return absl::InvalidArgumentError(absl::StrCat(name, ".dtype: expected MNEME_F32 (0), got ", tensor->dtype));
+    }
+    return CheckShape(name, out.rows, out.heads, out.dim, args.tokens, layer.kv_heads, dim);
+  };
+  MNEME_RETURN_IF_ERROR(read("args.keys", args.keys, layer.key_dim, request.keys));
+  MNEME_RETURN_IF_ERROR(read("args.values", args.values, layer.value_dim, request.values));
+  return object->memory->Read(request);
+}
+
+mneme_memory_info_t InfoOf(const Memory& memory) {
+  const MemoryInfo info = memory.Info();
+  mneme_memory_info_t result = MNEME_MEMORY_INFO_INIT;
+  result.next_token = info.next_token;
+  result.tokens = info.tokens;
+  result.tokens_durable = info.tokens_durable;
+  result.first_kept = info.first_kept;
+  result.pinned_tokens = memory.options().pinned_tokens;
+  result.segments = info.segments;
+  result.tail_tokens = info.tail_tokens;
+  result.indexes = info.indexes;
+  result.bytes = info.bytes;
+  result.ram_bytes = info.ram_bytes;
+  result.layers = static_cast<int32_t>(memory.card().layers.size());
+  result.stored_dtype = static_cast<int32_t>(memory.options().stored_dtype);
+  result.keys_rotated = memory.options().keys_rotated ? 1 : 0;
+  result.normalise_keys = memory.options().normalise_keys ? 1 : 0;
+  result.max_tokens = memory.options().max_tokens;
+  result.segment_tokens = memory.options().segment_tokens;
+  CopyText(memory.card().model_name, result.model_name, sizeof(result.model_name));
+  CopyText(memory.card().weights_fingerprint, result.weights_fingerprint, sizeof(result.weights_fingerprint));
+  CopyText(memory.options().index_spec, result.index, sizeof(result.index));
+  return result;
+}
+
+}  // namespace
+}  // namespace mneme::capi
+
+extern "C" {
+
+using namespace mneme;        // NOLINT: the entry points only
+using namespace mneme::capi;  // NOLINT
+
+mneme_status mneme_memory_create(mneme_store* store, const char* name, const mneme_card* card,
+                                 const mneme_memory_options* options, mneme_memory** memory) {
+  return Guard([&]() -> absl::Status {
+    MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<StoreObject> object, FindHandle<StoreObject>("store", store));
+    MNEME_ASSIGN_OR_RETURN(const std::string text, ReadName("name", name));
+    MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<CardObject> model, FindHandle<CardObject>("card", card));
+    if (memory == nullptr) return NullArgument("memory");
+    MNEME_ASSIGN_OR_RETURN(const MemoryOptions given, ReadOptions(options, model->card));
+    MNEME_ASSIGN_OR_RETURN(std::shared_ptr<Memory> created, object->store->CreateMemory(text, model->card, given));
+    *memory = HandleOf(object, std::move(created));
+    return absl::OkStatus();
+  });
+}
+
+mneme_status mneme_memory_open(mneme_store* store, const char* name, const mneme_card* expected,
+                               mneme_memory** memory) {
+  return Guard([&]() -> absl::Status {
+    MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<StoreObject> object, FindHandle<StoreObject>("store", store));
+    MNEME_ASSIGN_OR_RETURN(const std::string text, ReadName("name", name));
+    std::shared_ptr<CardObject> model;
+    if (expected != nullptr) {
+      MNEME_ASSIGN_OR_RETURN(model, FindHandle<CardObject>("expected", expected));
+    }
+    if (memory == nullptr) return NullArgument("memory");
+    MNEME_ASSIGN_OR_RETURN(std::shared_ptr<Memory> opened,
+                           object->store->OpenMemory(text, model != nullptr ? &model->card : nullptr));
+    *memory = HandleOf(object, std::move(opened));
+    return absl::OkStatus();
+  });
+}
+
+mneme_status mneme_memory_fork(mneme_memory* memory, int64_t at_token, const char* new_name, mneme_memory** fork) {
+  return Guard([&]() -> absl::Status {
+    MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
+    MNEME_ASSIGN_OR_RETURN(const std::string text, ReadName("new_name", new_name));
+    if (fork == nullptr) return NullArgument("fork");
+    MNEME_ASSIGN_OR_RETURN(std::shared_ptr<Memory> child,
+                           object->store->store->ForkMemory(object->memory, at_token, text));
+    *fork = HandleOf(object->store, std::move(child));
+    return absl::OkStatus();
+  });
+}
+
+mneme_status mneme_memory_drop(mneme_store* store, const char* name) {
+  return Guard([&]() -> absl::Status {
+    MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<StoreObject> object, FindHandle<StoreObject>("store", store));
+    MNEME_ASSIGN_OR_RETURN(const std::string text, ReadName("name", name));
+    return object->store->DropMemory(text);
+  });
+}
+
+mneme_status mneme_memory_close(mneme_memory* memory) {
+  if (memory == nullptr) return MNEME_OK;
+  return Guard([&]() -> absl::Status {
+    std::shared_ptr<StoreObject> store;
+    std::shared_ptr<Memory> closed;
+    {
+      MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
+      store = object->store;
+      closed = object->memory;
+    }
+    absl::MutexLock lock(&store->mutex);
+    const auto opened = store->opened.find(closed->name());
+    if (opened->second.count > 1) {
+      --opened->second.count;
+      return store->store->CloseMemory(closed);
+    }
+    // The handle first: a running call refuses it, and then nothing has changed.
+    MNEME_RETURN_IF_ERROR(RemoveHandle<MemoryObject>("memory", memory));
+    store->opened.erase(opened);
+    return store->store->CloseMemory(closed);
+  });
+}
+
+mneme_status mneme_memory_info(mneme_memory* memory, mneme_memory_info_t* info) {
+  return Guard([&]() -> absl::Status {
+    MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
+    if (info == nullptr) return NullArgument("info");
+    return WriteStruct("info", InfoOf(*object->memory), info);
+  });
+}
+
+mneme_status mneme_append(mneme_memory* memory, const mneme_append_args* args) {
+  return Guard([&]() -> absl::Status {
+    MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
+    MNEME_ASSIGN_OR_RETURN(const mneme_append_args given,
+                           ReadStruct<mneme_append_args>("args", args, MNEME_APPEND_ARGS_INIT));
+    return Append(object, given);
+  });
+}
+
+mneme_status mneme_commit(mneme_memory* memory, mneme_durability durability, int64_t* tokens_durable) {
+  return Guard([&]() -> absl::Status {
+    MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
+    if (durability != MNEME_BUFFERED && durability != MNEME_SYNCED) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "durability: expected MNEME_BUFFERED (0) or MNEME_SYNCED (1), got ", static_cast<int>(durability)));
+    }
+    return object->memory->Commit(durability == MNEME_SYNCED ? Durability::kSynced : Durability::kBuffered,
+                                  tokens_durable);
+  });
+}
+
+mneme_status mneme_truncate(mneme_memory* memory, int64_t tokens) {
+  return Guard([&]() -> absl::Status {
+    MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
+    return object->memory->Truncate(tokens);
+  });
+}
+
+mneme_status mneme_evict(mneme_memory* memory, int64_t keep_tokens) {
+  return Guard([&]() -> absl::Status {
+    MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
+    return object->memory->Evict(keep_tokens);
+  });
+}
+
+mneme_status mneme_maintain(mneme_memory* memory, mneme_progress progress, void* context) {
+  return Guard([&]() -> absl::Status {
+    MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
+    Progress wrapped;
+    if (progress != nullptr) {
+      wrapped = [&](int64_t done, int64_t total) { return progress(context, done, total) == 0; };
+    }
+    return object->memory->Maintain(wrapped);
+  });
+}
+
+mneme_status mneme_snapshot_create(mneme_memory* memory, mneme_snapshot** snapshot) {
+  return Guard([&]() -> absl::Status {
+    MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
+    if (snapshot == nullptr) return NullArgument("snapshot");
+    *snapshot = NewHandle(
+        std::make_shared<SnapshotObject>(SnapshotObject{object->store, object->memory, object->memory->TakeSnapshot()}));
+    return absl::OkStatus();
+  });
+}
+
+void mneme_snapshot_release(mneme_snapshot* snapshot) {
+  if (snapshot == nullptr) return;
+  Guard([&] { return RemoveHandle<SnapshotObject>("snapshot", snapshot); });
+}
+
+mneme_status mneme_read(mneme_memory* memory, const mneme_read_args* args) {
+  return Guard([&]() -> absl::Status {
+    MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
+    MNEME_ASSIGN_OR_RETURN(const mneme_read_args given,
+                           ReadStruct<mneme_read_args>("args", args, MNEME_READ_ARGS_INIT));
+    return Read(object, given);
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,172 @@
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "base/status.h"
+#include "capi/src/handles.h"
+#include "capi/src/host_executor.h"
+#include "capi/src/structs.h"
+#include "memory/segment_writer.h"
+
+namespace mneme::capi {
+namespace {
+
+absl::Status ExpectFlag(absl::string_view name, int32_t value) {
+  if (value == 0 || value == 1) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(name, ": expected 0 or 1, got ", value));
+}
+
+absl::Status CheckOptions(const mneme_store_options& options) {
+  if (options.mode < MNEME_READ_WRITE || options.mode > MNEME_FOLLOW) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("options.mode: expected a mneme_store_mode (0 to 2), got ", options.mode));
+  }
+  if (options.ram_budget_bytes < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("options.ram_budget_bytes: expected 0 or more, got ", options.ram_budget_bytes));
+  }
+  if (options.disk_budget_bytes < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("options.disk_budget_bytes: expected 0 or more, got ", options.disk_budget_bytes));
+  }
+  if (options.parallel_for != nullptr && (options.parallel_for_width < 1 || options.parallel_for_width > 4096)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("options.parallel_for_width: expected 1 to 4096, got ", options.parallel_for_width));
+  }
+  if (options.threads < 1 || options.threads > 1024) {
+    return absl::InvalidArgumentError(absl::StrCat("options.threads: expected 1 to 1024, got ", options.threads));
+  }
+  absl::Status flags[] = {ExpectFlag("options.create_if_missing", options.create_if_missing),
+                          ExpectFlag("options.background", options.background),
+                          ExpectFlag("options.rebuild_only", options.rebuild_only)};
+  for (const absl::Status& flag : flags) {
+    if (!flag.ok()) return flag;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<StoreObject>> OpenStore(const std::string& path, const mneme_store_options& given) {
+  MNEME_RETURN_IF_ERROR(CheckOptions(given));
+  auto object = std::make_shared<StoreObject>();
+  object->inner_executor =
+      given.parallel_for != nullptr
+          ? MakeHostExecutor(given.parallel_for, given.parallel_for_context,
+                             static_cast<size_t>(given.parallel_for_width))
+          : MakeThreadPool(static_cast<size_t>(given.threads));
+  object->executor = MakeCatchingExecutor(*object->inner_executor);
+
+  StoreOptions options;
+  options.executor = object->executor.get();
+  options.background = given.background != 0;
+  options.rebuild_only = given.rebuild_only != 0;
+  options.ram_budget_bytes = static_cast<size_t>(given.ram_budget_bytes);
+  options.disk_budget_bytes = given.disk_budget_bytes;
+  options.database.create_if_missing = given.create_if_missing != 0;
+  options.database.mode = given.mode == MNEME_READ_WRITE  ? DatabaseOptions::Mode::kReadWrite
+                          : given.mode == MNEME_READ_ONLY ? DatabaseOptions::Mode::kReadOnly
+                                                          : DatabaseOptions::Mode::kFollow;
+  if (given.log != nullptr) {
+    options.database.log = [log = given.log, context = given.log_context](absl::string_view message) {
+      log(context, MNEME_LOG_WARNING, std::string(message).c_str());
+    };
+  }
+  MNEME_ASSIGN_OR_RETURN(object->store, Store::Open(path, options));
+  return object;
+}
+
+Progress WrapProgress(mneme_progress progress, void* context) {
+  if (progress == nullptr) return nullptr;
+  return [progress, context](int64_t done, int64_t total) { return progress(context, done, total) == 0; };
+}
+
+}  // namespace
+}  // namespace mneme::capi
+
+extern "C" {
+
+using namespace mneme;        // NOLINT: the entry points only
+using namespace mneme::capi;  // NOLINT
+
+mneme_status mneme_store_open(const char* path, const mneme_store_options* options, mneme_store** store) {
+  return Guard([&]() -> absl::Status {
+    if (path == nullptr) return NullArgument("path");
+    if (store == nullptr) return NullArgument("store");
+    mneme_store_options given = MNEME_STORE_OPTIONS_INIT;
+    if (options != nullptr) {
+      MNEME_ASSIGN_OR_RETURN(given, ReadStruct("options", options, given));
+    }
+    if (*path == '\0') return absl::InvalidArgumentError("path: expected the path of a folder, got an empty string");
+    MNEME_ASSIGN_OR_RETURN(std::shared_ptr<StoreObject> object, OpenStore(path, given));
+    *store = NewHandle(std::move(object));
+    return absl::OkStatus();
+  });
+}
+
+mneme_status mneme_store_close(mneme_store* store) {
+  if (store == nullptr) return MNEME_OK;
+  return Guard([&]() -> absl::Status {
+    {
+      MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<StoreObject> object, FindHandle<StoreObject>("store", store));
+      MNEME_RETURN_IF_ERROR(object->store->Close());
+    }
+    return RemoveHandle<StoreObject>("store", store);
+  });
+}
+
+mneme_status mneme_store_list(mneme_store* store, mneme_memory_visitor visitor, void* context) {
+  return Guard([&]() -> absl::Status {
+    MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<StoreObject> object, FindHandle<StoreObject>("store", store));
+    if (visitor == nullptr) return NullArgument("visitor");
+    return object->store->List([&](const std::string& name, const MemoryManifest& manifest) {
+      MemoryState state;
+      state.pinned_tokens = manifest.options.pinned_tokens;
+      state.first_kept = manifest.first_kept;
+      const int64_t end = manifest.segments.empty()
+                              ? manifest.first_kept
+                              : manifest.segments.back().first_token + manifest.segments.back().rows;
+      const int64_t tokens = state.HeldBelow(end);
+      return visitor(context, name.c_str(), tokens,
+                     tokens * TokenBytes(manifest.card, manifest.options.stored_dtype)) == 0;
+    });
+  });
+}
+
+mneme_status mneme_store_verify(mneme_store* store, mneme_progress progress, void* context,
+                                mneme_verify_report* report) {
+  return Guard([&]() -> absl::Status {
+    MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<StoreObject> object, FindHandle<StoreObject>("store", store));
+    if (report == nullptr) return NullArgument("report");
+    MNEME_RETURN_IF_ERROR(CheckStructSize("report", report->struct_size));
+    VerifyReport found;
+    MNEME_RETURN_IF_ERROR(object->store->Verify(WrapProgress(progress, context), &found));
+    mneme_verify_report result = MNEME_VERIFY_REPORT_INIT;
+    result.memories = found.memories;
+    result.damaged_memories = found.damaged_memories;
+    result.damaged_values = found.damaged_values;
+    result.damaged_indexes = found.damaged_indexes;
+    result.bytes_read = found.bytes_read;
+    return WriteStruct("report", result, report);
+  });
+}
+
+mneme_status mneme_store_stats(mneme_store* store, mneme_store_stats_t* stats) {
+  return Guard([&]() -> absl::Status {
+    MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<StoreObject> object, FindHandle<StoreObject>("store", store));
+    if (stats == nullptr) return NullArgument("stats");
+    MNEME_ASSIGN_OR_RETURN(const StoreStats found, object->store->Stats());
+    mneme_store_stats_t result = MNEME_STORE_STATS_INIT;
+    result.memories = static_cast<int64_t>(found.database.memory_count);
+    result.open_memories = found.open_memories;
+    result.disk_bytes = static_cast<int64_t>(found.database.disk_bytes);
+    result.ram_bytes = found.ram_bytes;
+    result.appended_bytes = static_cast<int64_t>(found.database.appended_bytes);
+    result.written_bytes = static_cast<int64_t>(found.database.written_bytes);
+    result.indexes_built = found.indexes_built;
+    result.indexes_loaded = found.indexes_loaded;
+    result.indexes_rebuilt = found.indexes_rebuilt;
+    result.orphans_collected = static_cast<int64_t>(found.database.orphans_collected);
+    return WriteStruct("stats", result, stats);
+  });
+}
+
+}  // extern "C"
