@@ -2,11 +2,13 @@
 #include <random>
 #include <sstream>
 
+#include "tests/storage/tamper.h"
 #include "tests/storage/testing.h"
 
 namespace mneme {
 namespace {
 
+using ::testing::Contains;
 using ::testing::HasSubstr;
 namespace fs = std::filesystem;
 
@@ -94,30 +96,41 @@ TEST(DamageTest, NothingIsCollectedWhileAManifestIsDamaged) {
     segment = CommitChunked(*database, "m", 300);
     CommitChunked(*database, "n", 300);
   }
-  // The record lies in a log or a table; the checksums there are RocksDB's. So make it one of another name instead,
-  // through a store whose memory was renamed on disk: here simply by a flipped byte and whatever comes of it.
-  int opened = 0;
-  for (const char* extension : {".log", ".sst"}) {
-    for (const fs::path& file : FilesWith(folder.store(), extension)) {
-      const std::string good = ReadFile(file);
-      const size_t at = good.find("MNMF");
-      if (at == std::string::npos) continue;
-      std::string bad = good;
-      bad[at + 30] ^= 1;
-      WriteFile(file, bad);
-      const TempFolder copy;
-      fs::copy(folder.store(), copy.store(), fs::copy_options::recursive);
-      const auto database = Database::Open(copy.store(), DatabaseOptions());
-      if (database.ok()) {
-        ++opened;
-        EXPECT_EQ((*database)->Stats()->orphans_collected, 0u);
-        EXPECT_TRUE(ReadRows(**database, segment, kTestKeys, 0, 300).ok());
-      } else {
-        EXPECT_TRUE(absl::IsDataLoss(database.status())) << database.status();
-      }
-      WriteFile(file, good);
-    }
+  std::string good;
+  Tamper(folder.store(), [&](rocksdb::DB& db, rocksdb::ColumnFamilyHandle& family) {
+    ASSERT_TRUE(db.Get(rocksdb::ReadOptions(), &family, "mm", &good).ok());
+    std::string bad = good;
+    bad[30] ^= 1;
+    ASSERT_TRUE(db.Put(rocksdb::WriteOptions(), &family, "mm", bad).ok());
+  });
+  {
+    std::vector<std::string> messages;
+    DatabaseOptions options;
+    options.log = [&](absl::string_view message) { messages.emplace_back(message); };
+    const auto database = Database::Open(folder.store(), options);
+    ASSERT_TRUE(database.ok()) << database.status();
+    EXPECT_EQ((*database)->Stats()->orphans_collected, 0u);
+    EXPECT_THAT(messages, Contains(HasSubstr("nothing is collected: manifest of memory 'm'")));
+    const absl::Status status = (*database)->ReadManifest("m").status();
+    EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("manifest of memory 'm': manifest: checksum differs"));
+    EXPECT_TRUE(ReadRows(**database, segment, kTestKeys, 0, 300).ok());
+    EXPECT_TRUE((*database)->ReadManifest("n").ok());
   }
+  // A sound manifest under another name is damage, too.
+  Tamper(folder.store(), [&](rocksdb::DB& db, rocksdb::ColumnFamilyHandle& family) {
+    ASSERT_TRUE(db.Put(rocksdb::WriteOptions(), &family, "mn", good).ok());
+  });
+  EXPECT_TRUE(absl::IsDataLoss(OpenOrDie(folder.store())->ReadManifest("n").status()));
+}
+
+TEST(DamageTest, ALostRecordOfUsedIdsIsMadeAnew) {
+  const TempFolder folder;
+  const SegmentId segment = CommitChunked(*OpenOrDie(folder.store()), "m", 300);
+  Tamper(folder.store(), [&](rocksdb::DB& db, rocksdb::ColumnFamilyHandle& family) {
+    ASSERT_TRUE(db.Put(rocksdb::WriteOptions(), &family, "n", "damaged").ok());
+  });
+  EXPECT_GT(OpenOrDie(folder.store())->NewSegmentId(), segment);
 }
 
 // Whatever byte of whatever file is changed: what is read is what was written, or an error.

@@ -1,10 +1,9 @@
 #include <fstream>
 
-#include "rocksdb/db.h"
-
 #include "base/checksum.h"
 #include "storage/coding.h"
 #include "storage/rocks.h"
+#include "tests/storage/tamper.h"
 #include "tests/storage/testing.h"
 
 namespace mneme {
@@ -119,23 +118,6 @@ TEST(DatabaseModesTest, ReadersCannotWrite) {
     EXPECT_TRUE(absl::IsNotFound(reader->GetIndexBlob(1, 0, 0).status()));
     EXPECT_EQ(reader->Stats()->memory_count, 1u);
   }
-}
-
-// Changes a store from outside with RocksDB itself.
-void Tamper(const std::string& path, const std::function<void(rocksdb::DB&, rocksdb::ColumnFamilyHandle&)>& change,
-            std::vector<std::string> names = {"default", "log", "rows", "index"}) {
-  std::vector<rocksdb::ColumnFamilyDescriptor> families;
-  for (const std::string& name : names) families.emplace_back(name, rocksdb::ColumnFamilyOptions());
-  std::vector<rocksdb::ColumnFamilyHandle*> handles;
-  rocksdb::DB* db = nullptr;
-  rocksdb::DBOptions options;
-  options.create_if_missing = true;
-  options.create_missing_column_families = true;
-  const rocksdb::Status status = rocksdb::DB::Open(options, path, families, &handles, &db);
-  ASSERT_TRUE(status.ok()) << status.ToString();
-  change(*db, *handles[0]);
-  for (rocksdb::ColumnFamilyHandle* handle : handles) db->DestroyColumnFamilyHandle(handle);
-  delete db;
 }
 
 std::string VersionRecord(uint32_t version) {

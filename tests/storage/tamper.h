@@ -1,0 +1,34 @@
+#ifndef MNEME_TESTS_STORAGE_TAMPER_H_
+#define MNEME_TESTS_STORAGE_TAMPER_H_
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "rocksdb/db.h"
+
+namespace mneme {
+
+// Changes a store from outside with RocksDB itself; `change` gets the column family `default`. Creates what is
+// missing.
+inline void Tamper(const std::string& path,
+                   const std::function<void(rocksdb::DB&, rocksdb::ColumnFamilyHandle&)>& change,
+                   const std::vector<std::string>& names = {"default", "log", "rows", "index"}) {
+  std::vector<rocksdb::ColumnFamilyDescriptor> families;
+  for (const std::string& name : names) families.emplace_back(name, rocksdb::ColumnFamilyOptions());
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
+  rocksdb::DB* db = nullptr;
+  rocksdb::DBOptions options;
+  options.create_if_missing = true;
+  options.create_missing_column_families = true;
+  const rocksdb::Status status = rocksdb::DB::Open(options, path, families, &handles, &db);
+  ASSERT_TRUE(status.ok()) << status.ToString();
+  change(*db, *handles[0]);
+  for (rocksdb::ColumnFamilyHandle* handle : handles) db->DestroyColumnFamilyHandle(handle);
+  delete db;
+}
+
+}  // namespace mneme
+
+#endif  // MNEME_TESTS_STORAGE_TAMPER_H_
