@@ -1,0 +1,207 @@
+// The engine as a host sees it, through the C ABI: decode and prefill layer-steps, append, commit, write amplification.
+// Each figure stands beside what the machine does at best in the same run: its read bandwidth, its memcpy.
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "benchmark/benchmark.h"
+#include "mneme.h"
+
+namespace {
+
+void Check(mneme_status status) {
+  if (status == MNEME_OK) return;
+  std::fprintf(stderr, "%s: %s\n", mneme_status_name(status), mneme_last_error());
+  std::abort();
+}
+
+std::string TemporaryFolder() {
+  std::string path = (std::filesystem::temp_directory_path() / "mneme-bench-XXXXXX").string();
+  if (mkdtemp(path.data()) == nullptr) std::abort();
+  return path;
+}
+
+// A store in a folder of its own with one memory of `layers` equal layers.
+class Engine {
+ public:
+  Engine(int layers, int q_heads, int kv_heads, int dim, int threads, int dtype)
+      : folder_(TemporaryFolder()), kv_heads_(kv_heads), dim_(dim) {
+    mneme_store_options options = MNEME_STORE_OPTIONS_INIT;
+    options.threads = threads;
+    Check(mneme_store_open(folder_.c_str(), &options, &store));
+    mneme_card* card;
+    Check(mneme_card_create("bench", "0", &card));
+    for (int i = 0; i < layers; ++i) {
+      mneme_layer_desc layer = MNEME_LAYER_DESC_INIT;
+      layer.layer = i;
+      layer.q_heads = q_heads;
+      layer.kv_heads = kv_heads;
+      layer.key_dim = layer.value_dim = dim;
+      layer.scale = 1.0f / std::sqrt(static_cast<float>(dim));
+      Check(mneme_card_add_layer(card, &layer));
+    }
+    mneme_memory_options memory_options = MNEME_MEMORY_OPTIONS_INIT;
+    memory_options.stored_dtype = dtype;
+    Check(mneme_memory_create(store, "m", card, &memory_options, &memory));
+    mneme_card_release(card);
+  }
+
+  ~Engine() {
+    Check(mneme_memory_close(memory));
+    Check(mneme_store_close(store));
+    std::filesystem::remove_all(folder_);
+  }
+
+  // `tokens` random rows for one layer.
+  void Append(int layer, int64_t tokens, const float* rows) {
+    const int64_t shape[] = {tokens, kv_heads_, dim_};
+    const mneme_tensor tensor = {const_cast<float*>(rows), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
+    mneme_append_args args = MNEME_APPEND_ARGS_INIT;
+    args.layer = layer;
+    args.keys = args.values = &tensor;
+    Check(mneme_append(memory, &args));
+  }
+
+  mneme_store* store = nullptr;
+  mneme_memory* memory = nullptr;
+
+ private:
+  const std::string folder_;
+  const int kv_heads_;
+  const int dim_;
+};
+
+std::vector<float> RandomFloats(size_t n) {
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(std::min(n, size_t{1} << 20));
+  for (float& x : values) x = normal(random);
+  while (values.size() < n) values.insert(values.end(), values.begin(), values.begin() + static_cast<long>(std::min(values.size(), n - values.size())));
+  return values;
+}
+
+// Bytes a second that `threads` threads read from a buffer of `bytes`.
+double ReadBandwidth(size_t bytes, int threads) {
+  static std::vector<uint64_t> buffer;
+  buffer.resize(bytes / sizeof(uint64_t), 1);
+  double best = 0;
+  for (int round = 0; round < 5; ++round) {
+    const auto start = std::chrono::steady_clock::now();
+    std::vector<std::thread> readers;
+    for (int t = 0; t < threads; ++t) {
+      readers.emplace_back([&, t] {
+        const size_t piece = buffer.size() / static_cast<size_t>(threads);
+        const uint64_t* data = buffer.data() + piece * static_cast<size_t>(t);
+        uint64_t sums[32] = {};
+        for (size_t i = 0; i + 32 <= piece; i += 32) {
+          for (size_t lane = 0; lane < 32; ++lane) sums[lane] += data[i + lane];
+        }
+        for (const uint64_t sum : sums) benchmark::DoNotOptimize(sum);
+      });
+    }
+    for (std::thread& reader : readers) reader.join();
+    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+    best = std::max(best, static_cast<double>(bytes) / time.count());
+  }
+  return best;
+}
+
+// One layer-step: `queries` new tokens attend to N tokens of memory and 512 local rows, joint, k = 32.
+void Attend(benchmark::State& state) {
+  const int64_t tokens = state.range(0);
+  const auto group = static_cast<int>(state.range(1));
+  const auto dim = static_cast<int>(state.range(2));
+  const auto kv_heads = static_cast<int>(state.range(3));
+  const auto threads = static_cast<int>(state.range(4));
+  const int64_t queries = state.range(5);
+  constexpr int64_t kLocal = 512;
+  const int q_heads = kv_heads * group;
+  Engine engine(1, q_heads, kv_heads, dim, threads, MNEME_F16);
+  const std::vector<float> rows = RandomFloats(static_cast<size_t>(4096 * kv_heads * dim));
+  for (int64_t done = 0; done < tokens; done += 4096) engine.Append(0, std::min<int64_t>(4096, tokens - done), rows.data());
+
+  const std::vector<float> query = RandomFloats(static_cast<size_t>(queries * q_heads * dim));
+  std::vector<float> output(query.size());
+  const std::vector<uint16_t> local(static_cast<size_t>(std::max(kLocal, queries) * kv_heads * dim), 0x3400);
+  const int64_t query_shape[] = {queries, q_heads, dim};
+  const int64_t local_shape[] = {std::max(kLocal, queries), kv_heads, dim};
+  const mneme_tensor query_tensor = {const_cast<float*>(query.data()), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, query_shape, nullptr};
+  const mneme_tensor output_tensor = {output.data(), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, query_shape, nullptr};
+  const mneme_tensor local_tensor = {const_cast<uint16_t*>(local.data()), MNEME_F16, MNEME_DEVICE_CPU, 0, 3, local_shape, nullptr};
+  mneme_attend_args args = MNEME_ATTEND_ARGS_INIT;
+  args.query = &query_tensor;
+  args.output = &output_tensor;
+  args.local_keys = args.local_values = &local_tensor;
+  double best = 1e9;
+  for (auto _ : state) {
+    const auto start = std::chrono::steady_clock::now();
+    Check(mneme_attend(&engine.memory, 1, &args));
+    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  const double key_bytes = static_cast<double>(tokens) * kv_heads * dim * 2;
+  state.counters["best_ms"] = best * 1e3;
+  if (tokens > 0) {
+    const double bandwidth = ReadBandwidth(static_cast<size_t>(std::max(key_bytes, 1e6)), threads);
+    state.counters["read_GB/s"] = bandwidth / 1e9;
+    state.counters["of_bandwidth"] = key_bytes / best / bandwidth;
+  }
+}
+
+// {tokens, G, d, KV heads, threads, queries}
+BENCHMARK(Attend)->Unit(benchmark::kMillisecond)->UseRealTime()
+    ->ArgNames({"N", "G", "d", "heads", "threads", "queries"})
+    ->Args({0, 4, 128, 8, 2, 1})->Args({4096, 4, 128, 8, 2, 1})->Args({65536, 1, 128, 8, 2, 1})
+    ->Args({65536, 4, 128, 8, 2, 1})->Args({65536, 8, 128, 8, 2, 1})->Args({65536, 4, 128, 8, 1, 1})
+    ->Args({8192, 3, 64, 3, 2, 1})->Args({8192, 3, 64, 3, 2, 512})->Args({32768, 4, 256, 1, 2, 1});
+
+// One token for all of 30 layers (SmolLM2-135M's shape), without commit; and beside it a memcpy of its bytes.
+void AppendToken(benchmark::State& state) {
+  constexpr int kLayers = 30;
+  Engine engine(kLayers, 9, 3, 64, 1, MNEME_F16);
+  const std::vector<float> rows = RandomFloats(3 * 64);
+  for (auto _ : state) {
+    for (int layer = 0; layer < kLayers; ++layer) engine.Append(layer, 1, rows.data());
+  }
+  std::vector<char> from(kLayers * 2 * 3 * 64 * 2), to(from.size());
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < 1000; ++i) {
+    std::memcpy(to.data(), from.data(), from.size());
+    benchmark::DoNotOptimize(to.data());
+    benchmark::ClobberMemory();
+  }
+  state.counters["memcpy_us"] =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() * 1e6 / 1000;
+}
+BENCHMARK(AppendToken)->Unit(benchmark::kMicrosecond)->Iterations(5000);
+
+// Append and commit (buffered) in steps of `tokens`, 30 layers; write amplification is bytes written to disk over bytes
+// appended.
+void AppendCommit(benchmark::State& state) {
+  constexpr int kLayers = 30;
+  const int64_t step = state.range(0);
+  Engine engine(kLayers, 9, 3, 64, 1, MNEME_F16);
+  const std::vector<float> rows = RandomFloats(static_cast<size_t>(step * 3 * 64));
+  for (auto _ : state) {
+    for (int layer = 0; layer < kLayers; ++layer) engine.Append(layer, step, rows.data());
+    Check(mneme_commit(engine.memory, MNEME_BUFFERED, nullptr));
+  }
+  mneme_store_stats_t stats = MNEME_STORE_STATS_INIT;
+  Check(mneme_store_stats(engine.store, &stats));
+  const double payload = static_cast<double>(state.iterations() * step) * kLayers * 2 * 3 * 64 * 2;
+  state.counters["write_amplification"] = static_cast<double>(stats.written_bytes) / payload;
+  state.counters["MB/s"] = benchmark::Counter(payload / 1e6, benchmark::Counter::kIsRate);
+}
+BENCHMARK(AppendCommit)->Unit(benchmark::kMillisecond)->UseRealTime()->ArgName("tokens")->Arg(1)->Iterations(2048);
+BENCHMARK(AppendCommit)->Unit(benchmark::kMillisecond)->UseRealTime()->ArgName("tokens")->Arg(512)->Iterations(48);
+
+}  // namespace
