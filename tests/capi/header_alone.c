@@ -1,0 +1,2 @@
+/* mneme.h needs nothing before it. */
+#include "mneme.h"
