@@ -256,7 +256,7 @@ MNEME_INLINE Floats Exp(Floats x) {
   p = p + 1.0f;
   // 2^n from n in the low bits. A product, not an addition to p's exponent: NaN
   // stays.
-  const Floats power = (Floats)(((Ints)shifted + 127) << 23);
+  const Floats power = (Floats)(((Words)shifted + 127u) << 23);
   return Select(x < -87.33f, Floats{}, p * power);
 }
 
