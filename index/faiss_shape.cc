@@ -127,7 +127,7 @@ absl::StatusOr<FaissShape> ResolveShape(const IndexSpec& spec, int64_t rows, int
       return absl::InvalidArgumentError(absl::StrCat(FormatIndexSpec(spec), ": not an index of FAISS on the CPU"));
   }
   if (shape.family == Family::kHnsw) {
-    shape.ef_construction = spec.ef_construction > 0 ? spec.ef_construction : 128;
+    shape.ef_construction = spec.ef_construction > 0 ? spec.ef_construction : 80;
     if (shape.degree < 2 || shape.degree > 512) {
       return absl::InvalidArgumentError(absl::StrCat(shape.Text(), ": degree must be from 2 to 512"));
     }

@@ -14,6 +14,10 @@
 
 #include "index/scan_kernel.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace mneme {
 namespace {
 
@@ -120,10 +124,18 @@ void PushSurvivors(void* context, int64_t number, scan::Query& query, int64_t ro
 
 namespace scan {
 
+#if defined(__x86_64__)
+// __builtin_cpu_supports of clang 14 does not know F16C; that the system saves its registers follows from AVX2.
+static bool HasF16c() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
+
 const Kernels* FindKernels(const char* name) {
   if (std::strcmp(name, "plain") == 0) return &kPlainKernels;
 #if defined(__x86_64__)
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c();
   if (std::strcmp(name, "avx2") == 0 && avx2) return &kAvx2Kernels;
   if (std::strcmp(name, "avx512") == 0 && avx2 && __builtin_cpu_supports("avx512f") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
@@ -170,6 +182,7 @@ void ScanTopK(const KeyRows& keys, int64_t row_begin, int64_t row_end, int64_t f
           .addend = ranking.addend,
           .decay = ranking.decay,
           .row_penalty = ranking.row_penalty,
+          .plain = !(ranking.soft_cap > 0) && ranking.decay == 0,
           .threshold = top[first + i].threshold(),
           .gate = 0,
       };

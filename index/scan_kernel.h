@@ -23,6 +23,7 @@ struct Query {
   float addend;
   float decay;
   const float* row_penalty;
+  bool plain;       // neither soft cap nor decay
   float threshold;  // rows whose logit is below it are dropped
   float gate;       // a row whose scale * dot is below it has a logit below the threshold: spares the tanh of soft_cap
 };
