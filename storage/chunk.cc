@@ -19,7 +19,9 @@ constexpr uint32_t kChunkMagic = 0x48434e4d;  // "MNCH"
 constexpr uint32_t kChunkVersion = 1;
 constexpr size_t kFixedBytes = 20;  // magic, version, rows, row bytes, header checksum
 
-size_t SubBlocks(size_t bytes) { return (bytes + kSubBlockBytes - 1) / kSubBlockBytes; }
+size_t SubBlocks(size_t bytes) {
+  return (bytes + kSubBlockBytes - 1) / kSubBlockBytes;
+}
 
 struct Parsed {
   int64_t rows = 0;
@@ -45,8 +47,8 @@ absl::StatusOr<Parsed> ParseHeader(absl::string_view value, size_t row_bytes, ui
   const size_t payload_bytes = size_t{rows} * stored_row_bytes;
   const size_t checksum_bytes = 4 * SubBlocks(payload_bytes);
   if (value.size() != kFixedBytes + checksum_bytes + payload_bytes) {
-    return absl::DataLossError(absl::StrCat("is ", value.size(), " bytes, its header says ",
-                                            kFixedBytes + checksum_bytes + payload_bytes));
+    return absl::DataLossError(
+        absl::StrCat("is ", value.size(), " bytes, its header says ", kFixedBytes + checksum_bytes + payload_bytes));
   }
   const absl::string_view checksums = value.substr(kFixedBytes, checksum_bytes);
   if (LoadLittle<uint32_t>(value.data() + 16) != HeaderChecksum(value.substr(0, 16), checksums, seed)) {

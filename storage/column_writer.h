@@ -38,9 +38,9 @@ class ColumnWriter {
   rocksdb::DB* const db_;
   rocksdb::ColumnFamilyHandle* const family_;
   absl::Mutex mutex_;
-  uint64_t owner_ ABSL_GUARDED_BY(mutex_) = 0;            // of the values that may not be in files yet
-  size_t unflushed_bytes_ ABSL_GUARDED_BY(mutex_) = 0;    // no flush has begun for
-  bool flushing_ ABSL_GUARDED_BY(mutex_) = false;         // a flush was begun and not waited for
+  uint64_t owner_ ABSL_GUARDED_BY(mutex_) = 0;          // of the values that may not be in files yet
+  size_t unflushed_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // no flush has begun for
+  bool flushing_ ABSL_GUARDED_BY(mutex_) = false;       // a flush was begun and not waited for
 };
 
 }  // namespace mneme

@@ -119,7 +119,9 @@ absl::Status DatabaseImpl::TrimLogs() {
   return Wrote(db()->Flush(options, {family(kDefaultFamily), family(kLogFamily)}), "trim the write-ahead log");
 }
 
-std::unique_ptr<Transaction> DatabaseImpl::Begin() { return std::make_unique<TransactionImpl>(this); }
+std::unique_ptr<Transaction> DatabaseImpl::Begin() {
+  return std::make_unique<TransactionImpl>(this);
+}
 
 absl::StatusOr<std::vector<std::string>> DatabaseImpl::ListMemories() {
   return Guarded("list memories", [&]() -> absl::StatusOr<std::vector<std::string>> {
@@ -233,7 +235,7 @@ absl::StatusOr<std::vector<LogRecord>> DatabaseImpl::ReadLogs(SegmentId segment,
 
 absl::Status DatabaseImpl::DropLogs(uint64_t first, uint64_t last) {
   return Wrote(db()->DeleteRange(rocksdb::WriteOptions(), family(kLogFamily), ToSlice(OwnerKey(first)),
-                                ToSlice(OwnerKey(last + 1))),
+                                 ToSlice(OwnerKey(last + 1))),
                "drop logs");
 }
 

@@ -39,6 +39,8 @@ struct Column {
 };
 
 struct DatabaseOptions {
+  // Readers may open a store that a writer has open. kReadOnly sees what was committed when it was opened; kFollow
+  // what was committed at the last CatchUp. What the writer has dropped since is Unavailable or DataLoss to them.
   enum class Mode { kReadWrite, kReadOnly, kFollow };
   Mode mode = Mode::kReadWrite;
   bool create_if_missing = true;  // kReadWrite only
@@ -53,11 +55,11 @@ struct LogRecord {
 };
 
 struct DatabaseStats {
-  uint64_t disk_bytes = 0;            // of the store's folder now
-  uint64_t appended_bytes = 0;        // payload given to transactions since open
-  uint64_t written_bytes = 0;         // bytes RocksDB wrote to disk since open: log, flush, compaction, blobs
+  uint64_t disk_bytes = 0;      // of the store's folder now
+  uint64_t appended_bytes = 0;  // payload given to transactions since open
+  uint64_t written_bytes = 0;   // bytes RocksDB wrote to disk since open: log, flush, compaction, blobs
   uint64_t memory_count = 0;
-  uint64_t orphans_collected = 0;     // segments and indices that no manifest named when the store was opened
+  uint64_t orphans_collected = 0;  // segments and indices that no manifest named when the store was opened
 };
 
 // Changes that become visible and durable together. Not thread-safe; one transaction belongs to one thread,

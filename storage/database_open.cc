@@ -49,7 +49,9 @@ absl::Status DecodeVersion(absl::string_view value, const std::string& path) {
   return absl::OkStatus();
 }
 
-absl::Status NoStore(const std::string& path) { return absl::NotFoundError(absl::StrCat("no store at ", path)); }
+absl::Status NoStore(const std::string& path) {
+  return absl::NotFoundError(absl::StrCat("no store at ", path));
+}
 
 absl::Status NotOurs(const std::string& path) {
   return absl::FailedPreconditionError(absl::StrCat("a RocksDB database, but not a mneme store: ", path));
@@ -61,7 +63,8 @@ bool HasRemains(const std::string& path) {
   for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
     const std::string extension = it->path().extension().string();
     std::error_code ignored;
-    if (extension == ".sst" || extension == ".blob" || (extension == ".log" && fs::file_size(it->path(), ignored) > 0)) {
+    if (extension == ".sst" || extension == ".blob" ||
+        (extension == ".log" && fs::file_size(it->path(), ignored) > 0)) {
       return true;
     }
   }
@@ -100,8 +103,9 @@ absl::Status Probe(const std::string& path, const rocksdb::DBOptions& db_options
   MNEME_RETURN_IF_ERROR(FromRocks(rocksdb::DB::ListColumnFamilies(db_options, path, &names), "open " + path));
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* raw = nullptr;
-  MNEME_RETURN_IF_ERROR(FromRocks(
-      rocksdb::DB::OpenForReadOnly(db_options, path, {MakeFamilies()[kDefaultFamily]}, &handles, &raw), "open " + path));
+  MNEME_RETURN_IF_ERROR(
+      FromRocks(rocksdb::DB::OpenForReadOnly(db_options, path, {MakeFamilies()[kDefaultFamily]}, &handles, &raw),
+                "open " + path));
   const std::unique_ptr<rocksdb::DB> db(raw);
   std::string value;
   const rocksdb::Status status = db->Get(rocksdb::ReadOptions(), handles[0], ToSlice(kVersionKey), &value);

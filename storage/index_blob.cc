@@ -77,8 +77,8 @@ absl::Status DatabaseImpl::PutIndexBlob(IndexId index, int32_t layer, int32_t he
       AppendLittle(checksum, Checksum32(bytes.data(), bytes.size(), KeySeed(key)));
       const rocksdb::Slice key_slice = ToSlice(key);
       const rocksdb::Slice parts[] = {ToSlice(checksum), ToSlice(bytes)};
-      MNEME_RETURN_IF_ERROR(FromRocks(
-          batch.Put(family, rocksdb::SliceParts(&key_slice, 1), rocksdb::SliceParts(parts, 2)), "put index"));
+      MNEME_RETURN_IF_ERROR(
+          FromRocks(batch.Put(family, rocksdb::SliceParts(&key_slice, 1), rocksdb::SliceParts(parts, 2)), "put index"));
       if (at + kPieceBytes < blob.size()) {
         MNEME_RETURN_IF_ERROR(Wrote(index_writer_->Write(index, &batch), "put index"));
         batch.Clear();

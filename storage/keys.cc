@@ -12,7 +12,8 @@ namespace {
 template <typename T>
 void AppendBig(std::string& out, T value) {
   static_assert(std::is_unsigned_v<T>);
-  for (size_t i = sizeof(T); i > 0; --i) out.push_back(static_cast<char>(static_cast<uint64_t>(value) >> (8 * (i - 1))));
+  for (size_t i = sizeof(T); i > 0; --i)
+    out.push_back(static_cast<char>(static_cast<uint64_t>(value) >> (8 * (i - 1))));
 }
 
 template <typename T>
@@ -23,7 +24,9 @@ T LoadBig(const char* in) {
 }
 
 // Layer -1 (the token columns) sorts before layer 0.
-uint32_t LayerNumber(int32_t layer) { return static_cast<uint32_t>(layer) + 1; }
+uint32_t LayerNumber(int32_t layer) {
+  return static_cast<uint32_t>(layer) + 1;
+}
 
 absl::string_view KindName(ColumnKind kind) {
   switch (kind) {
@@ -37,7 +40,9 @@ absl::string_view KindName(ColumnKind kind) {
 
 }  // namespace
 
-std::string ManifestKey(absl::string_view name) { return absl::StrCat(absl::string_view(&kManifestPrefix, 1), name); }
+std::string ManifestKey(absl::string_view name) {
+  return absl::StrCat(absl::string_view(&kManifestPrefix, 1), name);
+}
 
 std::string OwnerKey(uint64_t owner) {
   std::string key;

@@ -27,7 +27,7 @@ constexpr size_t kMaxSegments = 1 << 24;
 constexpr size_t kMaxIndexes = 1 << 24;
 constexpr int64_t kMaxTokens = int64_t{1} << 48;  // sums of two token counts stay far from overflow
 
-constexpr size_t kRotaryBytes = 9;    // the least that one takes
+constexpr size_t kRotaryBytes = 9;  // the least that one takes
 constexpr size_t kLayerBytes = 36;
 constexpr size_t kSegmentBytes = 33;
 constexpr size_t kIndexBytes = 28;
@@ -217,8 +217,8 @@ absl::StatusOr<MemoryManifest> DecodeManifest(absl::string_view bytes) {
   }
   // After the checksum, so that a damaged version is not taken for a newer one.
   if (version != kManifestVersion) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("manifest: version ", version, " was written by a newer mneme; this one reads ", kManifestVersion));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "manifest: version ", version, " was written by a newer mneme; this one reads ", kManifestVersion));
   }
   ByteReader in(body);
   MemoryManifest manifest;

@@ -19,12 +19,12 @@ using IndexId = uint64_t;    // owner of index blobs; 0 is never used
 // What a memory was created with and keeps for life.
 struct MemoryOptions {
   DType stored_dtype = DType::kF16;
-  bool normalise_keys = false;       // keys are L2-normalised when appended, as in the paper
-  bool keys_rotated = false;         // the host stores rotated keys ("as stored"); else unrotated ones
-  int64_t max_tokens = 0;            // first in, first out beyond this; 0: unbounded
-  int64_t pinned_tokens = 0;         // the first tokens, which eviction leaves alone
-  int64_t segment_tokens = 4096;     // a tail of this many tokens is sealed; a multiple of kChunkRows
-  std::string index_spec = "auto";   // auto, scan, flat, ivf, ivfpq, hnsw, or "faiss:<factory string>"
+  bool normalise_keys = false;      // keys are L2-normalised when appended, as in the paper
+  bool keys_rotated = false;        // the host stores rotated keys ("as stored"); else unrotated ones
+  int64_t max_tokens = 0;           // first in, first out beyond this; 0: unbounded
+  int64_t pinned_tokens = 0;        // the first tokens, which eviction leaves alone
+  int64_t segment_tokens = 4096;    // a tail of this many tokens is sealed; a multiple of kChunkRows
+  std::string index_spec = "auto";  // auto, scan, flat, ivf, ivfpq, hnsw, or "faiss:<factory string>"
 
   bool operator==(const MemoryOptions&) const = default;
 };
@@ -59,7 +59,7 @@ struct MemoryManifest {
   MemoryOptions options;
   bool has_positions = false;  // rotary positions differ from token indices and are stored
   bool has_token_ids = false;
-  int64_t first_kept = 0;      // tokens [pinned_tokens, first_kept) are evicted
+  int64_t first_kept = 0;            // tokens [pinned_tokens, first_kept) are evicted
   std::vector<SegmentRef> segments;  // in token order, without gaps but for evicted tokens; the last may be unsealed
   std::vector<IndexRef> indexes;
 

@@ -52,8 +52,12 @@ class RocksHandle {
   std::vector<rocksdb::ColumnFamilyHandle*> families_;
 };
 
-inline rocksdb::Slice ToSlice(absl::string_view bytes) { return rocksdb::Slice(bytes.data(), bytes.size()); }
-inline absl::string_view ToView(const rocksdb::Slice& slice) { return absl::string_view(slice.data(), slice.size()); }
+inline rocksdb::Slice ToSlice(absl::string_view bytes) {
+  return rocksdb::Slice(bytes.data(), bytes.size());
+}
+inline absl::string_view ToView(const rocksdb::Slice& slice) {
+  return absl::string_view(slice.data(), slice.size());
+}
 
 // The default file system and the process-wide threads, but without RocksDB's own thread that waits for room on a full
 // disk: while it waits nobody else may resume.

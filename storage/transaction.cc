@@ -33,8 +33,7 @@ absl::Status TransactionImpl::PutChunk(SegmentId segment, const Column& column, 
                                        absl::Span<const char> rows, size_t row_bytes) {
   return Step("put chunk", [&]() -> absl::Status {
     if (segment == 0 || column.layer < 0 || column.head < 0 || chunk < 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("put chunk: no such place: ", ChunkName(segment, column, chunk)));
+      return absl::InvalidArgumentError(absl::StrCat("put chunk: no such place: ", ChunkName(segment, column, chunk)));
     }
     if (row_bytes == 0 || row_bytes > kMaxRowBytes || rows.empty() || rows.size() % row_bytes != 0 ||
         rows.size() / row_bytes > static_cast<size_t>(kChunkRows)) {
@@ -51,9 +50,9 @@ absl::Status TransactionImpl::PutChunk(SegmentId segment, const Column& column, 
     const std::string header = EncodeChunkHeader(key, rows, row_bytes);
     const rocksdb::Slice key_slice = ToSlice(key);
     const rocksdb::Slice parts[] = {ToSlice(header), rocksdb::Slice(rows.data(), rows.size())};
-    MNEME_RETURN_IF_ERROR(FromRocks(chunks_.Put(database_->family(kRowsFamily), rocksdb::SliceParts(&key_slice, 1),
-                                                rocksdb::SliceParts(parts, 2)),
-                                    "put chunk"));
+    MNEME_RETURN_IF_ERROR(FromRocks(
+        chunks_.Put(database_->family(kRowsFamily), rocksdb::SliceParts(&key_slice, 1), rocksdb::SliceParts(parts, 2)),
+        "put chunk"));
     database_->appended_bytes_ += rows.size();
     return chunks_.GetDataSize() >= ColumnWriter::kFlushBytes ? WriteChunks() : absl::OkStatus();
   });

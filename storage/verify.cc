@@ -17,10 +17,10 @@ std::vector<std::pair<Column, size_t>> ColumnsOf(const MemoryManifest& manifest)
   std::vector<std::pair<Column, size_t>> columns;
   for (const LayerCard& layer : manifest.card.layers) {
     for (int32_t head = 0; head < layer.kv_heads; ++head) {
-      columns.push_back({{layer.layer, head, ColumnKind::kKeys},
-                         RowBytes(manifest.options.stored_dtype, layer.key_dim)});
-      columns.push_back({{layer.layer, head, ColumnKind::kValues},
-                         RowBytes(manifest.options.stored_dtype, layer.value_dim)});
+      columns.push_back(
+          {{layer.layer, head, ColumnKind::kKeys}, RowBytes(manifest.options.stored_dtype, layer.key_dim)});
+      columns.push_back(
+          {{layer.layer, head, ColumnKind::kValues}, RowBytes(manifest.options.stored_dtype, layer.value_dim)});
     }
   }
   if (manifest.has_positions) columns.push_back({{0, 0, ColumnKind::kPositions}, sizeof(int64_t)});

@@ -13,7 +13,9 @@ using ::testing::HasSubstr;
 
 const std::string kKey = ChunkKey(7, {3, 1, ColumnKind::kValues}, 2);
 
-std::string Encode(const std::string& rows, size_t row_bytes) { return EncodeChunkHeader(kKey, rows, row_bytes) + rows; }
+std::string Encode(const std::string& rows, size_t row_bytes) {
+  return EncodeChunkHeader(kKey, rows, row_bytes) + rows;
+}
 
 absl::StatusOr<std::string> Decode(absl::string_view value, size_t row_bytes, int64_t begin, int64_t end,
                                    const std::string& key = kKey) {

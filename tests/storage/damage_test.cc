@@ -51,9 +51,8 @@ TEST(DamageTest, ADamagedBlobFileNamesTheChunk) {
   EXPECT_TRUE(ReadRows(*database, segment, kTestValues, 0, 256).ok());
   EXPECT_TRUE(ReadRows(*database, segment, kTestKeys, 0, 512).ok());
   std::vector<std::string> damages;
-  ASSERT_OK(database->VerifyMemory(*database->ReadManifest("m"), nullptr, [&](const absl::Status& damage) {
-    damages.emplace_back(damage.message());
-  }));
+  ASSERT_OK(database->VerifyMemory(*database->ReadManifest("m"), nullptr,
+                                   [&](const absl::Status& damage) { damages.emplace_back(damage.message()); }));
   ASSERT_EQ(damages.size(), 1u);
   EXPECT_THAT(damages[0], HasSubstr(name));
   // The rest of the store goes on, and the damaged memory can be dropped.

@@ -133,9 +133,12 @@ TEST(DatabaseModesTest, ANewerFormatIsRefused) {
     CommitChunked(*OpenOrDie(folder.store()), "m", 10);
     std::vector<std::string> names = {"default", "log", "rows", "index"};
     if (more_families) names.push_back("a later idea");
-    Tamper(folder.store(), [](rocksdb::DB& db, rocksdb::ColumnFamilyHandle& family) {
-      ASSERT_TRUE(db.Put(rocksdb::WriteOptions(), &family, "v", VersionRecord(2)).ok());
-    }, names);
+    Tamper(
+        folder.store(),
+        [](rocksdb::DB& db, rocksdb::ColumnFamilyHandle& family) {
+          ASSERT_TRUE(db.Put(rocksdb::WriteOptions(), &family, "v", VersionRecord(2)).ok());
+        },
+        names);
     for (const Mode mode : {Mode::kReadWrite, Mode::kReadOnly, Mode::kFollow}) {
       const absl::Status status = OpenStatus(folder.store(), mode);
       EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
@@ -156,11 +159,15 @@ TEST(DatabaseModesTest, ADamagedVersionRecordIsDataLoss) {
 }
 
 TEST(DatabaseModesTest, AnotherProgramsDatabaseIsLeftAlone) {
-  for (const auto& names : {std::vector<std::string>{"default"}, {"default", "theirs"}, {"default", "log", "rows", "index"}}) {
+  for (const auto& names :
+       {std::vector<std::string>{"default"}, {"default", "theirs"}, {"default", "log", "rows", "index"}}) {
     const TempFolder folder;
-    Tamper(folder.store(), [](rocksdb::DB& db, rocksdb::ColumnFamilyHandle& family) {
-      ASSERT_TRUE(db.Put(rocksdb::WriteOptions(), &family, "theirs", "value").ok());
-    }, names);
+    Tamper(
+        folder.store(),
+        [](rocksdb::DB& db, rocksdb::ColumnFamilyHandle& family) {
+          ASSERT_TRUE(db.Put(rocksdb::WriteOptions(), &family, "theirs", "value").ok());
+        },
+        names);
     for (const Mode mode : {Mode::kReadWrite, Mode::kReadOnly, Mode::kFollow}) {
       const absl::Status status = OpenStatus(folder.store(), mode);
       EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
@@ -173,9 +180,11 @@ TEST(DatabaseModesTest, AnotherProgramsDatabaseIsLeftAlone) {
 }
 
 TEST(DatabaseModesTest, ACreationThatWasCutShortIsFinished) {
-  for (const auto& names : {std::vector<std::string>{"default"}, {"default", "log"}, {"default", "log", "rows", "index"}}) {
+  for (const auto& names :
+       {std::vector<std::string>{"default"}, {"default", "log"}, {"default", "log", "rows", "index"}}) {
     const TempFolder folder;
-    Tamper(folder.store(), [](rocksdb::DB&, rocksdb::ColumnFamilyHandle&) {}, names);
+    Tamper(
+        folder.store(), [](rocksdb::DB&, rocksdb::ColumnFamilyHandle&) {}, names);
     EXPECT_TRUE(absl::IsNotFound(OpenStatus(folder.store(), Mode::kReadOnly)));
     EXPECT_OK(OpenStatus(folder.store(), Mode::kReadWrite));
     EXPECT_OK(OpenStatus(folder.store(), Mode::kReadOnly));

@@ -70,7 +70,8 @@ TEST_F(DatabaseTest, MissingRowsAreNamed) {
   const SegmentId segment = CommitChunked(*database_, "m", 300);
   absl::Status status = ReadRows(*database_, segment, kTestValues, 290, 301).status();
   EXPECT_TRUE(absl::IsDataLoss(status));
-  EXPECT_THAT(std::string(status.message()), HasSubstr(absl::StrCat("segment ", segment, " layer 0 head 0 values chunk 1")));
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr(absl::StrCat("segment ", segment, " layer 0 head 0 values chunk 1")));
   status = ReadRows(*database_, segment, kTestValues, 512, 513).status();
   EXPECT_TRUE(absl::IsDataLoss(status));
   EXPECT_THAT(std::string(status.message()), HasSubstr("chunk 2: missing"));
@@ -80,9 +81,12 @@ TEST_F(DatabaseTest, MissingRowsAreNamed) {
 
 TEST_F(DatabaseTest, ABufferOfTheWrongSizeIsRefused) {
   char buffer[256];
-  for (const auto& [begin, end, row_bytes, size] :
-       {std::tuple<int64_t, int64_t, size_t, size_t>{0, 2, 128, 255}, {0, 1, 128, 256}, {-1, 1, 128, 256},
-        {2, 0, 128, 256}, {0, 2, 0, 256}, {0, INT64_MAX, 128, 256}}) {
+  for (const auto& [begin, end, row_bytes, size] : {std::tuple<int64_t, int64_t, size_t, size_t>{0, 2, 128, 255},
+                                                    {0, 1, 128, 256},
+                                                    {-1, 1, 128, 256},
+                                                    {2, 0, 128, 256},
+                                                    {0, 2, 0, 256},
+                                                    {0, INT64_MAX, 128, 256}}) {
     EXPECT_TRUE(absl::IsInvalidArgument(
         database_->ReadChunkRows(1, kTestKeys, begin, end, row_bytes, absl::MakeSpan(buffer, size))));
   }
@@ -107,7 +111,8 @@ TEST_F(DatabaseTest, LogRecordsComeBackByLayerInRowOrder) {
   }
   ASSERT_OK(transaction->PutLog(segment, 7, 6, 290, std::string("many")));
   ASSERT_OK(transaction->PutLog(segment + 1, 7, 1, 1, std::string("another's")));
-  ASSERT_OK(transaction->PutManifest(MakeManifest("m", {{segment, 0, 301, 0, false}, {segment + 1, 301, 2, 0, false}})));
+  ASSERT_OK(
+      transaction->PutManifest(MakeManifest("m", {{segment, 0, 301, 0, false}, {segment + 1, 301, 2, 0, false}})));
   ASSERT_OK(transaction->Commit(Durability::kBuffered));
 
   for (int reopened = 0; reopened < 2; ++reopened) {
@@ -152,8 +157,12 @@ TEST_F(DatabaseTest, AStepThatFailsEndsTheTransaction) {
   const std::string row = rows.substr(0, kTestRowBytes);
   std::function<absl::Status(Transaction&)> bad_steps[] = {
       [&](Transaction& t) { return t.PutChunk(0, kTestKeys, 0, row, kTestRowBytes); },
-      [&](Transaction& t) { return t.PutChunk(1, {-1, 0, ColumnKind::kKeys}, 0, row, kTestRowBytes); },
-      [&](Transaction& t) { return t.PutChunk(1, {0, -1, ColumnKind::kKeys}, 0, row, kTestRowBytes); },
+      [&](Transaction& t) {
+        return t.PutChunk(1, {-1, 0, ColumnKind::kKeys}, 0, row, kTestRowBytes);
+      },
+      [&](Transaction& t) {
+        return t.PutChunk(1, {0, -1, ColumnKind::kKeys}, 0, row, kTestRowBytes);
+      },
       [&](Transaction& t) { return t.PutChunk(1, kTestKeys, -1, row, kTestRowBytes); },
       [&](Transaction& t) { return t.PutChunk(1, kTestKeys, 0, row, 0); },
       [&](Transaction& t) { return t.PutChunk(1, kTestKeys, 0, row, 100); },
@@ -258,9 +267,10 @@ TEST_F(DatabaseTest, VerifyReadsAllAndCanBeCancelled) {
   EXPECT_EQ(done, total);
   EXPECT_EQ(total, 602 * 2 * kTestRowBytes);
   EXPECT_THAT(damages, IsEmpty());
-  EXPECT_TRUE(absl::IsCancelled(database_->VerifyMemory(manifest, [](uint64_t, uint64_t) { return false; }, damaged)));
+  EXPECT_TRUE(absl::IsCancelled(database_->VerifyMemory(
+      manifest, [](uint64_t, uint64_t) { return false; }, damaged)));
 
-  manifest.segments[0].rows = 604;      // beyond the log
+  manifest.segments[0].rows = 604;          // beyond the log
   manifest.segments[0].chunked_rows = 601;  // and one of these lies in no chunk
   manifest.has_token_ids = true;
   ASSERT_OK(database_->VerifyMemory(manifest, nullptr, damaged));

@@ -116,9 +116,10 @@ TEST(FootprintTest, SingleTokensAreWrittenFewTimes) {
   const uint64_t payload = kTokens * kTokenBytes;  // the same rows are logged, then chunked
   EXPECT_EQ(stats->appended_bytes, 2 * payload);
   const double amplification = static_cast<double>(stats->written_bytes) / static_cast<double>(payload);
-  std::printf("one token a commit: write amplification %.3f of the rows (%.3f of what transactions were given), %.0f "
-              "commits/s\n",
-              amplification, amplification / 2, kTokens / seconds);
+  std::printf(
+      "one token a commit: write amplification %.3f of the rows (%.3f of what transactions were given), %.0f "
+      "commits/s\n",
+      amplification, amplification / 2, kTokens / seconds);
   EXPECT_LT(amplification, 3.0);
   EXPECT_LT(DiskUsage(folder.store()), payload + payload / 20 + (20u << 20));
 }

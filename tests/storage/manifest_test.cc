@@ -48,7 +48,9 @@ std::string Frame(const std::string& body, uint32_t version = 1) {
   return bytes + body;
 }
 
-std::string BodyOf(const MemoryManifest& manifest) { return EncodeManifest(manifest).substr(16); }
+std::string BodyOf(const MemoryManifest& manifest) {
+  return EncodeManifest(manifest).substr(16);
+}
 
 TEST(ManifestTest, ComesBackAsItWas) {
   for (const MemoryManifest& manifest : {FullManifest(), MakeManifest("m")}) {

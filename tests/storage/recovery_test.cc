@@ -179,8 +179,8 @@ TEST(RecoveryTest, NoAcknowledgedCommitIsLostToAKill) {
   for (int kill_number = 0; kill_number < kills; ++kill_number) {
     int pipe_fds[2];
     ASSERT_EQ(pipe(pipe_fds), 0);
-    const pid_t child = Spawn("RecoveryTest.DISABLED_ChildThatIsKilled", folder.store(), pipe_fds[1],
-                              absl::StrCat(random()));
+    const pid_t child =
+        Spawn("RecoveryTest.DISABLED_ChildThatIsKilled", folder.store(), pipe_fds[1], absl::StrCat(random()));
     ASSERT_GT(child, 0);
     close(pipe_fds[1]);
     // Some die while they open, most while they commit.
@@ -234,9 +234,7 @@ TEST(RecoveryTest, AWriterInAnotherProcessIsRefused) {
 // A small file system of its own; only root can mount one.
 class SmallDisk {
  public:
-  SmallDisk() {
-    mounted_ = mount("tmpfs", folder_.path().c_str(), "tmpfs", 0, "size=24m") == 0;
-  }
+  SmallDisk() { mounted_ = mount("tmpfs", folder_.path().c_str(), "tmpfs", 0, "size=24m") == 0; }
   ~SmallDisk() {
     if (mounted_) umount2(folder_.path().c_str(), MNT_DETACH);
   }

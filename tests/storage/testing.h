@@ -20,14 +20,14 @@
 
 namespace mneme {
 
-#define EXPECT_OK(expression)                       \
-  do {                                              \
-    const absl::Status status_ = (expression);      \
+#define EXPECT_OK(expression)                        \
+  do {                                               \
+    const absl::Status status_ = (expression);       \
     EXPECT_TRUE(status_.ok()) << status_.ToString(); \
   } while (false)
-#define ASSERT_OK(expression)                       \
-  do {                                              \
-    const absl::Status status_ = (expression);      \
+#define ASSERT_OK(expression)                        \
+  do {                                               \
+    const absl::Status status_ = (expression);       \
     ASSERT_TRUE(status_.ok()) << status_.ToString(); \
   } while (false)
 
