@@ -73,25 +73,33 @@ struct Case {
     return problem;
   }
 
+  // The local rows of a tensor, as they are after rounding.
+  std::vector<std::vector<double>> LocalRows(const OwnedTensor& tensor) const {
+    std::vector<std::vector<double>> local;
+    for (int64_t j = 0; j < rows; ++j) local.push_back(tensor.Row(row_begin + j, head));
+    return local;
+  }
+
   // The double reference of query i, head g, and the size of the greatest sum of |products| behind a logit.
-  reference::State Expected(int64_t i, int64_t g, double* greatest_logit) const {
+  reference::State Expected(const std::vector<std::vector<double>>& local_keys,
+                            const std::vector<std::vector<double>>& local_values, int64_t i, int64_t g,
+                            double* greatest_logit) const {
     const float* query = queries.data() + (i * group + g) * key_dim;
+    const std::vector<double> wide_query(query, query + key_dim);
     std::vector<double> logits;
-    std::vector<std::vector<double>> rows_of_values;
     *greatest_logit = 0;
     for (int64_t j = 0; j < rows; ++j) {
-      const std::vector<double> key = keys.Row(row_begin + j, head);
+      const std::vector<double>& key = local_keys[static_cast<size_t>(j)];
       const double scale = static_cast<double>(scales[static_cast<size_t>(g)]);
-      const double score = scale * reference::Dot({query, query + key_dim}, key);
+      const double score = scale * reference::Dot(wide_query, key);
       logits.push_back(reference::SoftCap(score, static_cast<double>(soft_cap)));
-      rows_of_values.push_back(values.Row(row_begin + j, head));
       double sum = 0;
       for (int64_t d = 0; d < key_dim; ++d) {
-        sum += std::fabs(static_cast<double>(query[d]) * key[static_cast<size_t>(d)]);
+        sum += std::fabs(wide_query[static_cast<size_t>(d)] * key[static_cast<size_t>(d)]);
       }
       if (mask.Visible(first_query + i, j)) *greatest_logit = std::max(*greatest_logit, std::fabs(scale) * sum);
     }
-    return reference::Softmax(logits, rows_of_values, value_dim,
+    return reference::Softmax(logits, local_values, value_dim,
                               [&](int64_t j) { return mask.Visible(first_query + i, j); });
   }
 
@@ -144,15 +152,16 @@ TEST_P(LocalTest, AgreesWithTheReference) {
     const float value_size = random.OneOf<float>({1.0f, 1.0f, 1e-6f, 1e-40f});
     const Case c(random, dtype, deviation, value_size, 200, 6);
     const Answer answer = Attend(c.Problem());
+    const std::vector<std::vector<double>> keys = c.LocalRows(c.keys), values = c.LocalRows(c.values);
     double largest = 0;
-    for (int64_t j = 0; j < c.rows; ++j) {
-      for (const double x : c.values.Row(c.row_begin + j, c.head)) largest = std::max(largest, std::fabs(x));
+    for (const std::vector<double>& row : values) {
+      for (const double x : row) largest = std::max(largest, std::fabs(x));
     }
     for (int64_t i = 0; i < c.query_count; ++i) {
       for (int64_t g = 0; g < c.group; ++g) {
         const auto row = static_cast<size_t>(i * c.group + g);
         double greatest_logit;
-        const reference::State expected = c.Expected(i, g, &greatest_logit);
+        const reference::State expected = c.Expected(keys, values, i, g, &greatest_logit);
         const float* output = answer.output.data() + row * static_cast<size_t>(c.value_dim);
         const float log_sum_exp = answer.log_sum_exp[row];
         if (expected.log_sum_exp == -std::numeric_limits<double>::infinity()) {
