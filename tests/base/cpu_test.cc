@@ -11,7 +11,7 @@ namespace {
 TEST(CpuTest, TheBestTargetIsOneThatRuns) {
   EXPECT_TRUE(CpuHas(CpuTarget::kPlain));
   EXPECT_TRUE(CpuHas(BestCpuTarget()));
-  if (CpuHas(CpuTarget::kAvx512)) EXPECT_TRUE(CpuHas(CpuTarget::kAvx2));
+  EXPECT_TRUE(CpuHas(CpuTarget::kAvx2) || !CpuHas(CpuTarget::kAvx512));
 }
 
 // The variable is read once a process, so each wish gets a process of its own.
