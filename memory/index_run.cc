@@ -50,15 +50,16 @@ absl::StatusOr<std::shared_ptr<const KeyIndex>> IndexRun::Get(size_t layer, int3
                       " is built again from its rows: ", status.message()));
   }
   ++counters_->rebuilt;
-  return BuildLocked(layer, head, keys);
+  return BuildLocked(layer, head, keys, false);
 }
 
 absl::Status IndexRun::Build(size_t layer, int32_t head, KeySource keys) {
   absl::MutexLock lock(&mutex_);
-  return BuildLocked(layer, head, keys).status();
+  return BuildLocked(layer, head, keys, true).status();
 }
 
-absl::StatusOr<std::shared_ptr<const KeyIndex>> IndexRun::BuildLocked(size_t layer, int32_t head, KeySource keys) {
+absl::StatusOr<std::shared_ptr<const KeyIndex>> IndexRun::BuildLocked(size_t layer, int32_t head, KeySource keys,
+                                                                      bool must_keep) {
   const int64_t dim = cards_[layer].key_dim;
   std::vector<float> rows(static_cast<size_t>(tokens_ * dim));
   MNEME_RETURN_IF_ERROR(keys(layer, head, rows.data()));
@@ -66,7 +67,10 @@ absl::StatusOr<std::shared_ptr<const KeyIndex>> IndexRun::BuildLocked(size_t lay
   ++counters_->built;
   if (may_write_) {
     MNEME_ASSIGN_OR_RETURN(const std::string blob, index->Serialize());
-    MNEME_RETURN_IF_ERROR(database_->PutIndexBlob(id_, cards_[layer].layer, head, blob));
+    const absl::Status status = database_->PutIndexBlob(id_, cards_[layer].layer, head, blob);
+    if (must_keep) MNEME_RETURN_IF_ERROR(status);
+    // A query needs the index, not its copy on disk.
+    if (!status.ok()) log_(absl::StrCat("index ", id_, " cannot be written: ", status.message()));
   }
   std::shared_ptr<const KeyIndex>& place = Place(layer, head);
   place = std::move(index);

@@ -51,7 +51,9 @@ class IndexRun {
   size_t MemoryBytes() const;
 
  private:
-  absl::StatusOr<std::shared_ptr<const KeyIndex>> BuildLocked(size_t layer, int32_t head, KeySource keys)
+  // must_keep: an error if its blob cannot be written.
+  absl::StatusOr<std::shared_ptr<const KeyIndex>> BuildLocked(size_t layer, int32_t head, KeySource keys,
+                                                              bool must_keep)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::shared_ptr<const KeyIndex>& Place(size_t layer, int32_t head) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return indexes_[first_of_layer_[layer] + static_cast<size_t>(head)];

@@ -58,6 +58,12 @@ absl::Status CheckTensor(absl::string_view name, const RowTensor& tensor, int64_
 
 }  // namespace
 
+int64_t TokensOf(const MemoryManifest& manifest) {
+  if (manifest.segments.empty()) return manifest.first_kept;
+  const SegmentRef& last = manifest.segments.back();
+  return std::max(manifest.first_kept, last.first_token + last.rows);
+}
+
 absl::Status BusyError(absl::string_view name) {
   return absl::AbortedError(absl::StrCat("memory \"", name, "\" is busy: another call that changes it is running"));
 }
@@ -68,7 +74,8 @@ Memory::Memory(Store* store, const MemoryManifest& manifest, IndexSpec spec)
       card_(manifest.card),
       options_(manifest.options),
       spec_(std::move(spec)),
-      manifest_(manifest) {}
+      manifest_(manifest),
+      tokens_durable_(TokensOf(manifest)) {}
 
 absl::StatusOr<std::shared_ptr<Memory>> Memory::Load(Store* store, MemoryManifest manifest) {
   MNEME_ASSIGN_OR_RETURN(IndexSpec spec, ParseIndexSpec(manifest.options.index_spec));
@@ -93,7 +100,7 @@ absl::StatusOr<std::shared_ptr<Memory>> Memory::Load(Store* store, MemoryManifes
       continue;
     }
     state->tail = std::make_shared<Segment>(ref.id, manifest.card, manifest.options.stored_dtype, &store->database(),
-                                            &store->cache(), ref.rows, ref.chunked_rows);
+                                            store->cache(), ref.rows, ref.chunked_rows);
     state->tail_first = ref.first_token;
     absl::MutexLock lock(&memory->mutator_);
     memory->tail_persisted_ = ref.rows;
@@ -120,13 +127,16 @@ absl::StatusOr<std::shared_ptr<Memory>> Memory::Load(Store* store, MemoryManifes
 
 std::shared_ptr<Segment> Memory::NewTail() const {
   const SegmentId id = store_->writable() ? store_->database().NewSegmentId() : 0;
-  return std::make_shared<Segment>(id, card_, options_.stored_dtype, &store_->database(), &store_->cache(), 0, 0);
+  return std::make_shared<Segment>(id, card_, options_.stored_dtype, &store_->database(), store_->cache(), 0, 0);
 }
 
 absl::Status Memory::CheckWritable() const {
-  if (store_->writable()) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("memory \"", name_, "\" cannot be changed: its store is open for reading only"));
+  if (!store_->writable()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("memory \"", name_, "\" cannot be changed: its store is open for reading only"));
+  }
+  if (retired_) return absl::FailedPreconditionError(absl::StrCat("memory \"", name_, "\" is closed"));
+  return absl::OkStatus();
 }
 
 absl::Status Memory::CheckAppend(const LayerCard& layer, const RowTensor& keys, const RowTensor& values) const {
@@ -172,14 +182,14 @@ absl::Status Memory::Append(int32_t layer, const RowTensor& keys, const RowTenso
     return absl::InvalidArgumentError(absl::StrCat("layer: expected one of the card's, got ", layer));
   }
   const LayerCard& shape = card_.layers[static_cast<size_t>(place)];
-  MNEME_RETURN_IF_ERROR(CheckWritable());
   MNEME_RETURN_IF_ERROR(CheckAppend(shape, keys, values));
-  if (keys.rows == 0) return absl::OkStatus();
   if (!mutator_.TryLock()) return BusyError(name_);
   struct Unlock {
     absl::Mutex* mutex;
     ~Unlock() ABSL_NO_THREAD_SAFETY_ANALYSIS { mutex->Unlock(); }
   } unlock{&mutator_};
+  MNEME_RETURN_IF_ERROR(CheckWritable());
+  if (keys.rows == 0) return absl::OkStatus();
 
   const DType stored = options_.stored_dtype;
   const auto rows = static_cast<size_t>(keys.rows * shape.kv_heads);
@@ -187,13 +197,14 @@ absl::Status Memory::Append(int32_t layer, const RowTensor& keys, const RowTenso
   value_buffer_.resize(rows * RowBytes(stored, shape.value_dim));
   EncodeRows(keys, stored, options_.normalise_keys, row_buffer_, key_buffer_.data());
   EncodeRows(values, stored, false, row_buffer_, value_buffer_.data());
-  if (stored == DType::kF16) {
-    // A finite f32 can pass f16's range on the way in; an infinite row would poison every softmax it enters.
+  if (stored == DType::kF16 || stored == DType::kBF16) {
+    // A finite f32 can pass the range of fewer bits on the way in; an infinite row would poison every softmax.
     const bool fits = AllFinite(stored, key_buffer_.data(), key_buffer_.size() / 2) &&
                       AllFinite(stored, value_buffer_.data(), value_buffer_.size() / 2);
     if (!fits) {
-      return absl::InvalidArgumentError(
-          "keys or values: expected numbers within f16's range of 65504 (the memory stores f16), got a greater one");
+      return absl::InvalidArgumentError(absl::StrCat(
+          "keys or values: expected numbers within the range of ", DTypeName(stored), ", which the memory stores (",
+          stored == DType::kF16 ? "65504" : "3.39e38", "), got a greater one"));
     }
   }
   const std::shared_ptr<const MemoryState> now = state();
@@ -216,8 +227,10 @@ void Memory::EvictBeyondBound() {
 
 Snapshot Memory::TakeSnapshot() const {
   Snapshot snapshot;
-  snapshot.state = state();
   snapshot.layer_ends.resize(card_.layers.size());
+  // Both under the lock: rows whose positions are the first unusual ones are published after the state that says so.
+  absl::MutexLock lock(&state_mutex_);
+  snapshot.state = state_;
   for (size_t layer = 0; layer < snapshot.layer_ends.size(); ++layer) {
     snapshot.layer_ends[layer] = snapshot.state->LayerEnd(layer);
   }
@@ -237,12 +250,7 @@ MemoryInfo Memory::Info() const {
   info.ram_bytes = static_cast<int64_t>(now->tail->MemoryBytes());
   for (const SegmentView& view : now->sealed) info.ram_bytes += static_cast<int64_t>(view.segment->MemoryBytes());
   for (const auto& run : now->runs) info.ram_bytes += static_cast<int64_t>(run->MemoryBytes());
-  absl::MutexLock lock(&commit_mutex_);
-  info.tokens_durable = manifest_.first_kept;
-  if (!manifest_.segments.empty()) {
-    const SegmentRef& last = manifest_.segments.back();
-    info.tokens_durable = std::max(info.tokens_durable, last.first_token + last.rows);
-  }
+  info.tokens_durable = tokens_durable_;
   return info;
 }
 

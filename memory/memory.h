@@ -65,6 +65,10 @@ class Memory : public std::enable_shared_from_this<Memory> {
   // at_token tokens of this one. The caller has made sure that no memory has that name.
   absl::Status ForkTo(const std::string& name, int64_t at_token);
 
+  // The memory is closed: from now on it cannot be changed, and no build in the background writes for it any more.
+  // "busy" if it is being changed.
+  absl::Status Retire();
+
   Snapshot TakeSnapshot() const;
   MemoryInfo Info() const;
   absl::Status Read(const ReadRequest& request) const;
@@ -100,7 +104,10 @@ class Memory : public std::enable_shared_from_this<Memory> {
                              const int32_t* token_ids);
   void EvictBeyondBound();
   // seal_all: the tail's whole rows become a sealed segment even if they fill no chunk.
-  absl::Status CommitLocked(Durability durability, bool seal_all) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_);
+  absl::Status CommitLocked(Durability durability, bool seal_all, bool may_exceed_budget = false)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_);
+  // MergeSmallSegments, if they have become many.
+  absl::Status MergeIfMany() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_);
   // Rewrites runs of small segments, which forks and reopened tails leave, as one; sizes grow geometrically, so a row
   // is rewritten O(log) times.
   absl::Status MergeSmallSegments() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_);
@@ -108,7 +115,7 @@ class Memory : public std::enable_shared_from_this<Memory> {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
   // The part of a manifest that the state tells: options, bounds, sealed segments and indices.
   MemoryManifest ManifestOf(const MemoryState& state) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
-  absl::Status CheckWritable() const;
+  absl::Status CheckWritable() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_);
   bool WantsIndexes() const { return spec_.kind != IndexKind::kAuto && spec_.kind != IndexKind::kScan; }
 
   Store* const store_;
@@ -123,17 +130,23 @@ class Memory : public std::enable_shared_from_this<Memory> {
   std::vector<float> row_buffer_ ABSL_GUARDED_BY(mutator_);
 
   absl::Mutex build_mutex_;  // one index build at a time
+  std::vector<TokenRange> not_indexable_ ABSL_GUARDED_BY(build_mutex_);  // the index kind refused them: scanned
 
   mutable absl::Mutex commit_mutex_ ABSL_ACQUIRED_AFTER(mutator_);  // the manifest on disk
   MemoryManifest manifest_ ABSL_GUARDED_BY(commit_mutex_);          // as last committed
   int64_t tail_persisted_ ABSL_GUARDED_BY(mutator_) = 0;            // rows of the present tail in the database
   int64_t tail_chunked_ ABSL_GUARDED_BY(mutator_) = 0;
   bool synced_ ABSL_GUARDED_BY(mutator_) = false;  // the last commit was
+  std::atomic<int64_t> tokens_durable_{0};         // of manifest_, for those who do not wait for a commit
+  std::atomic<bool> retired_{false};               // set under mutator_ and commit_mutex_
 
   mutable absl::Mutex state_mutex_ ABSL_ACQUIRED_AFTER(commit_mutex_);
   std::shared_ptr<const MemoryState> state_ ABSL_GUARDED_BY(state_mutex_);
   uint64_t truncations_ ABSL_GUARDED_BY(state_mutex_) = 0;  // an index built across one is not published
 };
+
+// The index of the next token as `manifest` has it.
+int64_t TokensOf(const MemoryManifest& manifest);
 
 // "busy" for a second call that changes a memory.
 absl::Status BusyError(absl::string_view name);

@@ -62,10 +62,11 @@ absl::Status Memory::PutManifest(MemoryManifest next, Transaction& transaction, 
   MNEME_RETURN_IF_ERROR(transaction.Commit(durability));
   store_->ManifestReplaced(&manifest_, &next);
   manifest_ = std::move(next);
+  tokens_durable_ = TokensOf(manifest_);
   return absl::OkStatus();
 }
 
-absl::Status Memory::CommitLocked(Durability durability, bool seal_all) {
+absl::Status Memory::CommitLocked(Durability durability, bool seal_all, bool may_exceed_budget) {
   absl::ReleasableMutexLock commit_lock(&commit_mutex_);
   // Read under the lock: index builds publish their runs under it.
   const std::shared_ptr<const MemoryState> now = state();
@@ -95,7 +96,10 @@ absl::Status Memory::CommitLocked(Durability durability, bool seal_all) {
   const bool nothing_new = next == manifest_ && whole == tail_persisted_;
   if (nothing_new && (durability == Durability::kBuffered || synced_)) return absl::OkStatus();
 
-  MNEME_RETURN_IF_ERROR(store_->CheckDiskBudget((whole - tail_persisted_) * TokenBytes(card_, dtype)));
+  // What adds no rows is never refused: it may be what makes room.
+  if (whole > tail_persisted_ && !may_exceed_budget) {
+    MNEME_RETURN_IF_ERROR(store_->CheckDiskBudget((whole - tail_persisted_) * TokenBytes(card_, dtype)));
+  }
   const std::unique_ptr<Transaction> transaction = store_->database().Begin();
   MNEME_RETURN_IF_ERROR(WriteChunks(*transaction, card_, dtype, tail, tail_chunked_, chunks_until));
   if (chunks_until > tail_chunked_) {
@@ -137,27 +141,36 @@ absl::Status Memory::CommitLocked(Durability durability, bool seal_all) {
 }
 
 absl::Status Memory::Commit(Durability durability, int64_t* tokens_durable) {
-  MNEME_RETURN_IF_ERROR(CheckWritable());
   bool sealed = false;
   {
     TryMutexLock lock(&mutator_);
     if (!lock.held()) return BusyError(name_);
+    MNEME_RETURN_IF_ERROR(CheckWritable());
     const std::shared_ptr<const MemoryState> before = state();
     MNEME_RETURN_IF_ERROR(CommitLocked(durability, false));
     if (tokens_durable != nullptr) *tokens_durable = before->WholeEnd();
     const std::shared_ptr<const MemoryState> after = state();
     sealed = after->tail != before->tail;
-    const auto small = std::count_if(after->sealed.begin(), after->sealed.end(), [&](const SegmentView& view) {
-      return view.rows < options_.segment_tokens;
-    });
-    if (sealed && static_cast<size_t>(small) > kManySmallSegments) MNEME_RETURN_IF_ERROR(MergeSmallSegments());
+    MNEME_RETURN_IF_ERROR(MergeIfMany());
   }
   if (!sealed || !WantsIndexes()) return absl::OkStatus();
   if (store_->options().background) {
     store_->ScheduleIndexBuild(shared_from_this());
     return absl::OkStatus();
   }
-  return BuildIndexes(nullptr);
+  // The tokens are durable; an index that cannot be built costs speed and nothing else.
+  if (const absl::Status status = BuildIndexes(nullptr); !status.ok()) {
+    store_->Log(absl::StrCat("indices of memory \"", name_, "\": ", status.message()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Memory::MergeIfMany() {
+  const std::shared_ptr<const MemoryState> now = state();
+  const auto small = std::count_if(now->sealed.begin(), now->sealed.end(), [&](const SegmentView& view) {
+    return view.rows < options_.segment_tokens;
+  });
+  return static_cast<size_t>(small) > kManySmallSegments ? MergeSmallSegments() : absl::OkStatus();
 }
 
 absl::Status Memory::MergeSmallSegments() {
@@ -210,9 +223,9 @@ absl::Status Memory::MergeSmallSegments() {
 }
 
 absl::Status Memory::Truncate(int64_t tokens) {
-  MNEME_RETURN_IF_ERROR(CheckWritable());
   TryMutexLock lock(&mutator_);
   if (!lock.held()) return BusyError(name_);
+  MNEME_RETURN_IF_ERROR(CheckWritable());
   const std::shared_ptr<const MemoryState> now = state();
   const int64_t end = now->WholeEnd();
   if (tokens < 0 || tokens > end) {
@@ -241,9 +254,9 @@ absl::Status Memory::Truncate(int64_t tokens) {
 }
 
 absl::Status Memory::Evict(int64_t keep_tokens) {
-  MNEME_RETURN_IF_ERROR(CheckWritable());
   TryMutexLock lock(&mutator_);
   if (!lock.held()) return BusyError(name_);
+  MNEME_RETURN_IF_ERROR(CheckWritable());
   const std::shared_ptr<const MemoryState> now = state();
   const int64_t end = now->WholeEnd();
   const int64_t pinned = std::min(now->pinned_tokens, end);
@@ -254,25 +267,27 @@ absl::Status Memory::Evict(int64_t keep_tokens) {
   if (now->HeldBelow(end) > keep_tokens) {
     UpdateState([&](MemoryState& next) { next.first_kept = end - (keep_tokens - pinned); });
   }
-  return CommitLocked(Durability::kBuffered, false);
+  const absl::Status status = CommitLocked(Durability::kBuffered, false, /*may_exceed_budget=*/true);
+  // What is still on disk is still there.
+  if (!status.ok()) UpdateState([&](MemoryState& next) { next.first_kept = now->first_kept; });
+  return status;
 }
 
 absl::Status Memory::ForkTo(const std::string& name, int64_t at_token) {
-  MNEME_RETURN_IF_ERROR(CheckWritable());
   TryMutexLock lock(&mutator_);
   if (!lock.held()) return BusyError(name_);
+  MNEME_RETURN_IF_ERROR(CheckWritable());
   const std::shared_ptr<const MemoryState> now = state();
   const int64_t end = now->WholeEnd();
   if (at_token < 0 || at_token > end) {
     return absl::OutOfRangeError(absl::StrCat("at_token: expected 0 to ", end, " (the next token), got ", at_token));
   }
   MNEME_RETURN_IF_ERROR(CommitLocked(Durability::kBuffered, at_token > now->tail_first));
+  MNEME_RETURN_IF_ERROR(MergeIfMany());
 
-  MemoryManifest child;
-  {
-    absl::MutexLock commit_lock(&commit_mutex_);
-    child = manifest_;
-  }
+  // Until the child is counted as naming them, no index build may replace what this manifest names.
+  absl::MutexLock commit_lock(&commit_mutex_);
+  MemoryManifest child = manifest_;
   child.name = name;
   child.generation = 1;
   child.first_kept = std::min(child.first_kept, at_token);
@@ -289,11 +304,19 @@ absl::Status Memory::ForkTo(const std::string& name, int64_t at_token) {
   return absl::OkStatus();
 }
 
+absl::Status Memory::Retire() {
+  TryMutexLock lock(&mutator_);
+  if (!lock.held()) return BusyError(name_);
+  absl::MutexLock commit_lock(&commit_mutex_);
+  retired_ = true;
+  return absl::OkStatus();
+}
+
 absl::Status Memory::Maintain(const Progress& progress) {
-  MNEME_RETURN_IF_ERROR(CheckWritable());
   {
     TryMutexLock lock(&mutator_);
     if (!lock.held()) return BusyError(name_);
+    MNEME_RETURN_IF_ERROR(CheckWritable());
     MNEME_RETURN_IF_ERROR(CommitLocked(Durability::kBuffered, false));
     MNEME_RETURN_IF_ERROR(MergeSmallSegments());
   }
@@ -316,7 +339,9 @@ absl::Status Memory::BuildIndexes(const Progress& progress) {
   int64_t rows_due = 0;
   for (TokenRange range : PlanIndexRuns(sealed_end, options_.segment_tokens)) {
     range.begin = std::max(range.begin, first_indexed);
-    if (range.begin >= range.end) continue;
+    // What eviction has left of a range is soon scanned.
+    if (range.end - range.begin < options_.segment_tokens / 2) continue;
+    if (std::find(not_indexable_.begin(), not_indexable_.end(), range) != not_indexable_.end()) continue;
     const bool there = std::any_of(now->runs.begin(), now->runs.end(), [&](const auto& run) {
       return run->first_token() <= range.begin && run->end() == range.end && run->spec().kind == spec_.kind;
     });
@@ -331,23 +356,40 @@ absl::Status Memory::BuildIndexes(const Progress& progress) {
                                           &store_->database(), !store_->options().rebuild_only, true,
                                           &store_->index_counters(),
                                           [store = store_](absl::string_view text) { store->Log(text); });
-    for (size_t layer = 0; layer < card_.layers.size(); ++layer) {
-      for (int32_t head = 0; head < card_.layers[layer].kv_heads; ++head) {
+    absl::Status refused;
+    for (size_t layer = 0; layer < card_.layers.size() && refused.ok(); ++layer) {
+      for (int32_t head = 0; head < card_.layers[layer].kv_heads && refused.ok(); ++head) {
+        if (retired_) return absl::OkStatus();
         if (progress && !progress(rows_done, rows_due)) return absl::CancelledError("cancelled by its progress callback");
-        MNEME_RETURN_IF_ERROR(run->Build(layer, head, [&](size_t l, int32_t h, float* keys) {
+        const absl::Status status = run->Build(layer, head, [&](size_t l, int32_t h, float* keys) {
           return DecodeKeys(*now, l, h, range.begin, tokens, keys);
-        }));
+        });
+        if (status.code() == absl::StatusCode::kInvalidArgument) {
+          refused = status;
+        } else if (!status.ok()) {
+          return status;
+        }
         rows_done += tokens;
       }
     }
+    if (!refused.ok()) {
+      // Too few rows to train on, a code size that does not divide the dims, …: the exact scan serves these tokens.
+      store_->Log(absl::StrCat("memory \"", name_, "\": tokens ", range.begin, " to ", range.end,
+                               " get no index and are scanned: ", refused.message()));
+      not_indexable_.push_back(range);
+      continue;
+    }
     absl::MutexLock commit_lock(&commit_mutex_);
+    if (retired_) return absl::OkStatus();
     std::vector<std::shared_ptr<IndexRun>> runs;
     {
       absl::MutexLock lock(&state_mutex_);
       if (truncations_ != truncations) break;  // its tokens may be others by now; the next build sees to it
       runs = state_->runs;
     }
-    std::erase_if(runs, [&](const auto& old) { return old->first_token() < range.end && old->end() > range.begin; });
+    std::erase_if(runs, [&](const auto& old) {
+      return (old->first_token() < range.end && old->end() > range.begin) || old->end() <= manifest_.first_kept;
+    });
     runs.push_back(run);
     std::sort(runs.begin(), runs.end(),
               [](const auto& a, const auto& b) { return a->first_token() < b->first_token(); });

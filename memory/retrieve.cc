@@ -251,12 +251,6 @@ absl::Status SearchRun(const Plan& plan, const VisibleRun& visible, int64_t kv_h
   const RetrieveRequest& request = *plan.request;
   const MemoryView& view = *plan.view;
   const IndexRun& run = *visible.run;
-  MNEME_ASSIGN_OR_RETURN(
-      const std::shared_ptr<const KeyIndex> index,
-      visible.run->Get(view.layer, static_cast<int32_t>(kv_head), [&](size_t layer, int32_t head, float* keys) {
-        return plan.sequence->memory->DecodeKeys(*view.snapshot.state, layer, head, run.first_token(), run.tokens(),
-                                                 keys);
-      }));
   const int64_t queries = query_end - query_begin;
   int64_t wanted = 0;
   for (const int32_t head : heads) wanted = std::max(wanted, request.heads[static_cast<size_t>(head)].top_k);
@@ -265,6 +259,24 @@ absl::Status SearchRun(const Plan& plan, const VisibleRun& visible, int64_t kv_h
   const double widen = static_cast<double>(run.tokens()) / static_cast<double>(seen);
   const double asked = std::max<double>(kMinCandidates, kCandidatesPerRow * static_cast<double>(std::min(wanted, seen)));
   const auto fetch = static_cast<int64_t>(std::min<double>(asked * widen, static_cast<double>(run.tokens())));
+  const auto scan = [&](absl::Span<const int32_t> which, int64_t begin_query, int64_t end_query, TopK* best) {
+    for (const VisibleRows& owner : view.rows) {
+      const int64_t begin = std::max(owner.token_begin(), visible.token_begin) - owner.first_token;
+      const int64_t end = std::min(owner.token_end(), visible.token_end) - owner.first_token;
+      if (begin < end) ScanPiece(plan, owner, begin, end, kv_head, which, begin_query, end_query, best);
+    }
+  };
+  if (fetch >= run.tokens()) {
+    // All of it is asked for, or more than is in sight: the exact scan reads less.
+    scan(heads, query_begin, query_end, top);
+    return absl::OkStatus();
+  }
+  MNEME_ASSIGN_OR_RETURN(
+      const std::shared_ptr<const KeyIndex> index,
+      visible.run->Get(view.layer, static_cast<int32_t>(kv_head), [&](size_t layer, int32_t head, float* keys) {
+        return plan.sequence->memory->DecodeKeys(*view.snapshot.state, layer, head, run.first_token(), run.tokens(),
+                                                 keys);
+      }));
   std::vector<float> vectors;
   std::vector<int64_t> rows(static_cast<size_t>(queries * fetch));
   for (size_t g = 0; g < heads.size(); ++g) {
@@ -290,13 +302,7 @@ absl::Status SearchRun(const Plan& plan, const VisibleRun& visible, int64_t kv_h
       if (found >= std::min(request.heads[static_cast<size_t>(heads[g])].top_k, seen)) continue;
       // Too few came back (lists probed in vain, most of the index evicted): the exact scan answers instead.
       best.Reset(best.k());
-      for (const VisibleRows& owner : view.rows) {
-        const int64_t begin = std::max(owner.token_begin(), visible.token_begin) - owner.first_token;
-        const int64_t end = std::min(owner.token_end(), visible.token_end) - owner.first_token;
-        if (begin >= end) continue;
-        ScanPiece(plan, owner, begin, end, kv_head, absl::MakeConstSpan(&heads[g], 1), query_begin + query,
-                  query_begin + query + 1, &best);
-      }
+      scan(absl::MakeConstSpan(&heads[g], 1), query_begin + query, query_begin + query + 1, &best);
     }
   }
   return absl::OkStatus();
@@ -375,15 +381,18 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
   }
   if (decays) {
     const auto [least, greatest] = std::minmax_element(plan.positions.begin(), plan.positions.end());
-    const int64_t span = *greatest - *least + view.rows.back().token_end() - view.rows.front().token_begin();
+    // Pinned rows are exempt, and what is evicted behind them would make the table long.
+    const auto first = std::find_if(view.rows.begin(), view.rows.end(), [](const auto& piece) { return !piece.pinned; });
+    // Rows in one owner are numbered from its row 0, which may stand before the first visible one.
+    const int64_t first_token = first == view.rows.end() ? view.rows.back().token_end() : first->first_token;
+    const int64_t span = *greatest - *least + view.rows.back().token_end() - first_token;
     constexpr int64_t kGreatestSpan = int64_t{1} << 31;
     if (span > kGreatestSpan) {
       return absl::InvalidArgumentError(absl::StrCat(
           "query_positions: with decay, expected positions within 2^31 tokens of each other, got a span of ", span));
     }
-    // Rows in one owner are numbered from its row 0, which may stand before the first visible one.
-    plan.penalties = std::make_unique<AgePenalties>(*least - view.rows.back().token_end(),
-                                                    *greatest - view.rows.front().first_token, request.decay_beyond);
+    plan.penalties = std::make_unique<AgePenalties>(*least - view.rows.back().token_end(), *greatest - first_token,
+                                                    request.decay_beyond);
   }
   PrepareVectors(plan, executor);
 

@@ -60,13 +60,13 @@ size_t LayerValues::MemoryBytes() const {
   return bytes;
 }
 
-Segment::Segment(SegmentId id, const ModelCard& card, DType dtype, Database* database, RowCache* cache,
-                 int64_t persisted_rows, int64_t chunked_rows)
+Segment::Segment(SegmentId id, const ModelCard& card, DType dtype, Database* database,
+                 std::shared_ptr<RowCache> cache, int64_t persisted_rows, int64_t chunked_rows)
     : id_(id),
       cards_(card.layers),
       dtype_(dtype),
       database_(database),
-      cache_(cache),
+      cache_(std::move(cache)),
       persisted_rows_(persisted_rows),
       chunked_rows_(chunked_rows),
       layers_(card.layers.size()),
@@ -77,8 +77,8 @@ Segment::Segment(SegmentId id, const ModelCard& card, DType dtype, Database* dat
 Segment::~Segment() { cache_->Forget(this); }
 
 std::shared_ptr<Segment> Segment::Sealed(SegmentId id, const ModelCard& card, DType dtype, Database* database,
-                                         RowCache* cache, int64_t rows) {
-  auto segment = std::make_shared<Segment>(id, card, dtype, database, cache, rows, rows);
+                                         std::shared_ptr<RowCache> cache, int64_t rows) {
+  auto segment = std::make_shared<Segment>(id, card, dtype, database, std::move(cache), rows, rows);
   absl::MutexLock lock(&segment->mutex_);
   segment->sealed_ = true;
   return segment;
@@ -96,15 +96,19 @@ std::shared_ptr<Segment> Segment::SealAt(int64_t rows) {
       sealed->layers_[layer].values = layers_[layer].values;
     }
     sealed->columns_ = columns_;
+    sealed_as_ = sealed;
   }
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
     // Counted against the budget from now on.
-    if (layers_[layer].keys != nullptr) {
-      cache_->Used(sealed, layer, RowKind::kKeys, layers_[layer].keys->MemoryBytes());
+    size_t key_bytes = 0, value_bytes = 0;
+    {
+      absl::MutexLock sealed_lock(&sealed->mutex_);
+      const Layer& own = sealed->layers_[layer];
+      if (own.keys != nullptr) key_bytes = own.keys->MemoryBytes();
+      if (own.values != nullptr) value_bytes = own.values->MemoryBytes();
     }
-    if (layers_[layer].values != nullptr) {
-      cache_->Used(sealed, layer, RowKind::kValues, layers_[layer].values->MemoryBytes());
-    }
+    if (key_bytes > 0) cache_->Used(sealed, layer, RowKind::kKeys, key_bytes);
+    if (value_bytes > 0) cache_->Used(sealed, layer, RowKind::kValues, value_bytes);
   }
   return sealed;
 }
@@ -237,6 +241,11 @@ absl::Status Segment::AppendRows(size_t layer, const char* keys, const char* val
   }
   const size_t key_bytes = RowBytes(dtype_, card.key_dim) * static_cast<size_t>(n);
   const size_t value_bytes = RowBytes(dtype_, card.value_dim) * static_cast<size_t>(n);
+  // All that can fail comes first: heads of unequal lengths would never fit together again.
+  for (size_t head = 0; head < static_cast<size_t>(card.kv_heads); ++head) {
+    value_rows->heads[head]->Reserve(rows + n);
+    key_rows->heads[head]->Reserve(rows + n);
+  }
   for (size_t head = 0; head < static_cast<size_t>(card.kv_heads); ++head) {
     value_rows->heads[head]->Append(values + head * value_bytes, n);
     key_rows->heads[head]->Append(keys + head * key_bytes, n);
@@ -252,6 +261,8 @@ absl::Status Segment::AppendColumns(const int64_t* positions, const int32_t* tok
     absl::MutexLock lock(&mutex_);
     MNEME_ASSIGN_OR_RETURN(columns, LoadColumns(rows));
   }
+  columns->positions.Reserve(rows + n);
+  columns->token_ids.Reserve(rows + n);
   columns->positions.Append(positions, n);
   columns->token_ids.Append(token_ids, n);
   column_rows_.store(rows + n, std::memory_order_release);
@@ -290,6 +301,7 @@ size_t Segment::MemoryBytes() const {
     if (layer.keys != nullptr) bytes += layer.keys->MemoryBytes();
     if (layer.values != nullptr) bytes += layer.values->MemoryBytes();
   }
+  if (columns_ != nullptr) bytes += columns_->positions.MemoryBytes() + columns_->token_ids.MemoryBytes();
   return bytes;
 }
 

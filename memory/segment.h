@@ -48,13 +48,13 @@ class Segment : public std::enable_shared_from_this<Segment> {
  public:
   // A tail: `persisted_rows` of every layer are in `database`, the first `chunked_rows` of them in chunks; none in a
   // new one.
-  Segment(SegmentId id, const ModelCard& card, DType dtype, Database* database, RowCache* cache, int64_t persisted_rows,
-          int64_t chunked_rows);
+  Segment(SegmentId id, const ModelCard& card, DType dtype, Database* database, std::shared_ptr<RowCache> cache,
+          int64_t persisted_rows, int64_t chunked_rows);
   ~Segment();
 
   // A sealed segment: all `rows` rows are in chunks.
   static std::shared_ptr<Segment> Sealed(SegmentId id, const ModelCard& card, DType dtype, Database* database,
-                                         RowCache* cache, int64_t rows);
+                                         std::shared_ptr<RowCache> cache, int64_t rows);
 
   // This tail, sealed at its first `rows` rows (all in chunks by now), as an object of its own that takes over what is
   // in memory. Readers that still see the tail keep it as it is.
@@ -106,12 +106,14 @@ class Segment : public std::enable_shared_from_this<Segment> {
   const std::vector<LayerCard> cards_;
   const DType dtype_;
   Database* const database_;
-  RowCache* const cache_;
+  const std::shared_ptr<RowCache> cache_;  // shared: a snapshot may outlive its store
 
   mutable absl::Mutex mutex_;
   int64_t persisted_rows_ ABSL_GUARDED_BY(mutex_);
   int64_t chunked_rows_ ABSL_GUARDED_BY(mutex_);
   bool sealed_ ABSL_GUARDED_BY(mutex_) = false;
+  // What this tail became. Held, so that the rows stay on disk for readers that still see the tail.
+  std::shared_ptr<Segment> sealed_as_ ABSL_GUARDED_BY(mutex_);
   std::vector<Layer> layers_;
   std::shared_ptr<TokenColumns> columns_ ABSL_GUARDED_BY(mutex_);
   std::atomic<int64_t> column_rows_{0};

@@ -43,7 +43,7 @@ absl::Status CheckOptions(const MemoryOptions& options) {
 }  // namespace
 
 Store::Store(std::unique_ptr<Database> database, const StoreOptions& options)
-    : options_(options), database_(std::move(database)), cache_(options.ram_budget_bytes) {
+    : options_(options), database_(std::move(database)), cache_(std::make_shared<RowCache>(options.ram_budget_bytes)) {
   if (options_.executor == nullptr) {
     own_executor_ = MakeThreadPool(static_cast<size_t>(options_.threads));
     executor_ = own_executor_.get();
@@ -166,7 +166,12 @@ absl::Status Store::CloseMemory(const std::shared_ptr<Memory>& memory) {
     if (entry == open_.end() || entry->second.memory != memory) {
       return absl::FailedPreconditionError(absl::StrCat("memory \"", memory->name(), "\" is not open"));
     }
-    if (--entry->second.count == 0) open_.erase(entry);
+    if (entry->second.count == 1) {
+      MNEME_RETURN_IF_ERROR(memory->Retire());
+      open_.erase(entry);
+    } else {
+      --entry->second.count;
+    }
   }
   CollectDropped();
   return absl::OkStatus();
@@ -206,48 +211,75 @@ absl::Status Store::List(const std::function<bool(const std::string&, const Memo
   return absl::OkStatus();
 }
 
+absl::Status Store::VerifyOne(const MemoryManifest& manifest, const Progress& progress, VerifyReport* report,
+                              std::vector<std::string>* messages) {
+  uint64_t read = 0;
+  MNEME_RETURN_IF_ERROR(database_->VerifyMemory(
+      manifest,
+      [&](uint64_t done, uint64_t total) {
+        read = done;
+        return !progress || progress(static_cast<int64_t>(done), static_cast<int64_t>(total));
+      },
+      [&](const absl::Status& status) {
+        ++report->damaged_values;
+        messages->emplace_back(status.message());
+      }));
+  report->bytes_read = static_cast<int64_t>(read);
+  if (report->damaged_values > 0) report->damaged_memories = 1;
+  for (const IndexRef& ref : manifest.indexes) {
+    const absl::StatusOr<IndexSpec> spec = ParseIndexSpec(ref.spec);
+    if (!spec.ok()) continue;
+    for (const LayerCard& layer : manifest.card.layers) {
+      for (int32_t head = 0; head < layer.kv_heads; ++head) {
+        const absl::StatusOr<std::string> blob = database_->GetIndexBlob(ref.id, layer.layer, head);
+        const absl::Status status = !blob.ok() ? blob.status()
+                                    : options_.rebuild_only
+                                        ? absl::OkStatus()
+                                        : LoadKeyIndex(*spec, *blob, ref.tokens, layer.key_dim).status();
+        if (status.ok()) continue;
+        ++report->damaged_indexes;
+        messages->push_back(
+            absl::StrCat("index ", ref.id, " layer ", layer.layer, " head ", head, ": ", status.message()));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Store::Verify(const Progress& progress, VerifyReport* report) {
+  // A commit meanwhile may have moved what was looked for: only damage that stays is damage.
+  constexpr int kMostAttempts = 10;
   MNEME_RETURN_IF_ERROR(database_->CatchUp());
   MNEME_ASSIGN_OR_RETURN(const std::vector<std::string> names, database_->ListMemories());
   for (const std::string& name : names) {
-    const absl::StatusOr<MemoryManifest> manifest = database_->ReadManifest(name);
-    if (manifest.status().code() == absl::StatusCode::kNotFound) continue;
-    ++report->memories;
-    if (!manifest.ok()) {
-      ++report->damaged_memories;
-      Log(manifest.status().message());
-      continue;
-    }
-    int64_t damaged = 0;
-    uint64_t read = 0;
-    const int64_t before = report->bytes_read;
-    MNEME_RETURN_IF_ERROR(database_->VerifyMemory(
-        *manifest,
-        [&](uint64_t done, uint64_t total) {
-          read = done;
-          return !progress || progress(before + static_cast<int64_t>(done), before + static_cast<int64_t>(total));
-        },
-        [&](const absl::Status& status) {
-          ++damaged;
-          Log(status.message());
-        }));
-    report->bytes_read = before + static_cast<int64_t>(read);
-    report->damaged_values += damaged;
-    if (damaged > 0) ++report->damaged_memories;
-    for (const IndexRef& ref : manifest->indexes) {
-      const absl::StatusOr<IndexSpec> spec = ParseIndexSpec(ref.spec);
-      if (!spec.ok()) continue;
-      for (const LayerCard& layer : manifest->card.layers) {
-        for (int32_t head = 0; head < layer.kv_heads; ++head) {
-          const absl::StatusOr<std::string> blob = database_->GetIndexBlob(ref.id, layer.layer, head);
-          const absl::Status status =
-              blob.ok() ? LoadKeyIndex(*spec, *blob, ref.tokens, layer.key_dim).status() : blob.status();
-          if (status.ok()) continue;
-          ++report->damaged_indexes;
-          Log(absl::StrCat("index ", ref.id, " layer ", layer.layer, " head ", head, ": ", status.message()));
-        }
+    VerifyReport found;
+    std::vector<std::string> messages;
+    for (int attempt = 1; attempt <= kMostAttempts; ++attempt) {
+      found = {};
+      messages.clear();
+      const absl::StatusOr<MemoryManifest> manifest = database_->ReadManifest(name);
+      if (manifest.status().code() == absl::StatusCode::kNotFound) break;
+      found.memories = 1;
+      if (!manifest.ok()) {
+        found.damaged_memories = 1;
+        messages.emplace_back(manifest.status().message());
+        break;
       }
+      const int64_t before = report->bytes_read;
+      const auto from_here = [&](int64_t done, int64_t total) {
+        return !progress || progress(before + done, before + total);
+      };
+      MNEME_RETURN_IF_ERROR(VerifyOne(*manifest, from_here, &found, &messages));
+      if (messages.empty()) break;
+      const absl::StatusOr<MemoryManifest> now = database_->ReadManifest(name);
+      if (now.ok() && now->generation == manifest->generation) break;
     }
+    for (const std::string& message : messages) Log(message);
+    report->memories += found.memories;
+    report->damaged_memories += found.damaged_memories;
+    report->damaged_values += found.damaged_values;
+    report->damaged_indexes += found.damaged_indexes;
+    report->bytes_read += found.bytes_read;
   }
   return absl::OkStatus();
 }
@@ -285,7 +317,7 @@ std::shared_ptr<Segment> Store::SharedSegment(SegmentId id, const ModelCard& car
     segment->HasAtLeast(rows);
     return segment;
   }
-  std::shared_ptr<Segment> segment = Segment::Sealed(id, card, dtype, database_.get(), &cache_, rows);
+  std::shared_ptr<Segment> segment = Segment::Sealed(id, card, dtype, database_.get(), cache_, rows);
   place = segment;
   return segment;
 }

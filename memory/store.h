@@ -82,7 +82,7 @@ class Store {
 
   // For Memory.
   Database& database() { return *database_; }
-  RowCache& cache() { return cache_; }
+  const std::shared_ptr<RowCache>& cache() { return cache_; }
   Executor& executor() { return *executor_; }
   IndexCounters& index_counters() { return index_counters_; }
   const StoreOptions& options() const { return options_; }
@@ -107,6 +107,8 @@ class Store {
  private:
   Store(std::unique_ptr<Database> database, const StoreOptions& options);
   absl::Status CountReferences();
+  absl::Status VerifyOne(const MemoryManifest& manifest, const Progress& progress, VerifyReport* report,
+                         std::vector<std::string>* messages);
   void Background();
   std::shared_ptr<Memory> FindOpen(const std::string& name, bool count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -119,7 +121,7 @@ class Store {
   const std::unique_ptr<Database> database_;
   std::unique_ptr<Executor> own_executor_;
   Executor* executor_;
-  RowCache cache_;
+  const std::shared_ptr<RowCache> cache_;
   IndexCounters index_counters_;
 
   absl::Mutex mutex_;  // held while a memory is opened, so that a name is opened once

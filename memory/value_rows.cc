@@ -12,22 +12,31 @@ ValueRows::Place ValueRows::PlaceOf(int64_t row) {
   return {arena, row - (kFirst << (arena - 1))};
 }
 
-void ValueRows::Append(const void* rows, int64_t n) {
-  const auto* source = static_cast<const char*>(rows);
-  while (n > 0) {
-    const Place place = PlaceOf(size_);
-    std::unique_ptr<char[]>& arena = arenas_[place.arena];
+void ValueRows::Reserve(int64_t rows) {
+  if (rows <= 0) return;
+  const size_t last = PlaceOf(rows - 1).arena;
+  for (size_t i = 0; i <= last; ++i) {
     // Uninitialised on purpose: pages that hold no row yet cost no memory.
-    if (arena == nullptr) arena.reset(new char[static_cast<size_t>(ArenaRows(place.arena)) * row_bytes_]);
-    const int64_t fits = std::min(n, ArenaRows(place.arena) - place.offset);
-    const size_t bytes = static_cast<size_t>(fits) * row_bytes_;
-    std::memcpy(arena.get() + static_cast<size_t>(place.offset) * row_bytes_, source, bytes);
-    source += bytes;
-    size_ += fits;
-    n -= fits;
+    if (arenas_[i] == nullptr) arenas_[i].reset(new char[static_cast<size_t>(ArenaRows(i)) * row_bytes_]);
   }
 }
 
-size_t ValueRows::MemoryBytes() const { return static_cast<size_t>(size_) * row_bytes_; }
+void ValueRows::Append(const void* rows, int64_t n) {
+  const auto* source = static_cast<const char*>(rows);
+  int64_t size = size_.load(std::memory_order_relaxed);
+  Reserve(size + n);
+  while (n > 0) {
+    const Place place = PlaceOf(size);
+    const int64_t fits = std::min(n, ArenaRows(place.arena) - place.offset);
+    const size_t bytes = static_cast<size_t>(fits) * row_bytes_;
+    std::memcpy(arenas_[place.arena].get() + static_cast<size_t>(place.offset) * row_bytes_, source, bytes);
+    source += bytes;
+    size += fits;
+    n -= fits;
+  }
+  size_.store(size, std::memory_order_release);
+}
+
+size_t ValueRows::MemoryBytes() const { return static_cast<size_t>(size()) * row_bytes_; }
 
 }  // namespace mneme

@@ -2,6 +2,7 @@
 #define MNEME_MEMORY_VALUE_ROWS_H_
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -18,8 +19,10 @@ class ValueRows {
   ValueRows& operator=(const ValueRows&) = delete;
 
   size_t row_bytes() const { return row_bytes_; }
-  int64_t size() const { return size_; }  // the writer's view
+  int64_t size() const { return size_.load(std::memory_order_acquire); }
 
+  // Room for `rows` rows in all: until then Append allocates nothing, so it cannot fail.
+  void Reserve(int64_t rows);
   void Append(const void* rows, int64_t n);
 
   const void* Row(int64_t row) const {
@@ -42,7 +45,7 @@ class ValueRows {
   static int64_t ArenaRows(size_t arena) { return arena == 0 ? kFirst : kFirst << (arena - 1); }
 
   const size_t row_bytes_;
-  int64_t size_ = 0;
+  std::atomic<int64_t> size_{0};
   std::array<std::unique_ptr<char[]>, kArenas> arenas_;
 };
 
