@@ -60,10 +60,11 @@ absl::Status ReadLocal(const mneme_attend_args& args, size_t batch, const LayerC
       return absl::InvalidArgumentError(
           absl::StrCat("args.mask_offsets[", i, "]: expected an offset within 2^48, got ", sequence.mask_offset));
     }
-    if (mask.kind == LocalMask::Kind::kBits && mask.bits_stride < (rows + 7) / 8) {
-      return absl::InvalidArgumentError(absl::StrCat("args.mask_bits_stride: expected at least ", (rows + 7) / 8,
-                                                     " bytes for the ", rows, " local rows of sequence ", i, ", got ",
-                                                     mask.bits_stride));
+    constexpr int64_t kMaxStride = int64_t{1} << 40;
+    if (mask.kind == LocalMask::Kind::kBits && (mask.bits_stride < (rows + 7) / 8 || mask.bits_stride > kMaxStride)) {
+      return absl::InvalidArgumentError(absl::StrCat("args.mask_bits_stride: expected ", (rows + 7) / 8,
+                                                     " bytes or more for the ", rows, " local rows of sequence ", i,
+                                                     ", up to 2^40, got ", mask.bits_stride));
     }
   }
   return absl::OkStatus();
@@ -175,6 +176,12 @@ absl::Status Search(mneme_memory* const* memories, size_t batch_size, const mnem
   request.top_k = args.top_k;
   request.tokens = args.tokens;
   request.scores = args.scores;
+  const int64_t queries = std::max<int64_t>(1, tokens * layer.query_heads);
+  constexpr int64_t kMaxSlots = int64_t{1} << 44;
+  if (args.top_k > kMaxSlots / queries) {
+    return absl::InvalidArgumentError(absl::StrCat("args.top_k: expected at most 2^44 rows in all for the ", queries,
+                                                   " queries, got ", args.top_k, " each"));
+  }
   const int64_t slots = tokens * layer.query_heads * args.top_k;
   if (args.keys != nullptr) {
     MNEME_ASSIGN_OR_RETURN(request.keys, ReadContiguousF32("args.keys", args.keys, slots * layer.key_dim));

@@ -7,9 +7,6 @@
 namespace mneme::capi {
 namespace {
 
-// Positions beyond this are no token indices of anything; ages computed from smaller ones cannot overflow.
-constexpr int64_t kMaxPosition = int64_t{1} << 48;
-
 template <typename Holds>
 absl::Status CheckEach(absl::string_view name, const float* values, int64_t n, absl::string_view expected,
                        const Holds& holds) {
@@ -17,17 +14,6 @@ absl::Status CheckEach(absl::string_view name, const float* values, int64_t n, a
   for (int64_t i = 0; i < n; ++i) {
     if (!holds(values[i])) {
       return absl::InvalidArgumentError(absl::StrCat("args.", name, "[", i, "]: expected ", expected, ", got ", values[i]));
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckPositions(absl::string_view name, const int64_t* positions, int64_t n) {
-  if (positions == nullptr) return absl::OkStatus();
-  for (int64_t i = 0; i < n; ++i) {
-    if (positions[i] < -kMaxPosition || positions[i] > kMaxPosition) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("args.", name, "[", i, "]: expected a position within 2^48, got ", positions[i]));
     }
   }
   return absl::OkStatus();
@@ -55,14 +41,15 @@ absl::Status CheckPolicy(const RetrieveArgs& args, const Batch& batch) {
 
 absl::Status CheckHeads(const RetrieveArgs& args, int64_t heads) {
   const auto finite = [](float x) { return std::isfinite(x); };
+  const auto distance = [](float x) { return std::fabs(x) <= static_cast<float>(kMaxPosition); };  // NaN is not
   const auto not_negative = [](float x) { return std::isfinite(x) && x >= 0; };
   absl::Status checks[] = {
-      CheckEach("distance", args.distance, heads, "a finite number", finite),
+      CheckEach("distance", args.distance, heads, "a number within 2^48", distance),
       CheckEach("memory_bias", args.memory_bias, heads, "a finite number", finite),
       CheckEach("decay", args.decay, heads, "a finite number, 0 or more", not_negative),
       CheckEach("scale", args.scale, heads, "a finite number above 0", [](float x) { return std::isfinite(x) && x > 0; }),
       CheckEach("gate", args.gate, heads, "a number", [](float x) { return !std::isnan(x); }),
-      CheckEach("default_distance", &args.default_distance, 1, "a finite number", finite),
+      CheckEach("default_distance", &args.default_distance, 1, "a number within 2^48", distance),
       CheckEach("decay_beyond", &args.decay_beyond, 1, "a finite number, 1 or more",
                 [](float x) { return std::isfinite(x) && x >= 1; }),
   };
@@ -106,8 +93,8 @@ absl::StatusOr<Batch> Batch::Read(mneme_memory* const* memories, size_t batch, c
       }
       const LayerCard& own = memory.card().layers[static_cast<size_t>(place)];
       if (shape != nullptr && !(own == *shape)) {
-        return absl::InvalidArgumentError(absl::StrCat("memories[", i, "]: its layer ", layer,
-                                                       " differs from that of the batch's first memory"));
+        return absl::InvalidArgumentError(absl::StrCat("memories[", i, "]: expected the layer ", layer,
+                                                       " of the batch's first memory, got one that differs"));
       }
       shape = &own;
       if (result.first == nullptr) result.first = result.memories[i].get();
@@ -128,6 +115,17 @@ const LayerCard* Batch::Layer(int32_t layer) const {
   if (first == nullptr) return nullptr;
   const ModelCard& card = first->memory->card();
   return &card.layers[static_cast<size_t>(card.FindLayer(layer))];
+}
+
+absl::Status CheckPositions(absl::string_view name, const int64_t* positions, int64_t n) {
+  if (positions == nullptr) return absl::OkStatus();
+  for (int64_t i = 0; i < n; ++i) {
+    if (positions[i] < -kMaxPosition || positions[i] > kMaxPosition) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, "[", i, "]: expected a position within 2^48, got ", positions[i]));
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckOffsets(absl::string_view name, const int64_t* offsets, size_t batch, int64_t total) {
@@ -165,8 +163,8 @@ absl::Status ReadRetrieve(const RetrieveArgs& args, const Batch& batch, const La
   MNEME_RETURN_IF_ERROR(CheckPolicy(args, batch));
   MNEME_RETURN_IF_ERROR(CheckHeads(args, layer.query_heads));
   MNEME_RETURN_IF_ERROR(CheckOffsets("args.query_offsets", args.query_offsets, batch.memories.size(), tokens));
-  MNEME_RETURN_IF_ERROR(CheckPositions("query_positions", args.query_positions, tokens));
-  MNEME_RETURN_IF_ERROR(CheckPositions("query_local_positions", args.query_local_positions, tokens));
+  MNEME_RETURN_IF_ERROR(CheckPositions("args.query_positions", args.query_positions, tokens));
+  MNEME_RETURN_IF_ERROR(CheckPositions("args.query_local_positions", args.query_local_positions, tokens));
   if (args.normalise_query != 0 && args.normalise_query != 1) {
     return absl::InvalidArgumentError(absl::StrCat("args.normalise_query: expected 0 or 1, got ", args.normalise_query));
   }

@@ -48,6 +48,11 @@ struct RetrieveArgs {
 absl::Status ReadRetrieve(const RetrieveArgs& args, const Batch& batch, const LayerCard& layer, int64_t tokens,
                           RetrieveRequest& request, std::vector<HeadRule>& heads, std::vector<Sequence>& sequences);
 
+// Token indices and positions beyond this are none of anything; distances between smaller ones cannot overflow.
+inline constexpr int64_t kMaxPosition = int64_t{1} << 48;
+
+absl::Status CheckPositions(absl::string_view name, const int64_t* positions, int64_t n);
+
 // Ascending offsets from 0 to `total`; null is right for one sequence only.
 absl::Status CheckOffsets(absl::string_view name, const int64_t* offsets, size_t batch, int64_t total);
 

@@ -84,7 +84,8 @@ mneme_status mneme_card_add_layer(mneme_card* card, const mneme_layer_desc* laye
 
 void mneme_card_release(mneme_card* card) {
   if (card == nullptr) return;
-  Guard([&] { return RemoveHandle<CardObject>("card", card); });
+  // A release cannot be refused: a call that still reads the card keeps it.
+  Guard([&] { return RemoveHandle<CardObject>("card", card, true); });
 }
 
 }  // extern "C"

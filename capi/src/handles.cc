@@ -56,13 +56,13 @@ std::shared_ptr<void> HandleTable::Find(HandleKind kind, uint64_t handle) {
   return slot == nullptr ? nullptr : slot->object;
 }
 
-HandleTable::Removal HandleTable::Remove(HandleKind kind, uint64_t handle) {
+HandleTable::Removal HandleTable::Remove(HandleKind kind, uint64_t handle, bool also_busy) {
   std::shared_ptr<void> object;  // destroyed after the lock is released
   absl::MutexLock lock(&mutex_);
   Slot* slot = SlotOf(kind, handle);
   if (slot == nullptr) return Removal::kUnknown;
   // Calls copy the pointer under this mutex, so a count of one means that none is running.
-  if (slot->object.use_count() > 1) return Removal::kBusy;
+  if (!also_busy && slot->object.use_count() > 1) return Removal::kBusy;
   object = std::move(slot->object);
   slot->object = nullptr;
   free_.push_back(static_cast<size_t>(slot - slots_.data()));

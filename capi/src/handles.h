@@ -63,8 +63,8 @@ class HandleTable {
   std::shared_ptr<void> Find(HandleKind kind, uint64_t handle);
 
   enum class Removal { kRemoved, kUnknown, kBusy };
-  // Removes the handle unless a call is using it.
-  Removal Remove(HandleKind kind, uint64_t handle);
+  // Removes the handle; one that a call is using only if `also_busy`, and then the call's own hold keeps the object.
+  Removal Remove(HandleKind kind, uint64_t handle, bool also_busy);
 
  private:
   struct Slot {
@@ -133,8 +133,9 @@ absl::StatusOr<std::shared_ptr<Object>> FindHandle(absl::string_view name,
 
 // Removes a handle; the object goes when its last user lets go of it.
 template <typename Object>
-absl::Status RemoveHandle(absl::string_view name, const typename HandleTraits<Object>::Handle* handle) {
-  switch (HandleTable::Get().Remove(HandleTraits<Object>::kKind, HandleNumber(handle))) {
+absl::Status RemoveHandle(absl::string_view name, const typename HandleTraits<Object>::Handle* handle,
+                          bool also_busy = false) {
+  switch (HandleTable::Get().Remove(HandleTraits<Object>::kKind, HandleNumber(handle), also_busy)) {
     case HandleTable::Removal::kRemoved: return absl::OkStatus();
     case HandleTable::Removal::kBusy:
       return absl::AbortedError(absl::StrCat(name, " is busy: another call with it is running, or a snapshot is held"));

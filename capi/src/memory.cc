@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/status.h"
+#include "capi/src/attend_args.h"
 #include "capi/src/handles.h"
 #include "capi/src/structs.h"
 #include "capi/src/tensors.h"
@@ -10,6 +11,8 @@
 
 namespace mneme::capi {
 namespace {
+
+constexpr int64_t kMaxSegmentTokens = int64_t{1} << 32;
 
 absl::StatusOr<std::string> ReadName(absl::string_view field, const char* name) {
   if (name == nullptr) return NullArgument(field);
@@ -31,6 +34,10 @@ absl::StatusOr<MemoryOptions> ReadOptions(const mneme_memory_options* given_opti
       return absl::InvalidArgumentError(absl::StrCat("options.", name, ": expected 0 or 1, got ", flag));
     }
   }
+  if (given.segment_tokens > kMaxSegmentTokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("options.segment_tokens: expected at most 2^32, got ", given.segment_tokens));
+  }
   if (given.max_bytes < 0) {
     return absl::InvalidArgumentError(absl::StrCat("options.max_bytes: expected 0 or more, got ", given.max_bytes));
   }
@@ -42,7 +49,8 @@ absl::StatusOr<MemoryOptions> ReadOptions(const mneme_memory_options* given_opti
   options.pinned_tokens = given.pinned_tokens;
   if (given.segment_tokens != 0) options.segment_tokens = given.segment_tokens;
   if (given.index != nullptr) options.index_spec = given.index;
-  if (given.max_bytes > 0) {
+  // Without layers the card is refused later, and there is no size of a token to divide by.
+  if (given.max_bytes > 0 && !card.layers.empty()) {
     const int64_t token_bytes = TokenBytes(card, options.stored_dtype);
     const int64_t tokens = given.max_bytes / token_bytes;
     if (tokens <= options.pinned_tokens) {
@@ -81,10 +89,15 @@ absl::Status Append(const std::shared_ptr<MemoryObject>& object, const mneme_app
   MNEME_RETURN_IF_ERROR(CheckStream(args.has_stream));
   MNEME_ASSIGN_OR_RETURN(const RowTensor keys, ReadRowTensor("args.keys", args.keys));
   MNEME_ASSIGN_OR_RETURN(const RowTensor values, ReadRowTensor("args.values", args.values));
+  MNEME_RETURN_IF_ERROR(CheckPositions("args.positions", args.positions, keys.rows));
   return object->memory->Append(args.layer, keys, values, args.positions, args.token_ids);
 }
 
 absl::Status Read(const std::shared_ptr<MemoryObject>& object, const mneme_read_args& args) {
+  if (args.begin > kMaxPosition || args.tokens > kMaxPosition) {
+    return absl::OutOfRangeError(absl::StrCat("args.begin, args.tokens: expected tokens below 2^48, got ", args.begin,
+                                              " and ", args.tokens));
+  }
   ReadRequest request;
   request.layer = args.layer;
   request.begin = args.begin;
@@ -206,6 +219,9 @@ mneme_status mneme_memory_close(mneme_memory* memory) {
     }
     absl::MutexLock lock(&store->mutex);
     const auto opened = store->opened.find(closed->name());
+    if (opened == store->opened.end() || opened->second.handle != memory) {
+      return absl::AbortedError("memory is busy: another call closes it");
+    }
     if (opened->second.count > 1) {
       --opened->second.count;
       return store->store->CloseMemory(closed);
@@ -283,7 +299,8 @@ mneme_status mneme_snapshot_create(mneme_memory* memory, mneme_snapshot** snapsh
 
 void mneme_snapshot_release(mneme_snapshot* snapshot) {
   if (snapshot == nullptr) return;
-  Guard([&] { return RemoveHandle<SnapshotObject>("snapshot", snapshot); });
+  // A release cannot be refused: a call that still reads the snapshot keeps it.
+  Guard([&] { return RemoveHandle<SnapshotObject>("snapshot", snapshot, true); });
 }
 
 mneme_status mneme_read(mneme_memory* memory, const mneme_read_args* args) {

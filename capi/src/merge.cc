@@ -1,4 +1,5 @@
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "attention/state.h"
@@ -24,6 +25,16 @@ absl::Status Merge(const mneme_merge_args& args) {
       return absl::InvalidArgumentError(absl::StrCat("args.gate[", head, "]: expected a number, got NaN"));
     }
   }
+  const auto check_lse = [&](absl::string_view name, const float* lse) -> absl::Status {
+    for (int64_t slot = 0; needs_lse && slot < a.rows * a.heads; ++slot) {
+      if (lse[slot] < std::numeric_limits<float>::infinity()) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, "[", slot, "]: expected a finite number or -infinity, got ", lse[slot]));
+    }
+    return absl::OkStatus();
+  };
+  MNEME_RETURN_IF_ERROR(check_lse("args.a_log_sum_exp", args.a_log_sum_exp));
+  MNEME_RETURN_IF_ERROR(check_lse("args.b_log_sum_exp", args.b_log_sum_exp));
   const auto dim = static_cast<size_t>(a.dim);
   std::vector<float> left(dim), right(dim), scratch(dim);
   for (int64_t row = 0; row < a.rows; ++row) {

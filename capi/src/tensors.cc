@@ -41,6 +41,13 @@ absl::Status CheckPlace(absl::string_view name, const mneme_tensor* tensor) {
   return absl::OkStatus();
 }
 
+absl::Status CheckAlignment(absl::string_view name, const void* data, size_t alignment) {
+  const auto address = reinterpret_cast<uintptr_t>(data);
+  if (address % alignment == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(name, ".data: expected an address that is a multiple of ", alignment,
+                                                 " bytes, got 0x", absl::Hex(address)));
+}
+
 template <typename Tensor>
 absl::StatusOr<Tensor> Read(absl::string_view name, const mneme_tensor* tensor) {
   MNEME_RETURN_IF_ERROR(CheckPlace(name, tensor));
@@ -68,11 +75,7 @@ absl::StatusOr<Tensor> Read(absl::string_view name, const mneme_tensor* tensor) 
     result.row_stride = tensor->strides[0];
     result.head_stride = tensor->strides[1];
   }
-  const auto alignment = static_cast<uintptr_t>(DTypeSize(result.dtype));
-  if (reinterpret_cast<uintptr_t>(result.data) % alignment != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(name, ".data: expected an address that is a multiple of ", alignment, " bytes"));
-  }
+  MNEME_RETURN_IF_ERROR(CheckAlignment(name, result.data, DTypeSize(result.dtype)));
   return result;
 }
 
@@ -97,6 +100,7 @@ absl::StatusOr<float*> ReadContiguousF32(absl::string_view name, const mneme_ten
     elements *= tensor->shape[i];
   }
   if (elements != count) return Wrong(name, "shape", absl::StrCat(count, " elements in all"), elements);
+  MNEME_RETURN_IF_ERROR(CheckAlignment(name, tensor->data, sizeof(float)));
   return static_cast<float*>(tensor->data);
 }
 
