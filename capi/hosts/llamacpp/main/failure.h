@@ -1,0 +1,29 @@
+#ifndef MNEME_CAPI_HOSTS_LLAMACPP_MAIN_FAILURE_H_
+#define MNEME_CAPI_HOSTS_LLAMACPP_MAIN_FAILURE_H_
+
+#include <stdexcept>
+#include <string>
+
+#include "capi/hosts/llamacpp/include/mneme_llama.h"
+
+namespace mneme::llama {
+
+// Ends a command of mneme-llama with a message for the person in front of it.
+class Failure : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// Throws the engine's message if a call of mneme.h failed.
+inline void CheckEngine(mneme_status status) {
+  if (status != MNEME_OK) throw Failure(std::string(mneme_status_name(status)) + ": " + mneme_last_error());
+}
+
+// The same for a call of mneme_llama.h.
+inline void CheckAdapter(mneme_status status) {
+  if (status != MNEME_OK) throw Failure(std::string(mneme_status_name(status)) + ": " + mneme_llama_last_error());
+}
+
+}  // namespace mneme::llama
+
+#endif  // MNEME_CAPI_HOSTS_LLAMACPP_MAIN_FAILURE_H_

@@ -1,0 +1,247 @@
+#include "capi/hosts/llamacpp/src/graph_step.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <string>
+
+#include "capi/hosts/llamacpp/src/tensor_views.h"
+
+namespace mneme::llama {
+namespace {
+
+// Adds the microseconds of its scope to a sum.
+class Timer {
+ public:
+  explicit Timer(int64_t* sum) : sum_(sum), start_(Clock::now()) {}
+  ~Timer() { *sum_ += std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start_).count(); }
+  Timer(const Timer&) = delete;
+  Timer& operator=(const Timer&) = delete;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  int64_t* const sum_;
+  const Clock::time_point start_;
+};
+
+std::string LayerText(int32_t layer) { return "layer " + std::to_string(layer) + ": "; }
+
+}  // namespace
+
+GraphStep::GraphStep(const ModelShape& shape, const std::vector<int32_t>& layers, const AttendSettings& settings)
+    : shape_(shape), layers_(layers), settings_(settings) {}
+
+void GraphStep::Begin(BatchPlan* plan, const int32_t* token_ids) {
+  plan_ = plan;
+  token_ids_ = token_ids;
+  status_ = Status();
+  part_begin_ = 0;
+  windows_.clear();
+  part_runs_.clear();
+  queries_.tokens = keys_.tokens = values_.tokens = -1;
+}
+
+bool GraphStep::Chosen(int32_t layer) const { return std::binary_search(layers_.begin(), layers_.end(), layer); }
+
+bool GraphStep::WantsKind(NodeKind kind) const {
+  switch (kind) {
+    case NodeKind::kNone: return false;
+    case NodeKind::kQuery:
+    case NodeKind::kKey: return !settings_.rotated();
+    case NodeKind::kRotatedKey: return settings_.rotated();
+    case NodeKind::kValue:
+    case NodeKind::kAttentionOut: return true;
+  }
+  return false;
+}
+
+bool GraphStep::Wants(const ggml_tensor& node) const {
+  if (plan_ == nullptr || plan_->steps.empty()) return false;
+  if (!status_.ok()) return true;  // to end the graph at its next node
+  const NodeName name = ParseNodeName(node, shape_.normed);
+  if (!WantsKind(name.kind) || !Chosen(name.layer)) return false;
+  const LayerShape& layer = shape_.layers[name.layer];
+  switch (name.kind) {
+    case NodeKind::kQuery: return HasHeads(node, layer.key_dim, layer.q_heads);
+    case NodeKind::kKey:
+    case NodeKind::kRotatedKey: return HasHeads(node, layer.key_dim, layer.kv_heads);
+    case NodeKind::kValue: return HasHeads(node, layer.value_dim, layer.kv_heads);
+    default: return true;
+  }
+}
+
+void GraphStep::Computed(ggml_tensor& node) {
+  if (!status_.ok()) return;
+  const NodeName name = ParseNodeName(node, shape_.normed);
+  if (name.kind == NodeKind::kAttentionOut) {
+    status_ = FinishLayer(name.layer, node);
+    return;
+  }
+  const Timer timer(&capture_us_);
+  Copy(node, name.kind == NodeKind::kQuery ? &queries_ : name.kind == NodeKind::kValue ? &values_ : &keys_);
+}
+
+void GraphStep::Copy(const ggml_tensor& node, Rows* rows) {
+  const int64_t dim = node.ne[0];
+  const int64_t heads = node.ne[1];
+  rows->tokens = node.ne[2];
+  rows->data.resize(static_cast<size_t>(dim * heads * rows->tokens));
+  float* to = rows->data.data();
+  for (int64_t token = 0; token < rows->tokens; ++token) {
+    const char* from = static_cast<const char*>(node.data) + token * node.nb[2];
+    for (int64_t head = 0; head < heads; ++head, to += dim) {
+      std::memcpy(to, from + head * node.nb[1], static_cast<size_t>(dim) * sizeof(float));
+    }
+  }
+}
+
+Status GraphStep::FinishLayer(int32_t number, const ggml_tensor& output) {
+  const LayerShape& layer = shape_.layers[number];
+  const int64_t tokens = output.ne[1];
+  AttentionInputs inputs;
+  {
+    const Timer timer(&capture_us_);
+    if (Status status = FindAttentionInputs(output, layer, &inputs); !status.ok()) {
+      return {status.code(), LayerText(number) + status.message()};
+    }
+    if (keys_.tokens != tokens || values_.tokens != tokens || (!settings_.rotated() && queries_.tokens != tokens)) {
+      return Refused(LayerText(number) + "the graph does not have the queries, keys and values that the adapter expects");
+    }
+    MNEME_LLAMA_RETURN_IF_ERROR(CheckPart(inputs, tokens));
+  }
+  for (size_t i = 0; i < part_runs_.size(); ++i) {
+    const SequenceStep& step = plan_->steps[part_runs_[i].step];
+    if (!step.visible && !settings_.always_overwrite) continue;
+    const Timer timer(&attend_us_);
+    MNEME_LLAMA_RETURN_IF_ERROR(AttendRun(number, inputs, part_runs_[i], windows_[i], output));
+  }
+  for (const Run& run : part_runs_) {
+    const Timer timer(&append_us_);
+    MNEME_LLAMA_RETURN_IF_ERROR(AppendRun(number, run));
+  }
+  keys_.tokens = values_.tokens = queries_.tokens = -1;
+  if (number == layers_.back()) {
+    part_begin_ += tokens;
+    windows_.clear();
+    part_runs_.clear();
+  }
+  return Status();
+}
+
+// At the part's first layer: cuts the batch's runs to the part, and holds mask and positions against what the adapter
+// believes the cache to contain. They differ if the host changed the cache, or llama.cpp reordered the batch.
+Status GraphStep::CheckPart(const AttentionInputs& inputs, int64_t tokens) {
+  if (part_begin_ + tokens > static_cast<int64_t>(plan_->positions.size())) {
+    return Refused("llama.cpp runs more tokens than the batch has");
+  }
+  for (int64_t i = 0; i < tokens; ++i) {
+    if (inputs.positions[i] == plan_->positions[part_begin_ + i]) continue;
+    return Refused("token " + std::to_string(part_begin_ + i) + " of the batch runs at position " +
+                   std::to_string(inputs.positions[i]) + ", expected " +
+                   std::to_string(plan_->positions[part_begin_ + i]) +
+                   "; was the batch reordered (kv_unified = false)?");
+  }
+  if (!windows_.empty()) return Status();
+  for (const Run& run : plan_->runs) {
+    const int64_t begin = std::max(run.begin, part_begin_) - part_begin_;
+    const int64_t end = std::min(run.end, part_begin_ + tokens) - part_begin_;
+    if (begin >= end || run.step < 0) continue;
+    const SequenceStep& step = plan_->steps[run.step];
+    LocalWindow window = ReadLocalWindow(*inputs.mask, begin, end);
+    const int64_t expected = plan_->positions[part_begin_ + begin] - step.sequence->first_position + 1;
+    if (window.first_visible != expected) {
+      return Refused("the cache holds " + std::to_string(window.first_visible) + " tokens of sequence " +
+                     std::to_string(plan_->sequences[part_begin_ + begin]) + ", expected " + std::to_string(expected) +
+                     "; its rows were changed without the adapter (mneme_llama_slide)");
+    }
+    part_runs_.push_back({begin, end, run.step});
+    windows_.push_back(std::move(window));
+  }
+  return Status();
+}
+
+Status GraphStep::AttendRun(int32_t number, const AttentionInputs& inputs, const Run& run, const LocalWindow& window,
+                            const ggml_tensor& output) {
+  const LayerShape& layer = shape_.layers[number];
+  const SequenceStep& step = plan_->steps[run.step];
+  const Sequence& sequence = *step.sequence;
+  const int64_t tokens = run.end - run.begin;
+  const int64_t row = static_cast<int64_t>(layer.q_heads) * layer.key_dim;
+
+  positions_.resize(static_cast<size_t>(tokens));
+  local_positions_.resize(static_cast<size_t>(tokens));
+  for (int64_t i = 0; i < tokens; ++i) {
+    const int64_t position = plan_->positions[part_begin_ + run.begin + i];
+    positions_[i] = position + sequence.base;
+    local_positions_[i] = position - sequence.first_position;
+  }
+  // The rotated queries carry the model's own factor (Gemma); the copied ones do not yet.
+  float* unrotated = settings_.rotated() ? nullptr : queries_.data.data() + run.begin * row;
+  if (unrotated != nullptr && inputs.query_factor != 1.0f) {
+    for (int64_t i = 0; i < tokens * row; ++i) unrotated[i] *= inputs.query_factor;
+  }
+  const RowsView query(*inputs.query, run.begin, tokens);
+  const RowsView memory_query(unrotated, tokens, layer.q_heads, layer.key_dim);
+  const RowsView keys(*inputs.keys, window.first_cell, window.cells);
+  const RowsView values(*inputs.values, window.first_cell, window.cells);
+  const auto* data = reinterpret_cast<const float*>(static_cast<const char*>(output.data) + run.begin * output.nb[1]);
+  const RowsView out(data, tokens, layer.q_heads, layer.value_dim);
+
+  const auto fill = [&](std::vector<float>& heads, float value) {
+    heads.assign(static_cast<size_t>(layer.q_heads), value);
+    return heads.data();
+  };
+  const int64_t memory_end = sequence.MemoryEnd();
+  const int64_t mask_offset = window.first_visible - 1;
+  const mneme_snapshot* snapshot = step.snapshot;
+  mneme_attend_args args = MNEME_ATTEND_ARGS_INIT;
+  args.layer = number;
+  args.query = query.get();
+  args.memory_query = unrotated != nullptr ? memory_query.get() : nullptr;
+  args.query_positions = positions_.data();
+  args.query_local_positions = local_positions_.data();
+  args.local_keys = keys.get();
+  args.local_values = values.get();
+  args.local_mask = window.causal ? MNEME_MASK_CAUSAL : MNEME_MASK_BITS;
+  args.mask_offsets = &mask_offset;
+  args.mask_bits = window.causal ? nullptr : window.bits.data();
+  args.mask_bits_stride = window.stride;
+  args.snapshots = &snapshot;
+  args.memory_end = &memory_end;
+  args.position_policy = settings_.position_policy;
+  args.fusion = settings_.fusion;
+  args.memory_bias = fill(bias_, settings_.memory_bias);
+  args.decay = fill(decay_, settings_.decay);
+  args.gate = fill(gate_, settings_.gate);
+  args.scale = fill(scale_, inputs.scale);
+  args.default_top_k = settings_.top_k;
+  args.default_distance = settings_.distance;
+  args.decay_beyond = settings_.decay_beyond;
+  args.output = out.get();
+  mneme_memory* memory = sequence.memory;
+  return FromEngine(mneme_attend(&memory, 1, &args));
+}
+
+Status GraphStep::AppendRun(int32_t number, const Run& run) {
+  const LayerShape& layer = shape_.layers[number];
+  const SequenceStep& step = plan_->steps[run.step];
+  const Sequence& sequence = *step.sequence;
+  if (!sequence.append) return Status();
+  // Tokens that a resume decodes once more are in the memory already.
+  int64_t begin = run.begin;
+  while (begin < run.end && plan_->positions[part_begin_ + begin] + sequence.base < step.next_token) ++begin;
+  const int64_t tokens = run.end - begin;
+  if (tokens == 0) return Status();
+  const RowsView keys(keys_.data.data() + begin * layer.kv_heads * layer.key_dim, tokens, layer.kv_heads,
+                      layer.key_dim);
+  const RowsView values(values_.data.data() + begin * layer.kv_heads * layer.value_dim, tokens, layer.kv_heads,
+                        layer.value_dim);
+  mneme_append_args args = MNEME_APPEND_ARGS_INIT;
+  args.layer = number;
+  args.keys = keys.get();
+  args.values = values.get();
+  args.token_ids = number == layers_.front() ? token_ids_ + part_begin_ + begin : nullptr;
+  return FromEngine(mneme_append(sequence.memory, &args));
+}
+
+}  // namespace mneme::llama

@@ -1,0 +1,100 @@
+#ifndef MNEME_CAPI_HOSTS_LLAMACPP_SRC_GRAPH_STEP_H_
+#define MNEME_CAPI_HOSTS_LLAMACPP_SRC_GRAPH_STEP_H_
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "capi/hosts/llamacpp/include/mneme_llama.h"
+#include "capi/hosts/llamacpp/src/graph_nodes.h"
+#include "capi/hosts/llamacpp/src/local_window.h"
+#include "capi/hosts/llamacpp/src/model_shape.h"
+#include "capi/hosts/llamacpp/src/sequences.h"
+#include "capi/hosts/llamacpp/src/status.h"
+
+namespace mneme::llama {
+
+// How retrieved rows take part; constant for an adapter.
+struct AttendSettings {
+  int32_t position_policy = MNEME_POSITION_FIXED_DISTANCE;
+  float distance = 0.0f;
+  int64_t top_k = 32;
+  int32_t fusion = MNEME_FUSION_JOINT;
+  float memory_bias = 0.0f;
+  float decay = 0.0f;
+  float decay_beyond = 1.0f;
+  float gate = 0.0f;
+  bool always_overwrite = false;
+
+  bool rotated() const { return position_policy == MNEME_POSITION_AS_STORED; }
+};
+
+// What happens inside one llama_decode: llama.cpp runs the batch in one or several parts ("ubatches", in the batch's
+// order), each through all layers. For every chosen layer the step copies the part's queries, keys and values, replaces
+// the attention output, and appends the rows.
+//
+// The first error ends the graph and is kept in status(); what llama.cpp computed is then worthless.
+class GraphStep {
+ public:
+  GraphStep(const ModelShape& shape, const std::vector<int32_t>& layers, const AttendSettings& settings);
+
+  // `plan` and the batch's token ids must live until End.
+  void Begin(BatchPlan* plan, const int32_t* token_ids);
+  void End() { plan_ = nullptr; }
+
+  // The two calls of ggml_backend_sched_eval_callback.
+  bool Wants(const ggml_tensor& node) const;
+  void Computed(ggml_tensor& node);
+
+  void Fail(Status status) { status_ = std::move(status); }
+
+  const Status& status() const { return status_; }
+  // How many of the batch's tokens went through all chosen layers.
+  int64_t tokens_done() const { return part_begin_; }
+
+  int64_t capture_us() const { return capture_us_; }
+  int64_t attend_us() const { return attend_us_; }
+  int64_t append_us() const { return append_us_; }
+
+ private:
+  // Rows of one part and layer, [tokens, heads, dim].
+  struct Rows {
+    std::vector<float> data;
+    int64_t tokens = -1;
+  };
+
+  bool Chosen(int32_t layer) const;
+  // The wanted kinds: unrotated queries and keys, or rotated keys where they are kept as stored.
+  bool WantsKind(NodeKind kind) const;
+  static void Copy(const ggml_tensor& node, Rows* rows);
+  Status FinishLayer(int32_t layer, const ggml_tensor& output);
+  Status CheckPart(const AttentionInputs& inputs, int64_t tokens);
+  Status AttendRun(int32_t layer, const AttentionInputs& inputs, const Run& part, const LocalWindow& window,
+                   const ggml_tensor& output);
+  Status AppendRun(int32_t layer, const Run& part);
+
+  const ModelShape& shape_;
+  const std::vector<int32_t>& layers_;
+  const AttendSettings settings_;
+
+  BatchPlan* plan_ = nullptr;
+  const int32_t* token_ids_ = nullptr;
+  Status status_;
+  Rows queries_;
+  Rows keys_;
+  Rows values_;
+  int64_t part_begin_ = 0;             // tokens of the batch before this part
+  std::vector<Run> part_runs_;         // of the part that have a memory, counted from its first token
+  std::vector<LocalWindow> windows_;   // of part_runs_; empty until the part's first layer
+  std::vector<int64_t> positions_;     // scratch
+  std::vector<int64_t> local_positions_;
+  std::vector<float> scale_, bias_, decay_, gate_;  // per head
+
+  int64_t capture_us_ = 0;
+  int64_t attend_us_ = 0;
+  int64_t append_us_ = 0;
+};
+
+}  // namespace mneme::llama
+
+#endif  // MNEME_CAPI_HOSTS_LLAMACPP_SRC_GRAPH_STEP_H_
