@@ -9,7 +9,7 @@
 namespace mneme {
 
 rocksdb::Status ColumnWriter::Write(uint64_t owner, rocksdb::WriteBatch* batch) {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   if (owner != owner_) {
     // A flush job takes all memtables that wait; so the other owner's must be in files before ours begin.
     if (rocksdb::Status status = FinishFlush(); !status.ok()) return status;
@@ -25,7 +25,7 @@ rocksdb::Status ColumnWriter::Write(uint64_t owner, rocksdb::WriteBatch* batch) 
 }
 
 rocksdb::Status ColumnWriter::Flush() {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   return FinishFlush();
 }
 
@@ -35,7 +35,7 @@ rocksdb::Status ColumnWriter::Drop(uint64_t first, uint64_t last) {
   const rocksdb::Slice begin_slice = ToSlice(begin);
   const rocksdb::Slice end_slice = ToSlice(end);
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     rocksdb::WriteOptions options;
     options.disableWAL = true;
     if (rocksdb::Status status = db_->DeleteRange(options, family_, begin_slice, end_slice); !status.ok()) {

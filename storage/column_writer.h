@@ -3,9 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "rocksdb/db.h"
 #include "rocksdb/write_batch.h"
 
@@ -23,24 +22,26 @@ class ColumnWriter {
 
   // Applies `batch`, whose keys all belong to `owner`, and with it the owner's marker: a key without a value, before
   // all its other keys, by which owners are listed without reading their values. Not durable yet.
-  rocksdb::Status Write(uint64_t owner, rocksdb::WriteBatch* batch) ABSL_LOCKS_EXCLUDED(mutex_);
+  rocksdb::Status Write(uint64_t owner, rocksdb::WriteBatch* batch);
 
   // Makes all that was written durable. After it returns OK, files hold everything written before the call.
-  rocksdb::Status Flush() ABSL_LOCKS_EXCLUDED(mutex_);
+  rocksdb::Status Flush();
 
   // Deletes owner ids [first, last] and gives back their disk.
-  rocksdb::Status Drop(uint64_t first, uint64_t last) ABSL_LOCKS_EXCLUDED(mutex_);
+  rocksdb::Status Drop(uint64_t first, uint64_t last);
 
  private:
-  rocksdb::Status BeginFlush() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  rocksdb::Status FinishFlush() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Both are called with mutex_ held.
+  rocksdb::Status BeginFlush();
+  rocksdb::Status FinishFlush();
 
   rocksdb::DB* const db_;
   rocksdb::ColumnFamilyHandle* const family_;
-  absl::Mutex mutex_;
-  uint64_t owner_ ABSL_GUARDED_BY(mutex_) = 0;          // of the values that may not be in files yet
-  size_t unflushed_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // no flush has begun for
-  bool flushing_ ABSL_GUARDED_BY(mutex_) = false;       // a flush was begun and not waited for
+  // std:: because ThreadSanitizer knows it; distributions' Abseil is not built for that.
+  std::mutex mutex_;            // guards what follows
+  uint64_t owner_ = 0;          // of the values that may not be in files yet
+  size_t unflushed_bytes_ = 0;  // no flush has begun for
+  bool flushing_ = false;       // a flush was begun and not waited for
 };
 
 }  // namespace mneme

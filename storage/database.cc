@@ -93,7 +93,7 @@ absl::Status DatabaseImpl::MapRead(const rocksdb::Status& status, absl::string_v
 
 absl::Status DatabaseImpl::ReserveIds() {
   if (next_segment_ <= segment_bound_ && next_index_ <= index_bound_) return absl::OkStatus();
-  absl::MutexLock lock(&ids_mutex_);
+  const std::lock_guard lock(ids_mutex_);
   if (next_segment_ <= segment_bound_ && next_index_ <= index_bound_) return absl::OkStatus();
   const uint64_t segment = next_segment_ + kIdBlock;
   const uint64_t index = next_index_ + kIdBlock;

@@ -3,12 +3,11 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "rocksdb/db.h"
 #include "rocksdb/statistics.h"
 
@@ -66,7 +65,7 @@ class DatabaseImpl final : public Database {
   absl::Status MapRead(const rocksdb::Status& status, absl::string_view doing) const;
 
   // Keeps the persisted bound on ids above all that were handed out; precedes every commit.
-  absl::Status ReserveIds() ABSL_LOCKS_EXCLUDED(ids_mutex_);
+  absl::Status ReserveIds();
   // Flushes what keeps old write-ahead logs alive, once in a while.
   absl::Status TrimLogs();
 
@@ -79,10 +78,10 @@ class DatabaseImpl final : public Database {
 
   // Manifests and logs are read from one view, which CatchUp replaces. Rows and index blobs never change while they
   // are named, so they may be read from a newer one, when the writer has moved them to other files meanwhile.
-  std::shared_ptr<RocksHandle> View() ABSL_LOCKS_EXCLUDED(view_mutex_);
-  std::shared_ptr<RocksHandle> RowsView() ABSL_LOCKS_EXCLUDED(view_mutex_);
+  std::shared_ptr<RocksHandle> View();
+  std::shared_ptr<RocksHandle> RowsView();
   // True if there was a newer view for rows.
-  absl::StatusOr<bool> RefreshRowsView() ABSL_LOCKS_EXCLUDED(view_mutex_, refresh_mutex_);
+  absl::StatusOr<bool> RefreshRowsView();
 
   // Of the writer, whose handle never changes.
   rocksdb::DB* db() const { return writer_handle_->get(); }
@@ -93,18 +92,18 @@ class DatabaseImpl final : public Database {
   const DatabaseOptions options_;
   std::shared_ptr<rocksdb::Statistics> statistics_;
   std::shared_ptr<RocksHandle> writer_handle_;  // kReadWrite only
-  absl::Mutex refresh_mutex_;                   // one new view at a time
-  absl::Mutex view_mutex_;
-  std::shared_ptr<RocksHandle> view_ ABSL_GUARDED_BY(view_mutex_);
-  std::shared_ptr<RocksHandle> rows_view_ ABSL_GUARDED_BY(view_mutex_);
-  std::string view_signature_ ABSL_GUARDED_BY(refresh_mutex_);
-  std::string rows_signature_ ABSL_GUARDED_BY(refresh_mutex_);
+  std::mutex view_mutex_;                       // guards the next two
+  std::shared_ptr<RocksHandle> view_;
+  std::shared_ptr<RocksHandle> rows_view_;
+  std::mutex refresh_mutex_;  // one new view at a time; guards the next two, and is taken before view_mutex_
+  std::string view_signature_;
+  std::string rows_signature_;
   std::optional<ColumnWriter> rows_writer_;
   std::optional<ColumnWriter> index_writer_;
 
   std::atomic<uint64_t> next_segment_{1};
   std::atomic<uint64_t> next_index_{1};
-  absl::Mutex ids_mutex_;
+  std::mutex ids_mutex_;
   std::atomic<uint64_t> segment_bound_{0};  // ids below it need no new reservation
   std::atomic<uint64_t> index_bound_{0};
 
@@ -112,7 +111,7 @@ class DatabaseImpl final : public Database {
   std::atomic<int> flushes_since_trim_{0};
   std::atomic<uint64_t> appended_bytes_{0};
   uint64_t orphans_collected_ = 0;
-  absl::Mutex index_mutex_;  // one PutIndexBlob at a time: generations are read, then written
+  std::mutex index_mutex_;  // one PutIndexBlob at a time: generations are read, then written
 };
 
 }  // namespace mneme

@@ -179,10 +179,10 @@ absl::StatusOr<std::unique_ptr<Database>> DatabaseImpl::Open(const std::string& 
   if (database->writer()) {
     MNEME_RETURN_IF_ERROR(database->OpenWriter(!has_store));
   } else {
-    absl::MutexLock refresh(&database->refresh_mutex_);
+    const std::lock_guard refresh(database->refresh_mutex_);
     MNEME_ASSIGN_OR_RETURN(std::shared_ptr<RocksHandle> view, database->OpenView(database->view_signature_));
     database->rows_signature_ = database->view_signature_;
-    absl::MutexLock lock(&database->view_mutex_);
+    const std::lock_guard lock(database->view_mutex_);
     database->view_ = database->rows_view_ = std::move(view);
   }
   MNEME_RETURN_IF_ERROR(database->CheckVersion(create));
@@ -215,7 +215,7 @@ absl::Status DatabaseImpl::OpenWriter(bool create) {
   writer_handle_ = std::make_shared<RocksHandle>(env, db, std::move(handles));
   rows_writer_.emplace(db, family(kRowsFamily));
   index_writer_.emplace(db, family(kIndexFamily));
-  absl::MutexLock lock(&view_mutex_);
+  const std::lock_guard lock(view_mutex_);
   view_ = rows_view_ = writer_handle_;
   return absl::OkStatus();
 }
@@ -245,21 +245,21 @@ absl::StatusOr<std::shared_ptr<RocksHandle>> DatabaseImpl::OpenView(std::string&
 }
 
 std::shared_ptr<RocksHandle> DatabaseImpl::View() {
-  absl::MutexLock lock(&view_mutex_);
+  const std::lock_guard lock(view_mutex_);
   return view_;
 }
 
 std::shared_ptr<RocksHandle> DatabaseImpl::RowsView() {
-  absl::MutexLock lock(&view_mutex_);
+  const std::lock_guard lock(view_mutex_);
   return rows_view_;
 }
 
 absl::StatusOr<bool> DatabaseImpl::RefreshRowsView() {
   if (writer()) return false;
-  absl::MutexLock refresh(&refresh_mutex_);
+  const std::lock_guard refresh(refresh_mutex_);
   if (SignatureOf(path_).all == rows_signature_) return false;
   MNEME_ASSIGN_OR_RETURN(std::shared_ptr<RocksHandle> view, OpenView(rows_signature_));
-  absl::MutexLock lock(&view_mutex_);
+  const std::lock_guard lock(view_mutex_);
   rows_view_.swap(view);
   return true;
 }
@@ -267,11 +267,11 @@ absl::StatusOr<bool> DatabaseImpl::RefreshRowsView() {
 absl::Status DatabaseImpl::CatchUp() {
   if (options_.mode != Mode::kFollow) return absl::OkStatus();
   return Guarded("catch up", [&]() -> absl::Status {
-    absl::MutexLock refresh(&refresh_mutex_);
+    const std::lock_guard refresh(refresh_mutex_);
     if (SignatureOf(path_).all == view_signature_) return absl::OkStatus();
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<RocksHandle> view, OpenView(view_signature_));
     rows_signature_ = view_signature_;
-    absl::MutexLock lock(&view_mutex_);
+    const std::lock_guard lock(view_mutex_);
     view_ = rows_view_ = view;
     return absl::OkStatus();
   });

@@ -60,7 +60,7 @@ absl::Status DatabaseImpl::PutIndexBlob(IndexId index, int32_t layer, int32_t he
     MNEME_RETURN_IF_ERROR(EnsureWritable());
     rocksdb::ColumnFamilyHandle* const family = this->family(kIndexFamily);
     const std::string header_key = IndexKey(index, layer, head, 0, 0);
-    absl::MutexLock lock(&index_mutex_);
+    const std::lock_guard lock(index_mutex_);
     Header header{1, blob.size()};
     std::string old_value;
     const rocksdb::Status found = db()->Get(rocksdb::ReadOptions(), family, ToSlice(header_key), &old_value);
