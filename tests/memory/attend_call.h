@@ -37,6 +37,8 @@ struct AttendCase {
   DType output_dtype = DType::kF32;
   // Logits are exact in f32 (small whole numbers), so that what is retrieved must be the reference's to the last tie.
   bool exact = false;
+  // An index may miss rows: as many as wanted, visible, rightly scored and rightly fused, but not the best.
+  bool approximate = false;
 
   // Every head with the layer's scale and this top_k.
   void SetTopK(int64_t k);

@@ -1,0 +1,196 @@
+// Bounds in tokens, RAM and disk.
+
+#include "tests/memory/attend_call.h"
+
+namespace mneme {
+namespace {
+
+constexpr uint64_t kOwner = 31;
+
+class BoundsTest : public ::testing::Test {
+ protected:
+  BoundsTest() : random_(4) { options_.segment_tokens = 256; }
+
+  void Open(const StoreOptions& options = {}) { store_ = OpenStore(folder_.store(), options); }
+  std::shared_ptr<Memory> Create(const std::string& name = "m") { return *store_->CreateMemory(name, card_, options_); }
+  void Append(Memory& memory, Oracle* oracle, int64_t begin, int64_t n) {
+    for (int64_t token = begin; token < begin + n; token += 500) {
+      AppendTokens(memory, oracle, kOwner, token, std::min<int64_t>(500, begin + n - token));
+    }
+  }
+  AttendResult Result(Memory* memory) {
+    TestRandom random(8);
+    AttendCase made;
+    made.layer = card_.layers[0];
+    made.sequences = {{memory, nullptr, nullptr, 4, 2, 0, -1}};
+    made.SetTopK(50);
+    AttendCall call(random, made);
+    EXPECT_OK(call.Run());
+    return call.result();
+  }
+
+  TestRandom random_;
+  ModelCard card_ = UnequalCard();
+  MemoryOptions options_;
+  TempFolder folder_;
+  std::unique_ptr<Store> store_;
+};
+
+TEST_F(BoundsTest, TheOldestGoFirstAndPinnedOnesStay) {
+  options_.max_tokens = 300;
+  options_.pinned_tokens = 10;
+  Open();
+  auto memory = Create();
+  Oracle oracle(card_, options_);
+  uint64_t disk = 0;
+  for (int64_t token = 0; token < 6000; token += 100) {
+    AppendTokens(*memory, &oracle, kOwner, token, 100);
+    const MemoryInfo info = memory->Info();
+    EXPECT_EQ(info.next_token, token + 100);
+    EXPECT_EQ(info.tokens, std::min<int64_t>(300, token + 100));
+    EXPECT_EQ(info.first_kept, token + 100 <= 300 ? 0 : token + 100 - 290);
+    ASSERT_OK(memory->Commit(Durability::kBuffered, nullptr));
+    EXPECT_LE(info.segments, 5);  // of the pinned, of the kept, one of each border
+    if (token == 1900) disk = DiskUsage(folder_.path());
+  }
+  ExpectHolds(*memory, oracle);
+  // Three times the tokens, the same disk but for logs that RocksDB has not trimmed yet.
+  EXPECT_LE(DiskUsage(folder_.path()), disk + (uint64_t{4} << 20));
+  ASSERT_OK(store_->CloseMemory(memory));
+  memory.reset();
+  store_.reset();
+  Open();
+  memory = *store_->OpenMemory("m", nullptr);
+  ExpectHolds(*memory, oracle);
+}
+
+TEST_F(BoundsTest, ASmallRamBudgetChangesNoResult) {
+  Open();
+  auto memory = Create();
+  Append(*memory, nullptr, 0, 8000);
+  ASSERT_OK(memory->Commit(Durability::kBuffered, nullptr));
+  for (int64_t token = 8000; token < 14000; token += 250) {
+    AppendTokens(*memory, nullptr, kOwner, token, 250);
+    ASSERT_OK(memory->Commit(Durability::kBuffered, nullptr));
+  }
+  const AttendResult wanted = Result(memory.get());
+  const int64_t all = memory->Info().ram_bytes;
+  for (const int64_t budget : {int64_t{1}, all / 10, all / 2}) {
+    SCOPED_TRACE(absl::StrCat("budget ", budget, " of ", all));
+    ASSERT_OK(store_->CloseMemory(memory));
+    memory.reset();
+    store_.reset();
+    StoreOptions options;
+    options.ram_budget_bytes = static_cast<size_t>(budget);
+    Open(options);
+    memory = *store_->OpenMemory("m", nullptr);
+    EXPECT_LT(memory->Info().ram_bytes, 1 << 20);  // nothing is read before it is asked for
+    EXPECT_TRUE(Result(memory.get()) == wanted);
+    EXPECT_TRUE(Result(memory.get()) == wanted);
+    // The tail is not part of the budget, nor the one entry that was used last.
+    EXPECT_LE(store_->Stats()->ram_bytes, budget + all / 2);
+  }
+}
+
+TEST_F(BoundsTest, ADiskBudgetRefusesAndLosesNothing) {
+  StoreOptions options;
+  Open();
+  options.disk_budget_bytes = static_cast<int64_t>(DiskUsage(folder_.store())) + (int64_t{3} << 20);
+  store_.reset();
+  Open(options);
+  auto memory = Create();
+  Oracle oracle(card_, options_);
+  int64_t durable = 0;
+  absl::Status status;
+  while (oracle.Whole() < 40000) {
+    AppendTokens(*memory, &oracle, kOwner, oracle.Whole(), 500);
+    status = memory->Commit(Durability::kBuffered, nullptr);
+    if (!status.ok()) break;
+    durable = oracle.Whole();
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_GT(durable, 0);
+  EXPECT_LE(DiskUsage(folder_.store()), static_cast<uint64_t>(options.disk_budget_bytes) + (uint64_t{2} << 20));
+  EXPECT_EQ(memory->Info().tokens_durable, durable);
+  ExpectHolds(*memory, oracle);
+  EXPECT_TRUE(absl::IsResourceExhausted(store_->ForkMemory(memory, 10, "fork").status()));
+  // Eviction makes room.
+  ASSERT_OK(memory->Evict(600));
+  oracle.Evict(600);
+  for (int round = 0; round < 3; ++round) {
+    AppendTokens(*memory, &oracle, kOwner, oracle.Whole(), 500);
+    ASSERT_OK(memory->Commit(Durability::kBuffered, nullptr));
+    ASSERT_OK(memory->Evict(600));
+    oracle.Evict(600);
+  }
+  ExpectHolds(*memory, oracle);
+  ASSERT_OK(store_->CloseMemory(memory));
+  memory.reset();
+  store_.reset();
+  Open();
+  memory = *store_->OpenMemory("m", nullptr);
+  ExpectHolds(*memory, oracle);
+}
+
+TEST_F(BoundsTest, DiskIsGivenBack) {
+  Open();
+  const uint64_t empty = DiskUsage(folder_.store());
+  auto memory = Create();
+  Append(*memory, nullptr, 0, 40000);
+  ASSERT_OK(memory->Commit(Durability::kSynced, nullptr));
+  auto other = Create("other");
+  for (int64_t token = 0; token < 40000; token += 2000) {
+    Append(*other, nullptr, token, 2000);
+    ASSERT_OK(other->Commit(Durability::kSynced, nullptr));
+  }
+  const int64_t bytes = other->Info().bytes;
+  const uint64_t full = DiskUsage(folder_.store());
+  EXPECT_GE(full - empty, static_cast<uint64_t>(2 * bytes));
+  EXPECT_LE(static_cast<double>(full - empty), 1.1 * static_cast<double>(2 * bytes) + 4e6);
+
+  ASSERT_OK(other->Evict(10000));
+  const uint64_t evicted = DiskUsage(folder_.store());
+  EXPECT_LE(static_cast<double>(evicted - empty), 1.1 * (1.25 * static_cast<double>(bytes)) + 4e6);
+
+  // A snapshot keeps what it sees; the disk comes back with the first change after it has gone.
+  auto fork = *store_->ForkMemory(memory, 40000, "fork");
+  ASSERT_OK(store_->CloseMemory(memory));
+  memory.reset();
+  ASSERT_OK(store_->DropMemory("m"));
+  EXPECT_GE(DiskUsage(folder_.store()) - empty, static_cast<uint64_t>(bytes));
+  {
+    const Snapshot snapshot = fork->TakeSnapshot();
+    ASSERT_OK(fork->Truncate(0));
+    ASSERT_OK(fork->Commit(Durability::kBuffered, nullptr));
+    EXPECT_GE(DiskUsage(folder_.store()) - empty, static_cast<uint64_t>(bytes));
+  }
+  ASSERT_OK(store_->CloseMemory(fork));
+  fork.reset();
+  EXPECT_LE(static_cast<double>(DiskUsage(folder_.store()) - empty), 1.1 * (0.25 * static_cast<double>(bytes)) + 4e6);
+  ASSERT_OK(store_->CloseMemory(other));
+  other.reset();
+  ASSERT_OK(store_->DropMemory("other"));
+  EXPECT_LE(DiskUsage(folder_.store()), empty + (uint64_t{4} << 20));
+}
+
+// A memory that is forked at every step would end up as a heap of crumbs.
+TEST_F(BoundsTest, ForksDoNotCrumbleTheirParent) {
+  options_.segment_tokens = 4096;
+  Open();
+  auto memory = Create();
+  Oracle oracle(card_, options_);
+  for (int step = 0; step < 100; ++step) {
+    AppendTokens(*memory, &oracle, kOwner, oracle.Whole(), 5);
+    auto fork = store_->ForkMemory(memory, oracle.Whole() - 1, absl::StrCat("fork ", step));
+    ASSERT_OK(fork.status());
+    ASSERT_OK(store_->CloseMemory(*fork));
+    ASSERT_LE(memory->Info().segments, 18);
+  }
+  ExpectHolds(*memory, oracle);
+  oracle.Truncate(249);
+  const auto fork = *store_->OpenMemory("fork 49", nullptr);
+  ExpectHolds(*fork, oracle);
+}
+
+}  // namespace
+}  // namespace mneme
