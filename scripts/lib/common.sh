@@ -8,6 +8,7 @@
 MNEME_ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 MNEME_DEPS=${MNEME_DEPS:-$MNEME_ROOT/.deps}
 MNEME_VENV=$MNEME_DEPS/venv
+export MNEME_ROOT MNEME_DEPS MNEME_VENV
 
 say() { printf '\n== %s\n' "$*"; }
 note() { printf '   %s\n' "$*"; }

@@ -1,0 +1,117 @@
+# shellcheck shell=bash
+# Sourced by scripts/demo after common.sh: the run itself, in steps.
+
+mneme_llama=$MNEME_ROOT/build/release/capi/hosts/llamacpp/mneme-llama
+model=$MNEME_DEPS/models/SmolLM2-135M-Instruct.Q4_1.gguf
+text=$MNEME_DEPS/text/hol-light.txt
+out=$MNEME_ROOT/build/demo
+store=$out/store
+ingested=8704 # 8,192 tokens of memory and the block that the local window keeps
+scored=2048
+sizes=(16 2048 8192)
+
+# llama COMMAND argument...: mneme-llama on the demo's model and text.
+llama() {
+  local command=$1
+  shift
+  "$mneme_llama" "$command" --model "$model" --text "$text" --bytes 700000 --last $((ingested + scored)) "$@"
+}
+
+# json_field FILE EXPRESSION: evaluates a Python expression over `d`, the document in FILE.
+json_field() {
+  python3 - "$1" "$2" <<'PY'
+import json, sys
+
+with open(sys.argv[1]) as file:
+    d = json.load(file)
+print(eval(sys.argv[2], {"d": d}))
+PY
+}
+
+# Takes the same text into one memory for every size: what a model computes depends on what it could remember meanwhile.
+ingest_all() {
+  local size
+  for size in "${sizes[@]}"; do
+    llama ingest --store "$store" --memory "memory-$size" --memory-tokens "$size" --tokens "$ingested"
+  done
+}
+
+# In a new process, scores the text that follows with each of the memories.
+score_all() {
+  local names
+  names=$(printf ',memory-%s' "${sizes[@]}")
+  llama perplexity --store "$store" --memories "${names:1}" --score "$scored" --json >"$out/perplexity.json"
+  python3 - "$out/perplexity.json" "$out/perplexity.dat" <<'PY'
+import json, sys
+
+with open(sys.argv[1]) as file:
+    rows = json.load(file)
+print(f"   {'memory':<28}{'scored':>8}{'nats a token':>14}{'perplexity':>12}")
+with open(sys.argv[2], "w") as data:
+    for row in rows:
+        tokens = row["tokens"]
+        name = f"{tokens:,} tokens" if tokens > 16 else f"first {tokens} tokens (baseline)"
+        print(f"   {name:<28}{row['scored']:>8}{row['nll']:>14.4f}{row['perplexity']:>12.2f}")
+        print(tokens, row["perplexity"], file=data)
+PY
+}
+
+draw() {
+  gnuplot <<GNUPLOT
+set terminal pngcairo size 900,560 font "sans,12"
+set output "$out/perplexity.png"
+set title "SmolLM2-135M on HOL Light: perplexity of $scored tokens against memory"
+set xlabel "tokens in memory, beyond a window of 512 to 1,024"
+set ylabel "perplexity"
+set logscale x 2
+set xtics ("16 (sinks only)" 16, "2,048" 2048, "8,192" 8192)
+set xrange [8:16384]
+set yrange [0:*]
+set grid
+set key off
+plot "$out/perplexity.dat" using 1:2 with linespoints linewidth 2 pointtype 7 pointsize 1.5, \
+     "$out/perplexity.dat" using 1:2:(sprintf("%.2f", \$2)) with labels offset 0,1.2
+GNUPLOT
+}
+
+# Kills a process that is taking text in, once it has acknowledged some commits, and shows that what it acknowledged is
+# there, token by token, and undamaged.
+kill_and_look() {
+  local acknowledged=$out/acknowledged process last found
+  rm -rf -- "$acknowledged" "$store.killed"
+  llama ingest --store "$store.killed" --memory killed --ack-file "$acknowledged" >"$out/killed.log" 2>&1 &
+  process=$!
+  while [[ $(wc -l <"$acknowledged" 2>/dev/null || echo 0) -lt 4 ]]; do
+    kill -0 "$process" 2>/dev/null || die "the process to be killed ended by itself: $out/killed.log"
+    sleep 0.05
+  done
+  kill -KILL "$process"
+  wait "$process" 2>/dev/null || true
+  last=$(tail -n 1 -- "$acknowledged")
+  note "killed with SIGKILL after it had acknowledged $last tokens"
+  llama check --store "$store.killed" --memory killed --json >"$out/check.json"
+  found=$(json_field "$out/check.json" 'd["next_token"]')
+  note "reopened: $found tokens are there, each the one of the text," \
+    "$(json_field "$out/check.json" 'd["damaged_values"]') values damaged"
+  ((found >= last)) || die "tokens were lost: $last were acknowledged, $found are there"
+}
+
+# What the adapter costs while there is nothing to retrieve, and what appending and committing cost.
+measure_cost() {
+  llama overhead --json >"$out/overhead.json"
+  python3 - "$out/overhead.json" <<'PY'
+import json, sys
+
+with open(sys.argv[1]) as file:
+    d = json.load(file)
+print(f"   {'nothing remembered yet':<34}{'model alone':>12}{'with mneme':>12}{'cost':>8}{'allowed':>9}")
+def row(name, model, adapter, share, allowed):
+    print(f"   {name:<34}{model:>12}{adapter:>12}{share:>8.1%}{allowed:>9.0%}")
+row(f"a block of {d['block_tokens']} tokens", f"{d['model_block_seconds'] * 1e3:.0f} ms",
+    f"{d['adapter_block_seconds'] * 1e3:.0f} ms", d["adapter_block_fraction"], 0.15)
+row("one token", f"{d['model_token_seconds'] * 1e3:.2f} ms", f"{d['adapter_token_seconds'] * 1e3:.2f} ms",
+    d["adapter_token_fraction"], 0.15)
+row("append and commit of the block", "", f"{d['append_commit_block_seconds'] * 1e3:.0f} ms",
+    d["append_commit_fraction"], 0.05)
+PY
+}
