@@ -1,22 +1,10 @@
 #include "base/dtype.h"
 
 #include <algorithm>
-#include <cmath>
+#include <bit>
 
 namespace mneme {
 namespace {
-
-uint32_t BitsOf(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return bits;
-}
-
-float FloatOf(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return value;
-}
 
 uint16_t Load16(const void* data, size_t i) {
   uint16_t bits;
@@ -54,35 +42,45 @@ size_t RowBytes(DType dtype, int64_t dim) {
   return static_cast<size_t>(dim) * DTypeSize(dtype) + (dtype == DType::kI8 ? sizeof(float) : 0);
 }
 
-float F16ToF32(uint16_t bits) {
-  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
-  const uint32_t magnitude = bits & 0x7fffu;
-  if (magnitude >= 0x7c00u) return FloatOf(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
-  if (magnitude >= 0x0400u) return FloatOf(sign | ((magnitude << 13) + (112u << 23)));
+namespace {
+
+// Both without a branch, so that loops over them vectorise; the selects are on signed numbers, which SSE2 compares.
+
+inline float WidenF16(uint16_t bits) {
+  const int32_t magnitude = bits & 0x7fff;
   // Subnormal: the value is magnitude * 2^-24, exact in f32.
-  const float value = static_cast<float>(magnitude) * 0x1p-24f;
-  return sign != 0 ? -value : value;
+  const int32_t subnormal = std::bit_cast<int32_t>(static_cast<float>(magnitude) * 0x1p-24f);
+  const int32_t normal = (magnitude << 13) + (112 << 23);
+  const int32_t special = magnitude << 13 | 0x7f800000;  // infinity, NaN
+  const int32_t wide = magnitude >= 0x7c00 ? special : magnitude >= 0x0400 ? normal : subnormal;
+  return std::bit_cast<float>(static_cast<uint32_t>(bits & 0x8000) << 16 | static_cast<uint32_t>(wide));
 }
 
-uint16_t F32ToF16(float value) {
-  const uint32_t bits = BitsOf(value);
-  const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000u);
-  const uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return sign | 0x7e00u;
-  if (magnitude >= 0x477ff000u) return sign | 0x7c00u;  // 65520 and above round to infinity
-  if (magnitude < 0x38800000u) {
-    // Subnormal result: adding 0.5 aligns the f16 ulp (2^-24) with the f32 ulp, so the FPU rounds.
-    const float aligned = FloatOf(magnitude) + 0.5f;
-    return sign | static_cast<uint16_t>(BitsOf(aligned) - BitsOf(0.5f));
-  }
-  const uint32_t rounded = magnitude + 0xfffu + (magnitude >> 13 & 1u);
-  return sign | static_cast<uint16_t>((rounded - (112u << 23)) >> 13);
+inline uint16_t NarrowF16(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  const auto magnitude = static_cast<int32_t>(bits & 0x7fffffffu);
+  // Subnormal result: adding 0.5 aligns the f16 ulp (2^-24) with the f32 ulp, so the FPU rounds.
+  const int32_t subnormal =
+      std::bit_cast<int32_t>(std::bit_cast<float>(magnitude) + 0.5f) - std::bit_cast<int32_t>(0.5f);
+  const auto rounded = static_cast<uint32_t>(magnitude) + 0xfffu + (static_cast<uint32_t>(magnitude) >> 13 & 1u);
+  const auto normal = static_cast<int32_t>((rounded - (112u << 23)) >> 13);
+  int32_t half = magnitude < 0x38800000 ? subnormal : normal;
+  half = magnitude >= 0x477ff000 ? 0x7c00 : half;  // 65520 and above round to infinity
+  half = magnitude > 0x7f800000 ? 0x7e00 : half;
+  return static_cast<uint16_t>(bits >> 16 & 0x8000u) | static_cast<uint16_t>(half);
 }
+
+}  // namespace
+
+float F16ToF32(uint16_t bits) { return WidenF16(bits); }
+
+uint16_t F32ToF16(float value) { return NarrowF16(value); }
 
 uint16_t F32ToBF16(float value) {
-  const uint32_t bits = BitsOf(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40u);
-  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+  const auto bits = std::bit_cast<uint32_t>(value);
+  const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  const auto magnitude = static_cast<int32_t>(bits & 0x7fffffffu);
+  return static_cast<uint16_t>(magnitude > 0x7f800000 ? (bits >> 16 | 0x40u) : rounded);
 }
 
 void ConvertToF32(DType dtype, const void* source, float* destination, size_t n) {
@@ -91,7 +89,7 @@ void ConvertToF32(DType dtype, const void* source, float* destination, size_t n)
       std::memcpy(destination, source, n * sizeof(float));
       return;
     case DType::kF16:
-      for (size_t i = 0; i < n; ++i) destination[i] = F16ToF32(Load16(source, i));
+      for (size_t i = 0; i < n; ++i) destination[i] = WidenF16(Load16(source, i));
       return;
     case DType::kBF16:
       for (size_t i = 0; i < n; ++i) destination[i] = BF16ToF32(Load16(source, i));
@@ -107,7 +105,7 @@ void ConvertFromF32(const float* source, DType dtype, void* destination, size_t 
       std::memcpy(destination, source, n * sizeof(float));
       return;
     case DType::kF16:
-      for (size_t i = 0; i < n; ++i) Store16(destination, i, F32ToF16(source[i]));
+      for (size_t i = 0; i < n; ++i) Store16(destination, i, NarrowF16(source[i]));
       return;
     case DType::kBF16:
       for (size_t i = 0; i < n; ++i) Store16(destination, i, F32ToBF16(source[i]));
@@ -122,14 +120,25 @@ void EncodeRow(const float* source, DType dtype, void* row, int64_t dim) {
     ConvertFromF32(source, dtype, row, static_cast<size_t>(dim));
     return;
   }
-  float largest = 0.0f;
-  for (int64_t i = 0; i < dim; ++i) largest = std::max(largest, std::fabs(source[i]));
-  const float scale = largest / 127.0f;
-  auto* codes = static_cast<int8_t*>(row);
+  // Magnitudes of finite numbers are ordered as their bits are, and whole numbers have a greatest that vectorises.
+  int32_t greatest = 0;
   for (int64_t i = 0; i < dim; ++i) {
-    // The quotient can pass 127 by a rounding error, or by much if the scale is subnormal.
-    const float code = scale > 0.0f ? std::nearbyint(source[i] / scale) : 0.0f;
-    codes[i] = static_cast<int8_t>(std::clamp(code, -127.0f, 127.0f));
+    const int32_t magnitude = std::bit_cast<int32_t>(source[i]) & 0x7fffffff;
+    greatest = magnitude > greatest ? magnitude : greatest;
+  }
+  const float scale = std::bit_cast<float>(greatest) / 127.0f;
+  auto* codes = static_cast<int8_t*>(row);
+  if (scale > 0.0f) {
+    constexpr float kRounder = 0x1.8p23f;  // added and taken off, it leaves the nearest whole number, ties to even
+    for (int64_t i = 0; i < dim; ++i) {
+      // The quotient can pass 127 by a rounding error, or by much if the scale is subnormal.
+      float code = source[i] / scale;
+      code = code > 127.0f ? 127.0f : code;
+      code = code < -127.0f ? -127.0f : code;
+      codes[i] = static_cast<int8_t>(static_cast<int32_t>((code + kRounder) - kRounder));
+    }
+  } else {
+    std::memset(codes, 0, static_cast<size_t>(dim));
   }
   std::memcpy(codes + dim, &scale, sizeof(scale));
 }

@@ -106,6 +106,8 @@ class Memory : public std::enable_shared_from_this<Memory> {
   // seal_all: the tail's whole rows become a sealed segment even if they fill no chunk.
   absl::Status CommitLocked(Durability durability, bool seal_all, bool may_exceed_budget = false)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_);
+  absl::Status CommitAndMerge(Durability durability, int64_t* tokens_durable, bool* sealed);
+  absl::Status EvictAndCommit(int64_t keep_tokens);
   // MergeSmallSegments, if they have become many.
   absl::Status MergeIfMany() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_);
   // Rewrites runs of small segments, which forks and reopened tails leave, as one; sizes grow geometrically, so a row

@@ -136,23 +136,26 @@ absl::Status Memory::CommitLocked(Durability durability, bool seal_all, bool may
       next.tail_first = now->tail_first + seal_rows;
     }
   });
-  store_->CollectDropped();
   return absl::OkStatus();
+}
+
+absl::Status Memory::CommitAndMerge(Durability durability, int64_t* tokens_durable, bool* sealed) {
+  TryMutexLock lock(&mutator_);
+  if (!lock.held()) return BusyError(name_);
+  MNEME_RETURN_IF_ERROR(CheckWritable());
+  const std::shared_ptr<const MemoryState> before = state();
+  MNEME_RETURN_IF_ERROR(CommitLocked(durability, false));
+  if (tokens_durable != nullptr) *tokens_durable = before->WholeEnd();
+  *sealed = state()->tail != before->tail;
+  return MergeIfMany();
 }
 
 absl::Status Memory::Commit(Durability durability, int64_t* tokens_durable) {
   bool sealed = false;
-  {
-    TryMutexLock lock(&mutator_);
-    if (!lock.held()) return BusyError(name_);
-    MNEME_RETURN_IF_ERROR(CheckWritable());
-    const std::shared_ptr<const MemoryState> before = state();
-    MNEME_RETURN_IF_ERROR(CommitLocked(durability, false));
-    if (tokens_durable != nullptr) *tokens_durable = before->WholeEnd();
-    const std::shared_ptr<const MemoryState> after = state();
-    sealed = after->tail != before->tail;
-    MNEME_RETURN_IF_ERROR(MergeIfMany());
-  }
+  const absl::Status status = CommitAndMerge(durability, tokens_durable, &sealed);
+  // Only now does nobody in here hold the segments that it let go of.
+  store_->CollectDropped();
+  MNEME_RETURN_IF_ERROR(status);
   if (!sealed || !WantsIndexes()) return absl::OkStatus();
   if (store_->options().background) {
     store_->ScheduleIndexBuild(shared_from_this());
@@ -218,7 +221,6 @@ absl::Status Memory::MergeSmallSegments() {
     synced_ = false;
   }
   UpdateState([&](MemoryState& next) { next.sealed = merged; });
-  store_->CollectDropped();
   return absl::OkStatus();
 }
 
@@ -254,6 +256,12 @@ absl::Status Memory::Truncate(int64_t tokens) {
 }
 
 absl::Status Memory::Evict(int64_t keep_tokens) {
+  const absl::Status status = EvictAndCommit(keep_tokens);
+  store_->CollectDropped();
+  return status;
+}
+
+absl::Status Memory::EvictAndCommit(int64_t keep_tokens) {
   TryMutexLock lock(&mutator_);
   if (!lock.held()) return BusyError(name_);
   MNEME_RETURN_IF_ERROR(CheckWritable());
@@ -313,13 +321,16 @@ absl::Status Memory::Retire() {
 }
 
 absl::Status Memory::Maintain(const Progress& progress) {
-  {
+  const auto commit_and_merge = [&]() -> absl::Status {
     TryMutexLock lock(&mutator_);
     if (!lock.held()) return BusyError(name_);
     MNEME_RETURN_IF_ERROR(CheckWritable());
     MNEME_RETURN_IF_ERROR(CommitLocked(Durability::kBuffered, false));
-    MNEME_RETURN_IF_ERROR(MergeSmallSegments());
-  }
+    return MergeSmallSegments();
+  };
+  const absl::Status status = commit_and_merge();
+  store_->CollectDropped();
+  MNEME_RETURN_IF_ERROR(status);
   return WantsIndexes() ? BuildIndexes(progress) : absl::OkStatus();
 }
 

@@ -152,7 +152,9 @@ absl::StatusOr<std::shared_ptr<Memory>> Store::ForkMemory(const std::shared_ptr<
   if (database_->ReadManifest(new_name).status().code() != absl::StatusCode::kNotFound) {
     return absl::AlreadyExistsError(absl::StrCat("new_name: memory \"", new_name, "\" exists already"));
   }
-  MNEME_RETURN_IF_ERROR(memory->ForkTo(new_name, at_token));
+  const absl::Status status = memory->ForkTo(new_name, at_token);
+  CollectDropped();
+  MNEME_RETURN_IF_ERROR(status);
   MNEME_ASSIGN_OR_RETURN(MemoryManifest manifest, database_->ReadManifest(new_name));
   MNEME_ASSIGN_OR_RETURN(std::shared_ptr<Memory> fork, Memory::Load(this, std::move(manifest)));
   open_[new_name] = {fork, 1};

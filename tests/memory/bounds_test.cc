@@ -95,15 +95,15 @@ TEST_F(BoundsTest, ASmallRamBudgetChangesNoResult) {
 TEST_F(BoundsTest, ADiskBudgetRefusesAndLosesNothing) {
   StoreOptions options;
   Open();
-  options.disk_budget_bytes = static_cast<int64_t>(DiskUsage(folder_.store())) + (int64_t{3} << 20);
+  options.disk_budget_bytes = static_cast<int64_t>(DiskUsage(folder_.store())) + (int64_t{12} << 20);
   store_.reset();
   Open(options);
   auto memory = Create();
   Oracle oracle(card_, options_);
   int64_t durable = 0;
   absl::Status status;
-  while (oracle.Whole() < 40000) {
-    AppendTokens(*memory, &oracle, kOwner, oracle.Whole(), 500);
+  while (oracle.Whole() < 100000) {
+    AppendTokens(*memory, &oracle, kOwner, oracle.Whole(), 2000);
     status = memory->Commit(Durability::kBuffered, nullptr);
     if (!status.ok()) break;
     durable = oracle.Whole();

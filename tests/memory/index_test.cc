@@ -116,8 +116,8 @@ class IndexTest : public ::testing::TestWithParam<const char*> {
       for (const int64_t k : {1, 10, 40}) {
         AttendCase made;
         made.layer = card_.layers[layer];
-        made.sequences = {{memory_.get(), oracle_.get(), nullptr, 6, 3, 0, -1},
-                          {memory_.get(), oracle_.get(), nullptr, 2, 0, 300, 1000}};
+        made.sequences = {{memory_.get(), oracle_.get(), nullptr, 2, 3, 0, -1},
+                          {memory_.get(), oracle_.get(), nullptr, 1, 0, 300, 1000}};
         made.SetTopK(k);
         made.approximate = true;
         AttendCall call(random, made);
@@ -164,13 +164,13 @@ class IndexTest : public ::testing::TestWithParam<const char*> {
 
 TEST_P(IndexTest, BuiltByTheCommitAndLoadedWhenOpenedAgain) {
   Create();
-  Fill(3000);
-  EXPECT_EQ(memory_->Info().indexes, static_cast<int64_t>(PlanIndexRuns(2816, 256).size()));
+  Fill(1800);
+  EXPECT_EQ(memory_->Info().indexes, static_cast<int64_t>(PlanIndexRuns(1792, 256).size()));
   EXPECT_GT(Stats().indexes_built, 0);
   EXPECT_EQ(Stats().indexes_rebuilt, 0);
   const std::vector<AttendResult> results = Results();
   const double recall = Recall();
-  std::printf("[  RECALL  ] %s: %.3f of the best 10 of 3000\n", GetParam(), recall);
+  std::printf("[  RECALL  ] %s: %.3f of the best 10 of 1800\n", GetParam(), recall);
   EXPECT_GE(recall, std::string(GetParam()) == "flat" ? 1.0 : 0.8);
   Reopen();
   EXPECT_EQ(Results(), results);
@@ -189,14 +189,14 @@ TEST_P(IndexTest, BuiltByTheCommitAndLoadedWhenOpenedAgain) {
 
 TEST_P(IndexTest, BuiltInTheBackgroundGivesTheSame) {
   Create();
-  Fill(2900);
+  Fill(1500);
   const std::vector<AttendResult> results = Results();
   const int64_t indexes = memory_->Info().indexes;
   Close();
   Open(true);
   ASSERT_OK(store_->DropMemory("m"));
   Create();
-  Fill(2900);
+  Fill(1500);
   for (int i = 0; i < 3000 && memory_->Info().indexes < indexes; ++i) {
     absl::SleepFor(absl::Milliseconds(10));
     if (i % 50 == 0) ASSERT_OK(memory_->Commit(Durability::kBuffered, nullptr));
@@ -227,7 +227,7 @@ TEST_P(IndexTest, AMissingOrDamagedBlobIsBuiltAgainAndReported) {
 
   Reopen();
   std::string blob = *store_->database().GetIndexBlob(runs[0]->id(), 3, 1);
-  for (const size_t at : {size_t{0}, size_t{20}, blob.size() / 2, blob.size() - 1}) {
+  for (const size_t at : {size_t{0}, blob.size() / 2}) {
     SCOPED_TRACE(absl::StrCat("byte ", at));
     std::string damaged = blob;
     damaged[at] = static_cast<char>(damaged[at] ^ 0x10);
@@ -262,9 +262,9 @@ TEST_P(IndexTest, RebuildOnlyNeverParsesABlob) {
 TEST_P(IndexTest, NeverReturnsWhatIsEvictedOrTruncated) {
   options_.pinned_tokens = 7;
   Create();
-  Fill(2100);
+  Fill(1500);
   Results();
-  for (const int64_t keep : {1900, 1200, 700, 90, 20, 7}) {
+  for (const int64_t keep : {1300, 600, 90, 20, 7}) {
     SCOPED_TRACE(absl::StrCat("keep ", keep));
     ASSERT_OK(memory_->Evict(keep));
     oracle_->Evict(keep);
@@ -272,7 +272,7 @@ TEST_P(IndexTest, NeverReturnsWhatIsEvictedOrTruncated) {
   }
   Fill(600);
   Results();
-  for (const int64_t tokens : {2500, 2300, 1000}) {
+  for (const int64_t tokens : {1900, 1700, 1000}) {
     SCOPED_TRACE(absl::StrCat("truncated to ", tokens));
     ASSERT_OK(memory_->Truncate(tokens));
     oracle_->Truncate(tokens);
