@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -7,6 +8,7 @@
 #include "capi/src/handles.h"
 #include "capi/src/structs.h"
 #include "capi/src/tensors.h"
+#include "index/key_index.h"
 #include "memory/segment_writer.h"
 
 namespace mneme::capi {
@@ -48,7 +50,13 @@ absl::StatusOr<MemoryOptions> ReadOptions(const mneme_memory_options* given_opti
   options.max_tokens = given.max_tokens;
   options.pinned_tokens = given.pinned_tokens;
   if (given.segment_tokens != 0) options.segment_tokens = given.segment_tokens;
-  if (given.index != nullptr) options.index_spec = given.index;
+  if (given.index != nullptr) {
+    options.index_spec = given.index;
+    if (const absl::Status parsed = ParseIndexSpec(options.index_spec).status(); !parsed.ok()) {
+      return absl::Status(parsed.code(), absl::StrCat("options.index: expected a kind of index, got \"", given.index,
+                                                      "\": ", parsed.message()));
+    }
+  }
   // Without layers the card is refused later, and there is no size of a token to divide by.
   if (given.max_bytes > 0 && !card.layers.empty()) {
     const int64_t token_bytes = TokenBytes(card, options.stored_dtype);
@@ -94,9 +102,9 @@ absl::Status Append(const std::shared_ptr<MemoryObject>& object, const mneme_app
 }
 
 absl::Status Read(const std::shared_ptr<MemoryObject>& object, const mneme_read_args& args) {
-  if (args.begin > kMaxPosition || args.tokens > kMaxPosition) {
-    return absl::OutOfRangeError(absl::StrCat("args.begin, args.tokens: expected tokens below 2^48, got ", args.begin,
-                                              " and ", args.tokens));
+  if (args.begin < 0 || args.begin > kMaxPosition || args.tokens < 0 || args.tokens > kMaxPosition) {
+    return absl::OutOfRangeError(absl::StrCat("args.begin, args.tokens: expected 0 to 2^48, got ", args.begin, " and ",
+                                              args.tokens));
   }
   ReadRequest request;
   request.layer = args.layer;
@@ -120,6 +128,14 @@ absl::Status Read(const std::shared_ptr<MemoryObject>& object, const mneme_read_
   };
   MNEME_RETURN_IF_ERROR(read("args.keys", args.keys, layer.key_dim, request.keys));
   MNEME_RETURN_IF_ERROR(read("args.values", args.values, layer.value_dim, request.values));
+  // Before anything is copied: tokens that are evicted may still have rows in a segment that others need.
+  const std::shared_ptr<const MemoryState> state = object->memory->TakeSnapshot().state;
+  const int64_t evicted = std::max(args.begin, state->pinned_tokens);
+  if (evicted < std::min(args.begin + args.tokens, state->first_kept)) {
+    return absl::OutOfRangeError(absl::StrCat("args.begin, args.tokens: expected tokens that are held, got [",
+                                              args.begin, ", ", args.begin + args.tokens, "), of which ", evicted,
+                                              " is evicted"));
+  }
   return object->memory->Read(request);
 }
 

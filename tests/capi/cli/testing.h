@@ -120,7 +120,7 @@ class Writer {
  public:
   static constexpr int kLayers[] = {3, 7};
   static constexpr int64_t kDim = 32;
-  static constexpr int64_t kTokenBytes = 2 * 2 * kDim * 2;  // two layers, keys and values, f16
+  static constexpr int64_t kRowBytes = 2 * 2 * kDim * 2;  // keys and values of a token: two layers, f16
 
   explicit Writer(const std::string& path) {
     ExpectOk(mneme_store_open(path.c_str(), nullptr, &store_));
@@ -167,7 +167,15 @@ class Writer {
     ExpectOk(mneme_memory_close(memory));
   }
 
-  mneme_store* store() const { return store_; }
+  // What the library itself says of a memory.
+  mneme_memory_info_t Info(const std::string& name) {
+    mneme_memory_info_t info = MNEME_MEMORY_INFO_INIT;
+    mneme_memory* memory = nullptr;
+    ExpectOk(mneme_memory_open(store_, name.c_str(), card_, &memory));
+    ExpectOk(mneme_memory_info(memory, &info));
+    ExpectOk(mneme_memory_close(memory));
+    return info;
+  }
 
  private:
   mneme_store* store_ = nullptr;
