@@ -13,7 +13,6 @@
 
 #include "gtest/gtest.h"
 
-#include "base/parallel.h"
 #include "index/scan_kernel.h"
 
 namespace mneme {
@@ -200,14 +199,17 @@ TEST_P(ScanTest, SameBitsWhateverRangeCountAndThread) {
       const Data data = MakeData(random, dtype, kRows, dim, kCount, /*ties=*/false);
       const auto whole = Scan(data, 0, kRows, 0, kRows);
       // All rows, one query at a time, cut at random places, on two threads.
-      const auto pool = MakeThreadPool(2);
       for (int64_t cut = 1; cut < kRows; cut += 97 + static_cast<int64_t>(random() % 200)) {
         std::vector<TopK> pieces(2 * kCount, TopK(kRows));
-        pool->ParallelFor(pieces.size(), [&](size_t i) {
-          const auto q = static_cast<int64_t>(i) / 2;
-          ScanTopK(*data.keys, i % 2 == 0 ? 0 : cut, i % 2 == 0 ? cut : kRows, 0, data.queries.data() + q * dim, 1,
-                   &data.rankings[static_cast<size_t>(q)], &pieces[i]);
-        });
+        const auto scan_side = [&](size_t side) {
+          for (int64_t q = 0; q < kCount; ++q) {
+            ScanTopK(*data.keys, side == 0 ? 0 : cut, side == 0 ? cut : kRows, 0, data.queries.data() + q * dim, 1,
+                     &data.rankings[static_cast<size_t>(q)], &pieces[2 * static_cast<size_t>(q) + side]);
+          }
+        };
+        std::thread other(scan_side, 1);
+        scan_side(0);
+        other.join();
         for (size_t q = 0; q < kCount; ++q) {
           pieces[2 * q].Merge(pieces[2 * q + 1]);
           ExpectSame(pieces[2 * q].Sorted(), whole[q]);
