@@ -19,13 +19,13 @@ std::vector<std::string> FilesWith(const std::string& folder, const std::string&
   return files;
 }
 
-// Flips a byte in the middle of the file.
+// Flips a byte, not in the very middle: of a file with records of one size, that is between two of them.
 void Damage(const std::string& path) {
   std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
-  const auto middle = static_cast<std::streamoff>(std::filesystem::file_size(path) / 2);
-  file.seekg(middle);
+  const auto place = static_cast<std::streamoff>(std::filesystem::file_size(path) * 7 / 10);
+  file.seekg(place);
   const char byte = static_cast<char>(file.get() ^ 0x5a);
-  file.seekp(middle);
+  file.seekp(place);
   file.put(byte);
   ASSERT_TRUE(file.good()) << path;
 }
