@@ -12,11 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "base/cpu.h"
 #include "index/scan_kernel.h"
-
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
 
 namespace mneme {
 namespace {
@@ -124,23 +121,11 @@ void PushSurvivors(void* context, int64_t number, scan::Query& query, int64_t ro
 
 namespace scan {
 
-#if defined(__x86_64__)
-// __builtin_cpu_supports of clang 14 does not know F16C; that the system saves its registers follows from AVX2.
-static bool HasF16c() {
-  unsigned a, b, c, d;
-  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
-}
-#endif
-
 const Kernels* FindKernels(const char* name) {
   if (std::strcmp(name, "plain") == 0) return &kPlainKernels;
 #if defined(__x86_64__)
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c();
-  if (std::strcmp(name, "avx2") == 0 && avx2) return &kAvx2Kernels;
-  if (std::strcmp(name, "avx512") == 0 && avx2 && __builtin_cpu_supports("avx512f") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-    return &kAvx512Kernels;
-  }
+  if (std::strcmp(name, "avx2") == 0 && CpuHas(CpuTarget::kAvx2)) return &kAvx2Kernels;
+  if (std::strcmp(name, "avx512") == 0 && CpuHas(CpuTarget::kAvx512)) return &kAvx512Kernels;
 #endif
   return nullptr;
 }
