@@ -20,8 +20,8 @@ int main(int argc, char** argv) {
 
   mneme_memory* memory;
   if (mneme_memory_open(store, "user-42", card, &memory) == MNEME_NOT_FOUND) {
-    static float rows[kTokens][kHeads][kDim]; /* the keys your model computed; values likewise */
-    for (int i = 0; i < kTokens * kHeads * kDim; ++i) rows[0][0][i] = (float)rand() / RAND_MAX - 0.5f;
+    static float rows[kTokens * kHeads * kDim]; /* the keys your model computed; values likewise */
+    for (int i = 0; i < kTokens * kHeads * kDim; ++i) rows[i] = (float)rand() / RAND_MAX - 0.5f;
     const int64_t shape[] = {kTokens, kHeads, kDim};
     const mneme_tensor tensor = {rows, MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, NULL};
     mneme_append_args append = MNEME_APPEND_ARGS_INIT;
@@ -31,14 +31,14 @@ int main(int argc, char** argv) {
     CHECK(mneme_commit(memory, MNEME_SYNCED, NULL)); /* from here on it survives anything */
     puts("remembered 1000 tokens; run me again");
   } else {
-    float query[kHeads][kDim], output[kHeads][kDim];
+    float query[kHeads * kDim], output[kHeads * kDim];
     const int64_t shape[] = {1, kHeads, kDim};
     const mneme_tensor query_tensor = {query, MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, NULL};
     const mneme_tensor output_tensor = {output, MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, NULL};
     mneme_read_args read = MNEME_READ_ARGS_INIT; /* ask with the key of token 123 … */
     read.begin = 123, read.tokens = 1, read.keys = &query_tensor;
     CHECK(mneme_read(memory, &read));
-    for (int i = 0; i < kHeads * kDim; ++i) query[0][i] *= 100; /* … sharply */
+    for (int i = 0; i < kHeads * kDim; ++i) query[i] *= 100; /* … sharply */
     int64_t found[kHeads];
     mneme_attend_args attend = MNEME_ATTEND_ARGS_INIT;
     attend.query = &query_tensor, attend.output = &output_tensor;
