@@ -70,12 +70,20 @@ rocksdb::Status ColumnWriter::FinishFlush() {
   rocksdb::FlushOptions options;
   options.wait = true;
   options.allow_write_stall = true;
-  const rocksdb::Status status = db_->Flush(options, family_);
-  if (status.ok()) {
-    unflushed_bytes_ = 0;
-    flushing_ = false;
+  if (rocksdb::Status status = db_->Flush(options, family_); !status.ok()) return status;
+  // After a full disk and RocksDB's recovery from it, a flush was seen to report success with a memtable left behind.
+  // What has no log must not be acknowledged before it is in a file, so look.
+  uint64_t active = 0, immutable = 0;
+  if (!db_->GetIntProperty(family_, rocksdb::DB::Properties::kNumEntriesActiveMemTable, &active) ||
+      !db_->GetIntProperty(family_, rocksdb::DB::Properties::kNumImmutableMemTable, &immutable)) {
+    return rocksdb::Status::Incomplete("cannot tell whether everything is flushed");
   }
-  return status;
+  if (active + immutable > 0) {
+    return rocksdb::Status::IOError("rows cannot be flushed after an earlier failure; close the store and open it again");
+  }
+  unflushed_bytes_ = 0;
+  flushing_ = false;
+  return rocksdb::Status::OK();
 }
 
 }  // namespace mneme

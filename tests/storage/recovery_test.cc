@@ -246,6 +246,15 @@ class SmallDisk {
   bool mounted_ = false;
 };
 
+absl::Status CommitOneChunk(Database& database, const std::string& name) {
+  const auto transaction = database.Begin();
+  const SegmentId segment = database.NewSegmentId();
+  const std::string rows = RowBytesOf(segment, kTestKeys, 0, kChunkRows, kTestRowBytes);
+  absl::Status status = transaction->PutChunk(segment, kTestKeys, 0, rows, kTestRowBytes);
+  if (status.ok()) status = transaction->PutManifest(MakeManifest(name, {{segment, 0, kChunkRows, kChunkRows, true}}));
+  return status.ok() ? transaction->Commit(Durability::kSynced) : status;
+}
+
 std::string Ballast(const std::string& path) {
   const std::string file = path + "/ballast";
   const int fd = open(file.c_str(), O_CREAT | O_WRONLY, 0600);
@@ -257,6 +266,8 @@ std::string Ballast(const std::string& path) {
   return file;
 }
 
+// RocksDB does not always recover from a full disk while it is open: then a write says so, and nothing that was
+// acknowledged is lost; at the latest a store that is opened again goes on.
 TEST(RecoveryTest, AFullDiskIsReportedAndTheStoreGoesOnWhenThereIsRoom) {
   for (const bool chunks : {true, false}) {
     SCOPED_TRACE(chunks ? "full when chunks are flushed" : "full when the commit is logged");
@@ -289,9 +300,17 @@ TEST(RecoveryTest, AFullDiskIsReportedAndTheStoreGoesOnWhenThereIsRoom) {
     EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
 
     unlink(ballast.c_str());
+    status = CommitOneChunk(*database, "trial");
+    if (!status.ok()) {
+      EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+      EXPECT_THAT(*database->ListMemories(), ElementsAre("first"));
+      database.reset();
+      database = OpenOrDie(store);
+      ASSERT_TRUE(CommitOneChunk(*database, "trial").ok());
+    }
     const SegmentId third = CommitChunked(*database, "third", 300);
     for (int reopened = 0; reopened < 2; ++reopened) {
-      EXPECT_THAT(*database->ListMemories(), ElementsAre("first", "third"));
+      EXPECT_THAT(*database->ListMemories(), ElementsAre("first", "third", "trial"));
       EXPECT_EQ(*ReadRows(*database, third, kTestKeys, 0, 300), RowBytesOf(third, kTestKeys, 0, 300, kTestRowBytes));
       EXPECT_EQ(*ReadRows(*database, first, kTestKeys, 0, 300), RowBytesOf(first, kTestKeys, 0, 300, kTestRowBytes));
       database.reset();
