@@ -12,6 +12,7 @@
 
 #include "attention/rotary.h"
 #include "base/status.h"
+#include "memory/age_penalties.h"
 
 namespace mneme {
 namespace {
@@ -68,31 +69,6 @@ void AddUncovered(const VisibleRows& piece, const std::vector<VisibleRun>& runs,
   add(piece.token_end());
 }
 
-// max(0, log2(age / beyond)) for consecutive ages: what decay takes off, once for all rows and heads of a call.
-class AgePenalties {
- public:
-  AgePenalties(int64_t least_age, int64_t greatest_age, float beyond) : greatest_(greatest_age) {
-    values_.resize(static_cast<size_t>(greatest_age - least_age + 1));
-    for (size_t i = 0; i < values_.size(); ++i) {
-      values_[i] = Of(greatest_age - static_cast<int64_t>(i), beyond);
-    }
-  }
-
-  static float Of(int64_t age, float beyond) {
-    const double ratio = static_cast<double>(age) / beyond;
-    return ratio > 1 ? static_cast<float>(std::log2(ratio)) : 0.0f;
-  }
-
-  // Entry [row] is the penalty of row `row` of an owner whose row 0 is token `first_token`.
-  const float* ForRows(int64_t position, int64_t first_token) const {
-    return values_.data() + (greatest_ - position + first_token);
-  }
-
- private:
-  const int64_t greatest_;
-  std::vector<float> values_;
-};
-
 // Everything the work items of one sequence share.
 struct Plan {
   const RetrieveRequest* request;
@@ -103,7 +79,7 @@ struct Plan {
   std::vector<int64_t> positions;  // [queries]
   std::vector<float> vectors;     // [query_heads][queries][key_dim] as the keys want them
   std::vector<float> plain;       // kClamped: the same, not rotated
-  std::unique_ptr<AgePenalties> penalties;
+  std::shared_ptr<const AgePenalties> penalties;
 
   const float* Vector(int64_t head, int64_t query) const {
     return vectors.data() + (head * queries + query) * request->layer.key_dim;
@@ -391,8 +367,8 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
       return absl::InvalidArgumentError(absl::StrCat(
           "query_positions: with decay, expected positions within 2^31 tokens of each other, got a span of ", span));
     }
-    plan.penalties = std::make_unique<AgePenalties>(*least - view.rows.back().token_end(), *greatest - first_token,
-                                                    request.decay_beyond);
+    plan.penalties = sequence.memory->store().age_penalties().Get(
+        *least - view.rows.back().token_end(), *greatest - first_token, request.decay_beyond);
   }
   PrepareVectors(plan, executor);
 

@@ -16,6 +16,7 @@
 #include "absl/synchronization/mutex.h"
 
 #include "base/parallel.h"
+#include "memory/age_penalties.h"
 #include "memory/index_run.h"
 #include "memory/row_cache.h"
 #include "memory/segment.h"
@@ -85,6 +86,7 @@ class Store {
   const std::shared_ptr<RowCache>& cache() { return cache_; }
   Executor& executor() { return *executor_; }
   IndexCounters& index_counters() { return index_counters_; }
+  AgePenaltyCache& age_penalties() { return age_penalties_; }
   const StoreOptions& options() const { return options_; }
   bool writable() const { return options_.database.mode == DatabaseOptions::Mode::kReadWrite; }
   void Log(absl::string_view message) const;
@@ -123,6 +125,7 @@ class Store {
   Executor* executor_;
   const std::shared_ptr<RowCache> cache_;
   IndexCounters index_counters_;
+  AgePenaltyCache age_penalties_;
 
   absl::Mutex mutex_;  // held while a memory is opened, so that a name is opened once
   absl::flat_hash_map<std::string, OpenMemoryEntry> open_ ABSL_GUARDED_BY(mutex_);

@@ -10,11 +10,32 @@ StoreHandle::StoreHandle(const std::string& path, mneme_store_mode mode, Log log
   options.create_if_missing = 0;
   options.threads = threads;
   options.log = [](void* context, mneme_log_level, const char* message) {
-    const Log& log = *static_cast<const Log*>(context);
-    if (log) log(message);
+    static_cast<StoreHandle*>(context)->Tell(message);
   };
-  options.log_context = const_cast<Log*>(&log_);
-  Check(mneme_store_open(path.c_str(), &options, &store_));
+  options.log_context = this;
+  const mneme_status status = mneme_store_open(path.c_str(), &options, &store_);
+  std::vector<std::string> untold;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    opening_ = false;
+    untold.swap(untold_);
+  }
+  // A refusal, such as that of a store with another writer, needs no more words than its own.
+  if (mneme_classify(status) != MNEME_CLASS_CALLER) {
+    for (const std::string& message : untold) log_(message);
+  }
+  Check(status);
+}
+
+void StoreHandle::Tell(const std::string& message) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (opening_) {
+      untold_.push_back(message);
+      return;
+    }
+  }
+  log_(message);
 }
 
 StoreHandle::~StoreHandle() {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -56,7 +57,12 @@ class StoreHandle {
   mneme_store* get() const { return store_; }
 
  private:
+  void Tell(const std::string& message);
+
   const Log log_;
+  std::mutex mutex_;
+  bool opening_ = true;              // guarded by mutex_
+  std::vector<std::string> untold_;  // guarded by mutex_; what came while the store was being opened
   mneme_store* store_ = nullptr;
 };
 

@@ -148,13 +148,16 @@ Status FindAttentionInputs(const ggml_tensor& output, const LayerShape& layer, A
       found.mask->ne[1] < output.ne[1] || found.mask->ne[2] != 1 || found.mask->ne[3] != 1) {
     return Refused("the attention mask has an unexpected type or shape");
   }
-  const ggml_tensor* positions = rope->src[1];
-  if (positions == nullptr || positions->type != GGML_TYPE_I32 || positions->ne[0] != output.ne[1] ||
-      !OnHost(*positions)) {
-    return Refused("the positions have an unexpected type or shape");
-  }
-  found.positions = static_cast<const int32_t*>(positions->data);
   *inputs = found;
+  return Status();
+}
+
+Status FindPositions(const ggml_tensor& rotated_key, const int32_t** positions) {
+  const ggml_tensor* found = rotated_key.src[1];
+  if (found == nullptr || found->type != GGML_TYPE_I32 || found->ne[0] != rotated_key.ne[2] || !OnHost(*found)) {
+    return Refused("the positions have an unexpected type or shape, or lie in a device's memory");
+  }
+  *positions = static_cast<const int32_t*>(found->data);
   return Status();
 }
 

@@ -38,7 +38,6 @@ struct AttentionInputs {
   const ggml_tensor* keys = nullptr;    // the cache's cells [key_dim, cells, kv_heads], rotated
   const ggml_tensor* values = nullptr;  // the cache's cells [value_dim, cells, kv_heads]
   const ggml_tensor* mask = nullptr;    // [cells, tokens] f16: 0 or -infinity
-  const int32_t* positions = nullptr;   // [tokens]
   float scale = 1.0f;                   // score = scale * query·key
   float query_factor = 1.0f;            // what the rotated query was multiplied by before (Gemma)
 };
@@ -46,6 +45,10 @@ struct AttentionInputs {
 // Follows the sources of `output` and compares what the context computes with what the model's metadata says of `layer`.
 // FailedPrecondition names the first thing that the adapter does not know or that differs.
 Status FindAttentionInputs(const ggml_tensor& output, const LayerShape& layer, AttentionInputs* inputs);
+
+// The positions [tokens] by which a kRotatedKey node turned its rows. They are intact when the node has just been
+// computed, and not for long: llama.cpp gives their place to others after the last layer.
+Status FindPositions(const ggml_tensor& rotated_key, const int32_t** positions);
 
 }  // namespace mneme::llama
 

@@ -43,12 +43,12 @@ void GraphStep::Begin(BatchPlan* plan, const int32_t* token_ids) {
 
 bool GraphStep::Chosen(int32_t layer) const { return std::binary_search(layers_.begin(), layers_.end(), layer); }
 
-bool GraphStep::WantsKind(NodeKind kind) const {
-  switch (kind) {
+bool GraphStep::WantsKind(NodeName name) const {
+  switch (name.kind) {
     case NodeKind::kNone: return false;
     case NodeKind::kQuery:
     case NodeKind::kKey: return !settings_.rotated();
-    case NodeKind::kRotatedKey: return settings_.rotated();
+    case NodeKind::kRotatedKey: return settings_.rotated() || name.layer == layers_.front();
     case NodeKind::kValue:
     case NodeKind::kAttentionOut: return true;
   }
@@ -59,7 +59,7 @@ bool GraphStep::Wants(const ggml_tensor& node) const {
   if (plan_ == nullptr || plan_->steps.empty()) return false;
   if (!status_.ok()) return true;  // to end the graph at its next node
   const NodeName name = ParseNodeName(node, shape_.normed);
-  if (!WantsKind(name.kind) || !Chosen(name.layer)) return false;
+  if (!Chosen(name.layer) || !WantsKind(name)) return false;
   const LayerShape& layer = shape_.layers[name.layer];
   switch (name.kind) {
     case NodeKind::kQuery: return HasHeads(node, layer.key_dim, layer.q_heads);
@@ -78,6 +78,10 @@ void GraphStep::Computed(ggml_tensor& node) {
     return;
   }
   const Timer timer(&capture_us_);
+  if (name.kind == NodeKind::kRotatedKey) {
+    if (name.layer == layers_.front()) status_ = CheckPositions(node);
+    if (!settings_.rotated()) return;
+  }
   Copy(node, name.kind == NodeKind::kQuery ? &queries_ : name.kind == NodeKind::kValue ? &values_ : &keys_);
 }
 
@@ -107,7 +111,7 @@ Status GraphStep::FinishLayer(int32_t number, const ggml_tensor& output) {
     if (keys_.tokens != tokens || values_.tokens != tokens || (!settings_.rotated() && queries_.tokens != tokens)) {
       return Refused(LayerText(number) + "the graph does not have the queries, keys and values that the adapter expects");
     }
-    MNEME_LLAMA_RETURN_IF_ERROR(CheckPart(inputs, tokens));
+    MNEME_LLAMA_RETURN_IF_ERROR(BeginPart(*inputs.mask, tokens));
   }
   for (size_t i = 0; i < part_runs_.size(); ++i) {
     const SequenceStep& step = plan_->steps[part_runs_[i].step];
@@ -128,26 +132,36 @@ Status GraphStep::FinishLayer(int32_t number, const ggml_tensor& output) {
   return Status();
 }
 
-// At the part's first layer: cuts the batch's runs to the part, and holds mask and positions against what the adapter
-// believes the cache to contain. They differ if the host changed the cache, or llama.cpp reordered the batch.
-Status GraphStep::CheckPart(const AttentionInputs& inputs, int64_t tokens) {
+// They differ from the plan if llama.cpp reordered the batch.
+Status GraphStep::CheckPositions(const ggml_tensor& rotated_key) const {
+  const int32_t* positions = nullptr;
+  MNEME_LLAMA_RETURN_IF_ERROR(FindPositions(rotated_key, &positions));
+  const int64_t tokens = rotated_key.ne[2];
   if (part_begin_ + tokens > static_cast<int64_t>(plan_->positions.size())) {
     return Refused("llama.cpp runs more tokens than the batch has");
   }
   for (int64_t i = 0; i < tokens; ++i) {
-    if (inputs.positions[i] == plan_->positions[part_begin_ + i]) continue;
+    if (positions[i] == plan_->positions[part_begin_ + i]) continue;
     return Refused("token " + std::to_string(part_begin_ + i) + " of the batch runs at position " +
-                   std::to_string(inputs.positions[i]) + ", expected " +
-                   std::to_string(plan_->positions[part_begin_ + i]) +
+                   std::to_string(positions[i]) + ", expected " + std::to_string(plan_->positions[part_begin_ + i]) +
                    "; was the batch reordered (kv_unified = false)?");
   }
+  return Status();
+}
+
+// At the part's first layer: cuts the batch's runs to the part, and holds the mask against what the adapter believes the
+// cache to contain. They differ if the host changed the cache.
+Status GraphStep::BeginPart(const ggml_tensor& mask, int64_t tokens) {
   if (!windows_.empty()) return Status();
+  if (part_begin_ + tokens > static_cast<int64_t>(plan_->positions.size())) {
+    return Refused("llama.cpp runs more tokens than the batch has");
+  }
   for (const Run& run : plan_->runs) {
     const int64_t begin = std::max(run.begin, part_begin_) - part_begin_;
     const int64_t end = std::min(run.end, part_begin_ + tokens) - part_begin_;
     if (begin >= end || run.step < 0) continue;
     const SequenceStep& step = plan_->steps[run.step];
-    LocalWindow window = ReadLocalWindow(*inputs.mask, begin, end);
+    LocalWindow window = ReadLocalWindow(mask, begin, end);
     const int64_t expected = plan_->positions[part_begin_ + begin] - step.sequence->first_position + 1;
     if (window.first_visible != expected) {
       return Refused("the cache holds " + std::to_string(window.first_visible) + " tokens of sequence " +

@@ -64,11 +64,13 @@ class GraphStep {
   };
 
   bool Chosen(int32_t layer) const;
-  // The wanted kinds: unrotated queries and keys, or rotated keys where they are kept as stored.
-  bool WantsKind(NodeKind kind) const;
+  // The wanted kinds: unrotated queries and keys, or rotated keys where they are kept as stored. The first layer's rotated
+  // keys are looked at in any case: they show the positions.
+  bool WantsKind(NodeName name) const;
   static void Copy(const ggml_tensor& node, Rows* rows);
   Status FinishLayer(int32_t layer, const ggml_tensor& output);
-  Status CheckPart(const AttentionInputs& inputs, int64_t tokens);
+  Status CheckPositions(const ggml_tensor& rotated_key) const;
+  Status BeginPart(const ggml_tensor& mask, int64_t tokens);
   Status AttendRun(int32_t layer, const AttentionInputs& inputs, const Run& part, const LocalWindow& window,
                    const ggml_tensor& output);
   Status AppendRun(int32_t layer, const Run& part);

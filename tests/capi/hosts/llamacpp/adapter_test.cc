@@ -36,8 +36,8 @@ Made Make(mneme_llama_options options) {
   return made;
 }
 
-// Logits of the last token after reading 5 blocks of 64.
-std::vector<float> Read(mneme_llama_options options, llama_pos* next_position) {
+// Logits of the last block after reading 5 blocks of 64.
+std::vector<std::vector<float>> Read(mneme_llama_options options, llama_pos* next_position) {
   options.window = 64;
   const Made made = Make(options);
   const TemporaryFolder folder;
@@ -48,40 +48,48 @@ std::vector<float> Read(mneme_llama_options options, llama_pos* next_position) {
   EXPECT_EQ(mneme_memory_create(store.get(), "m", mneme_llama_card(made.adapter.get()), &rows, &memory), MNEME_OK);
   EXPECT_EQ(mneme_llama_set_memory(made.adapter.get(), 0, memory, MNEME_LLAMA_APPEND), MNEME_OK);
   std::vector<llama_token> tokens = TextTokens(Smol(), 0, 5 * 64);
+  std::vector<int8_t> all(64, 1);
   for (size_t begin = 0; begin < tokens.size(); begin += 64) {
-    EXPECT_EQ(mneme_llama_decode(made.adapter.get(), llama_batch_get_one(tokens.data() + begin, 64)), MNEME_OK)
-        << mneme_llama_last_error();
+    llama_batch batch = llama_batch_get_one(tokens.data() + begin, 64);
+    batch.logits = all.data();
+    EXPECT_EQ(mneme_llama_decode(made.adapter.get(), batch), MNEME_OK) << mneme_llama_last_error();
   }
   *next_position = mneme_llama_next_position(made.adapter.get(), 0);
-  const std::span<const float> logits = PlainLogits(made.context.get(), -1);
-  std::vector<float> result(logits.begin(), logits.end());
+  std::vector<std::vector<float>> result;
+  for (int32_t i = 0; i < 64; ++i) {
+    const std::span<const float> logits = PlainLogits(made.context.get(), i);
+    result.emplace_back(logits.begin(), logits.end());
+  }
   EXPECT_EQ(mneme_memory_close(memory), MNEME_OK);
   return result;
+}
+
+double MeanDivergence(const std::vector<std::vector<float>>& expected, const std::vector<std::vector<float>>& actual) {
+  Distance distance;
+  for (size_t i = 0; i < expected.size(); ++i) distance.Add(expected[i], actual[i], 0);
+  return distance.MeanDivergence();
 }
 
 TEST(AdapterTest, PositionsMayStartAgain) {
   mneme_llama_options options = MNEME_LLAMA_OPTIONS_INIT;
   llama_pos next = 0;
-  const std::vector<float> running = Read(options, &next);
+  const auto running = Read(options, &next);
   EXPECT_EQ(next, 5 * 64);
   options.restart_beyond = 1;
-  const std::vector<float> restarted = Read(options, &next);
+  const auto restarted = Read(options, &next);
   EXPECT_EQ(next, 2 * 64);
-  Distance distance;
-  distance.Add(running, restarted, 0);
-  std::cout << "KL " << distance.divergence << "\n";
-  EXPECT_LE(distance.divergence, 1e-3);  // cached f16 keys were turned once more
+  const double divergence = MeanDivergence(running, restarted);
+  std::cout << "mean KL " << divergence << "\n";
+  EXPECT_LE(divergence, 1e-2);  // cached f16 keys were turned once more, and see Dequantised
 }
 
 TEST(AdapterTest, MemoryChangesWhatIsPredicted) {
   mneme_llama_options options = MNEME_LLAMA_OPTIONS_INIT;
   llama_pos next = 0;
-  const std::vector<float> with = Read(options, &next);
+  const auto with = Read(options, &next);
+  EXPECT_EQ(with, Read(options, &next));
   options.fusion = MNEME_FUSION_LOCAL_ONLY;
-  const std::vector<float> without = Read(options, &next);
-  Distance distance;
-  distance.Add(with, without, 0);
-  EXPECT_GT(distance.divergence, 1e-2);
+  EXPECT_GT(MeanDivergence(with, Read(options, &next)), 2e-2);
 }
 
 TEST(AdapterTest, EveryPolicyRuns) {
@@ -90,7 +98,9 @@ TEST(AdapterTest, EveryPolicyRuns) {
     options.position_policy = policy;
     options.distance = 128;
     llama_pos next = 0;
-    for (const float logit : Read(options, &next)) ASSERT_TRUE(std::isfinite(logit)) << policy;
+    for (const std::vector<float>& logits : Read(options, &next)) {
+      for (const float logit : logits) ASSERT_TRUE(std::isfinite(logit)) << policy;
+    }
   }
 }
 

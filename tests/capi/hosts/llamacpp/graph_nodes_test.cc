@@ -103,7 +103,9 @@ TEST(GraphNodesTest, FindsWhatStandsBehindAnOutput) {
   EXPECT_EQ(inputs.keys, graph.keys);
   EXPECT_EQ(inputs.values, graph.values);
   EXPECT_EQ(inputs.mask, graph.mask);
-  EXPECT_EQ(inputs.positions, graph.positions->data);
+  const int32_t* positions = nullptr;
+  ASSERT_TRUE(FindPositions(*graph.rope, &positions).ok());
+  EXPECT_EQ(positions, graph.positions->data);
   EXPECT_FLOAT_EQ(inputs.scale, 0.5f);
   EXPECT_FLOAT_EQ(inputs.query_factor, 0.5f);
 }

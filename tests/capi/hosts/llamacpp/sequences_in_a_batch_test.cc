@@ -12,10 +12,15 @@ namespace {
 
 constexpr int32_t kWindow = 64;
 constexpr size_t kSequences = 3;
-constexpr size_t kBlocks = 5;
+constexpr size_t kBlocks = 4;
+
+const Dequantised& Model() {
+  static const auto* model = new Dequantised(SmolPath());
+  return *model;
+}
 
 ModelSettings Settings() {
-  ModelSettings settings = SettingsFor(SmolPath());
+  ModelSettings settings = SettingsFor(Model().path());
   settings.window = kWindow;
   return settings;
 }
@@ -40,7 +45,7 @@ void Keep(std::span<const float> logits, Prediction* prediction) {
 }
 
 Prediction OneByOne(const Store& store, size_t sequence) {
-  Session session(Smol(), Settings());
+  Session session(Model().model(), Settings());
   const Memory memory(store, "alone " + std::to_string(sequence), session, /*create=*/true, 0, "f16");
   session.Attach(0, memory.get(), MNEME_LLAMA_APPEND);
   const std::vector<llama_token> text = Text(sequence);
@@ -67,7 +72,7 @@ void ExpectSame(const Prediction& expected, const Prediction& actual, const std:
 TEST(SequencesInABatchTest, EachWithItsOwnMemory) {
   const TemporaryFolder folder;
   const Store store(folder.path(), 2);
-  Session session(Smol(), Settings(), kSequences);
+  Session session(Model().model(), Settings(), kSequences);
   std::vector<std::unique_ptr<Memory>> memories;
   for (size_t s = 0; s < kSequences; ++s) {
     memories.push_back(
@@ -107,7 +112,7 @@ TEST(SequencesInABatchTest, EachWithItsOwnMemory) {
 TEST(SequencesInABatchTest, ReadersShareAMemory) {
   const TemporaryFolder folder;
   const Store store(folder.path(), 2);
-  Session session(Smol(), Settings(), 2);
+  Session session(Model().model(), Settings(), 2);
   const Memory memory(store, "document", session, /*create=*/true, 0, "f16");
   const std::vector<llama_token> document = Text(0);
   session.Attach(0, memory.get(), MNEME_LLAMA_APPEND);

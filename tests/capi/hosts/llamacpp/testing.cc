@@ -21,6 +21,19 @@ llama_model* Gemma() {
   return model;
 }
 
+Dequantised::Dequantised(const std::string& path) {
+  llama_model_quantize_params params = llama_model_quantize_default_params();
+  params.ftype = LLAMA_FTYPE_ALL_F32;
+  params.allow_requantize = true;
+  // The first and the last product: large, and nothing comes after them that could grow.
+  params.token_embedding_type = GGML_TYPE_Q8_0;
+  params.output_tensor_type = GGML_TYPE_Q8_0;
+  params.nthread = 2;
+  llama_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
+  EXPECT_EQ(llama_model_quantize(path.c_str(), path_.c_str(), &params), 0u);
+  model_ = LoadModel(path_);
+}
+
 ModelSettings SettingsFor(const std::string& path) {
   ModelSettings settings;
   settings.model = path;
