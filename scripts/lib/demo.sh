@@ -10,11 +10,13 @@ ingested=8704 # 8,192 tokens of memory and the block that the local window keeps
 scored=2048
 sizes=(16 2048 8192)
 
+input=(--model "$model" --text "$text" --bytes 700000 --last $((ingested + scored)))
+
 # llama COMMAND argument...: mneme-llama on the demo's model and text.
 llama() {
   local command=$1
   shift
-  "$mneme_llama" "$command" --model "$model" --text "$text" --bytes 700000 --last $((ingested + scored)) "$@"
+  "$mneme_llama" "$command" "${input[@]}" "$@"
 }
 
 # json_field FILE EXPRESSION: evaluates a Python expression over `d`, the document in FILE.
@@ -79,9 +81,12 @@ GNUPLOT
 kill_and_look() {
   local acknowledged=$out/acknowledged process last found
   rm -rf -- "$acknowledged" "$store.killed"
-  llama ingest --store "$store.killed" --memory killed --ack-file "$acknowledged" >"$out/killed.log" 2>&1 &
+  : >"$acknowledged"
+  # Not by the function above: the signal is for the program, not for a shell around it.
+  "$mneme_llama" ingest "${input[@]}" --store "$store.killed" --memory killed --ack-file "$acknowledged" \
+    >"$out/killed.log" 2>&1 &
   process=$!
-  while [[ $(wc -l <"$acknowledged" 2>/dev/null || echo 0) -lt 4 ]]; do
+  while (($(wc -l <"$acknowledged") < 4)); do
     kill -0 "$process" 2>/dev/null || die "the process to be killed ended by itself: $out/killed.log"
     sleep 0.05
   done
