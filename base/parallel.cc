@@ -5,8 +5,8 @@
 #include <thread>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "base/mutex.h"
+
 
 namespace mneme {
 namespace {
@@ -44,9 +44,10 @@ class ThreadPool final : public Executor {
 
   ~ThreadPool() override {
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       stopping_ = true;
     }
+    due_.NotifyAll();
     for (std::thread& worker : workers_) worker.join();
   }
 
@@ -59,21 +60,21 @@ class ThreadPool final : public Executor {
     }
     Job job(n, task);
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       jobs_.push_back(&job);
     }
+    due_.NotifyAll();
     job.Run();
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     std::erase(jobs_, &job);
-    mutex_.Await(absl::Condition(
-        +[](Job* waited) { return waited->workers_inside == 0; }, &job));
+    while (job.workers_inside != 0) left_.Wait(&mutex_);
   }
 
  private:
   void Work() {
     mutex_.Lock();
     while (true) {
-      mutex_.Await(absl::Condition(this, &ThreadPool::HasWorkOrStops));
+      while (!stopping_ && jobs_.empty()) due_.Wait(&mutex_);
       if (stopping_) break;
       Job* job = jobs_.front();
       ++job->workers_inside;
@@ -82,14 +83,14 @@ class ThreadPool final : public Executor {
       mutex_.Lock();
       // All of its tasks are taken: no other worker should pick it up again.
       std::erase(jobs_, job);
-      --job->workers_inside;
+      if (--job->workers_inside == 0) left_.NotifyAll();
     }
     mutex_.Unlock();
   }
 
-  bool HasWorkOrStops() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || !jobs_.empty(); }
-
-  absl::Mutex mutex_;
+  Mutex mutex_;
+  CondVar due_;   // a job, or the end
+  CondVar left_;  // a worker was the last to leave a job
   std::deque<Job*> jobs_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::thread> workers_;

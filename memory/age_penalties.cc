@@ -27,14 +27,14 @@ std::shared_ptr<const AgePenalties> AgePenaltyCache::Get(int64_t least_age, int6
     return std::make_shared<AgePenalties>(least_age, greatest_age, beyond);
   }
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (last_ != nullptr && last_->Covers(least_age, greatest_age, beyond)) return last_;
   }
   // Room for a memory that grows.
   const int64_t margin = (greatest_age - least_age) / 2 + 1024;
   const int64_t least = std::max(least_age - margin, std::min<int64_t>(least_age, 0));
   auto made = std::make_shared<const AgePenalties>(least, greatest_age + margin, beyond);
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   last_ = made;
   return made;
 }

@@ -5,8 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "base/mutex.h"
 
 namespace mneme {
 
@@ -40,7 +39,7 @@ class AgePenaltyCache {
   std::shared_ptr<const AgePenalties> Get(int64_t least_age, int64_t greatest_age, float beyond);
 
  private:
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::shared_ptr<const AgePenalties> last_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -27,13 +27,13 @@ IndexRun::IndexRun(IndexId id, int64_t first_token, int64_t tokens, IndexSpec sp
     first_of_layer_.push_back(heads);
     heads += static_cast<size_t>(layer.kv_heads);
   }
-  indexes_.resize(heads);
+  heads_ = std::make_unique<Head[]>(heads);
 }
 
 absl::StatusOr<std::shared_ptr<const KeyIndex>> IndexRun::Get(size_t layer, int32_t head, KeySource keys) {
-  absl::MutexLock lock(&mutex_);
-  std::shared_ptr<const KeyIndex>& place = Place(layer, head);
-  if (place != nullptr) return place;
+  Head& place = Place(layer, head);
+  MutexLock lock(&place.mutex);
+  if (place.index != nullptr) return place.index;
   if (trust_blobs_) {
     const absl::StatusOr<std::string> blob = database_->GetIndexBlob(id_, cards_[layer].layer, head);
     absl::Status status = blob.status();
@@ -41,8 +41,8 @@ absl::StatusOr<std::shared_ptr<const KeyIndex>> IndexRun::Get(size_t layer, int3
       absl::StatusOr<std::unique_ptr<KeyIndex>> index = LoadKeyIndex(spec_, *blob, tokens_, cards_[layer].key_dim);
       if (index.ok()) {
         ++counters_->loaded;
-        place = *std::move(index);
-        return place;
+        Keep(place, *std::move(index));
+        return place.index;
       }
       status = index.status();
     }
@@ -50,16 +50,17 @@ absl::StatusOr<std::shared_ptr<const KeyIndex>> IndexRun::Get(size_t layer, int3
                       " is built again from its rows: ", status.message()));
   }
   ++counters_->rebuilt;
-  return BuildLocked(layer, head, keys, false);
+  return BuildLocked(layer, head, keys, false, place);
 }
 
 absl::Status IndexRun::Build(size_t layer, int32_t head, KeySource keys) {
-  absl::MutexLock lock(&mutex_);
-  return BuildLocked(layer, head, keys, true).status();
+  Head& place = Place(layer, head);
+  MutexLock lock(&place.mutex);
+  return BuildLocked(layer, head, keys, true, place).status();
 }
 
 absl::StatusOr<std::shared_ptr<const KeyIndex>> IndexRun::BuildLocked(size_t layer, int32_t head, KeySource keys,
-                                                                      bool must_keep) {
+                                                                      bool must_keep, Head& place) {
   const int64_t dim = cards_[layer].key_dim;
   std::vector<float> rows(static_cast<size_t>(tokens_ * dim));
   MNEME_RETURN_IF_ERROR(keys(layer, head, rows.data()));
@@ -72,18 +73,14 @@ absl::StatusOr<std::shared_ptr<const KeyIndex>> IndexRun::BuildLocked(size_t lay
     // A query needs the index, not its copy on disk.
     if (!status.ok()) log_(absl::StrCat("index ", id_, " cannot be written: ", status.message()));
   }
-  std::shared_ptr<const KeyIndex>& place = Place(layer, head);
-  place = std::move(index);
-  return place;
+  Keep(place, std::move(index));
+  return place.index;
 }
 
-size_t IndexRun::MemoryBytes() const {
-  absl::MutexLock lock(&mutex_);
-  size_t bytes = 0;
-  for (const auto& index : indexes_) {
-    if (index != nullptr) bytes += index->MemoryBytes();
-  }
-  return bytes;
+void IndexRun::Keep(Head& place, std::shared_ptr<const KeyIndex> index) {
+  bytes_ += index->MemoryBytes();
+  if (place.index != nullptr) bytes_ -= place.index->MemoryBytes();
+  place.index = std::move(index);
 }
 
 std::vector<TokenRange> PlanIndexRuns(int64_t sealed_end, int64_t unit) {

@@ -7,14 +7,13 @@
 #include <memory>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
 
 #include "base/model_card.h"
+#include "base/mutex.h"
 #include "index/key_index.h"
 #include "storage/database.h"
 
@@ -48,16 +47,22 @@ class IndexRun {
   // Builds one index and writes its blob.
   absl::Status Build(size_t layer, int32_t head, KeySource keys);
 
-  size_t MemoryBytes() const;
+  // Waits for no build.
+  size_t MemoryBytes() const { return bytes_; }
 
  private:
+  // Each KV head of each layer for itself: loading one holds up nobody who asks for another.
+  struct Head {
+    Mutex mutex;
+    std::shared_ptr<const KeyIndex> index ABSL_GUARDED_BY(mutex);
+  };
+
   // must_keep: an error if its blob cannot be written.
   absl::StatusOr<std::shared_ptr<const KeyIndex>> BuildLocked(size_t layer, int32_t head, KeySource keys,
-                                                              bool must_keep)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  std::shared_ptr<const KeyIndex>& Place(size_t layer, int32_t head) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return indexes_[first_of_layer_[layer] + static_cast<size_t>(head)];
-  }
+                                                              bool must_keep, Head& place)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(place.mutex);
+  void Keep(Head& place, std::shared_ptr<const KeyIndex> index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(place.mutex);
+  Head& Place(size_t layer, int32_t head) { return heads_[first_of_layer_[layer] + static_cast<size_t>(head)]; }
 
   const IndexId id_;
   const int64_t first_token_;
@@ -70,9 +75,8 @@ class IndexRun {
   IndexCounters* const counters_;
   const std::function<void(absl::string_view)> log_;
   std::vector<size_t> first_of_layer_;
-
-  mutable absl::Mutex mutex_;
-  std::vector<std::shared_ptr<const KeyIndex>> indexes_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<Head[]> heads_;
+  std::atomic<size_t> bytes_{0};
 };
 
 struct TokenRange {

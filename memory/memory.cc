@@ -102,7 +102,7 @@ absl::StatusOr<std::shared_ptr<Memory>> Memory::Load(Store* store, MemoryManifes
     state->tail = std::make_shared<Segment>(ref.id, manifest.card, manifest.options.stored_dtype, &store->database(),
                                             store->cache(), ref.rows, ref.chunked_rows);
     state->tail_first = ref.first_token;
-    absl::MutexLock lock(&memory->mutator_);
+    MutexLock lock(&memory->mutator_);
     memory->tail_persisted_ = ref.rows;
     memory->tail_chunked_ = ref.chunked_rows;
   }
@@ -120,7 +120,7 @@ absl::StatusOr<std::shared_ptr<Memory>> Memory::Load(Store* store, MemoryManifes
                                                      store->writable(), &store->index_counters(),
                                                      [store](absl::string_view text) { store->Log(text); }));
   }
-  absl::MutexLock lock(&memory->state_mutex_);
+  MutexLock lock(&memory->state_mutex_);
   memory->state_ = std::move(state);
   return memory;
 }
@@ -185,7 +185,7 @@ absl::Status Memory::Append(int32_t layer, const RowTensor& keys, const RowTenso
   MNEME_RETURN_IF_ERROR(CheckAppend(shape, keys, values));
   if (!mutator_.TryLock()) return BusyError(name_);
   struct Unlock {
-    absl::Mutex* mutex;
+    Mutex* mutex;
     ~Unlock() ABSL_NO_THREAD_SAFETY_ANALYSIS { mutex->Unlock(); }
   } unlock{&mutator_};
   MNEME_RETURN_IF_ERROR(CheckWritable());
@@ -229,7 +229,7 @@ Snapshot Memory::TakeSnapshot() const {
   Snapshot snapshot;
   snapshot.layer_ends.resize(card_.layers.size());
   // Both under the lock: rows whose positions are the first unusual ones are published after the state that says so.
-  absl::MutexLock lock(&state_mutex_);
+  MutexLock lock(&state_mutex_);
   snapshot.state = state_;
   for (size_t layer = 0; layer < snapshot.layer_ends.size(); ++layer) {
     snapshot.layer_ends[layer] = snapshot.state->LayerEnd(layer);

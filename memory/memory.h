@@ -7,11 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 
+#include "base/mutex.h"
 #include "base/tensor.h"
 #include "memory/state.h"
 #include "memory/store.h"
@@ -85,13 +84,13 @@ class Memory : public std::enable_shared_from_this<Memory> {
   Memory(Store* store, const MemoryManifest& manifest, IndexSpec spec);
 
   std::shared_ptr<const MemoryState> state() const {
-    absl::MutexLock lock(&state_mutex_);
+    MutexLock lock(&state_mutex_);
     return state_;
   }
   // Replaces the state by a changed copy of what it is now.
   template <typename Change>
   void UpdateState(const Change& change) {
-    absl::MutexLock lock(&state_mutex_);
+    MutexLock lock(&state_mutex_);
     auto next = std::make_shared<MemoryState>(*state_);
     change(*next);
     state_ = std::move(next);
@@ -126,15 +125,15 @@ class Memory : public std::enable_shared_from_this<Memory> {
   const MemoryOptions options_;
   const IndexSpec spec_;
 
-  absl::Mutex mutator_;  // held by the one call that changes the memory
+  Mutex mutator_;  // held by the one call that changes the memory
   std::vector<char> key_buffer_ ABSL_GUARDED_BY(mutator_);
   std::vector<char> value_buffer_ ABSL_GUARDED_BY(mutator_);
   std::vector<float> row_buffer_ ABSL_GUARDED_BY(mutator_);
 
-  absl::Mutex build_mutex_;  // one index build at a time
+  Mutex build_mutex_;  // one index build at a time
   std::vector<TokenRange> not_indexable_ ABSL_GUARDED_BY(build_mutex_);  // the index kind refused them: scanned
 
-  mutable absl::Mutex commit_mutex_ ABSL_ACQUIRED_AFTER(mutator_);  // the manifest on disk
+  mutable Mutex commit_mutex_ ABSL_ACQUIRED_AFTER(mutator_);  // the manifest on disk
   MemoryManifest manifest_ ABSL_GUARDED_BY(commit_mutex_);          // as last committed
   int64_t tail_persisted_ ABSL_GUARDED_BY(mutator_) = 0;            // rows of the present tail in the database
   int64_t tail_chunked_ ABSL_GUARDED_BY(mutator_) = 0;
@@ -142,7 +141,7 @@ class Memory : public std::enable_shared_from_this<Memory> {
   std::atomic<int64_t> tokens_durable_{0};         // of manifest_, for those who do not wait for a commit
   std::atomic<bool> retired_{false};               // set under mutator_ and commit_mutex_
 
-  mutable absl::Mutex state_mutex_ ABSL_ACQUIRED_AFTER(commit_mutex_);
+  mutable Mutex state_mutex_ ABSL_ACQUIRED_AFTER(commit_mutex_);
   std::shared_ptr<const MemoryState> state_ ABSL_GUARDED_BY(state_mutex_);
   uint64_t truncations_ ABSL_GUARDED_BY(state_mutex_) = 0;  // an index built across one is not published
 };

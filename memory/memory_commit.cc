@@ -16,7 +16,7 @@ namespace {
 // Holds a memory's mutator lock if nobody else does.
 class ABSL_SCOPED_LOCKABLE TryMutexLock {
  public:
-  explicit TryMutexLock(absl::Mutex* mutex) ABSL_EXCLUSIVE_LOCK_FUNCTION(mutex) ABSL_NO_THREAD_SAFETY_ANALYSIS
+  explicit TryMutexLock(Mutex* mutex) ABSL_EXCLUSIVE_LOCK_FUNCTION(mutex) ABSL_NO_THREAD_SAFETY_ANALYSIS
       : mutex_(mutex),
         held_(mutex->TryLock()) {}
   ~TryMutexLock() ABSL_UNLOCK_FUNCTION() ABSL_NO_THREAD_SAFETY_ANALYSIS {
@@ -25,7 +25,7 @@ class ABSL_SCOPED_LOCKABLE TryMutexLock {
   bool held() const { return held_; }
 
  private:
-  absl::Mutex* const mutex_;
+  Mutex* const mutex_;
   const bool held_;
 };
 
@@ -67,7 +67,7 @@ absl::Status Memory::PutManifest(MemoryManifest next, Transaction& transaction, 
 }
 
 absl::Status Memory::CommitLocked(Durability durability, bool seal_all, bool may_exceed_budget) {
-  absl::ReleasableMutexLock commit_lock(&commit_mutex_);
+  ReleasableMutexLock commit_lock(&commit_mutex_);
   // Read under the lock: index builds publish their runs under it.
   const std::shared_ptr<const MemoryState> now = state();
   Segment& tail = *now->tail;
@@ -210,7 +210,7 @@ absl::Status Memory::MergeSmallSegments() {
   if (!changed) return absl::OkStatus();
   std::reverse(merged.begin(), merged.end());
   {
-    absl::MutexLock lock(&commit_mutex_);
+    MutexLock lock(&commit_mutex_);
     MemoryState shape = *state();  // with the runs as they are now
     shape.sealed = merged;
     MemoryManifest next = ManifestOf(shape);
@@ -242,7 +242,7 @@ absl::Status Memory::Truncate(int64_t tokens) {
   store_->RegisterSegment(tail);
   tail_persisted_ = 0;
   tail_chunked_ = 0;
-  absl::MutexLock state_lock(&state_mutex_);
+  MutexLock state_lock(&state_mutex_);
   ++truncations_;
   auto next = std::make_shared<MemoryState>(*state_);
   next->tail = std::move(tail);
@@ -294,7 +294,7 @@ absl::Status Memory::ForkTo(const std::string& name, int64_t at_token) {
   MNEME_RETURN_IF_ERROR(MergeIfMany());
 
   // Until the child is counted as naming them, no index build may replace what this manifest names.
-  absl::MutexLock commit_lock(&commit_mutex_);
+  MutexLock commit_lock(&commit_mutex_);
   MemoryManifest child = manifest_;
   child.name = name;
   child.generation = 1;
@@ -315,7 +315,7 @@ absl::Status Memory::ForkTo(const std::string& name, int64_t at_token) {
 absl::Status Memory::Retire() {
   TryMutexLock lock(&mutator_);
   if (!lock.held()) return BusyError(name_);
-  absl::MutexLock commit_lock(&commit_mutex_);
+  MutexLock commit_lock(&commit_mutex_);
   retired_ = true;
   return absl::OkStatus();
 }
@@ -335,11 +335,11 @@ absl::Status Memory::Maintain(const Progress& progress) {
 }
 
 absl::Status Memory::BuildIndexes(const Progress& progress) {
-  absl::MutexLock build_lock(&build_mutex_);
+  MutexLock build_lock(&build_mutex_);
   std::shared_ptr<const MemoryState> now;
   uint64_t truncations;
   {
-    absl::MutexLock lock(&state_mutex_);
+    MutexLock lock(&state_mutex_);
     now = state_;
     truncations = truncations_;
   }
@@ -390,11 +390,11 @@ absl::Status Memory::BuildIndexes(const Progress& progress) {
       not_indexable_.push_back(range);
       continue;
     }
-    absl::MutexLock commit_lock(&commit_mutex_);
+    MutexLock commit_lock(&commit_mutex_);
     if (retired_) return absl::OkStatus();
     std::vector<std::shared_ptr<IndexRun>> runs;
     {
-      absl::MutexLock lock(&state_mutex_);
+      MutexLock lock(&state_mutex_);
       if (truncations_ != truncations) break;  // its tokens may be others by now; the next build sees to it
       runs = state_->runs;
     }
@@ -412,7 +412,7 @@ absl::Status Memory::BuildIndexes(const Progress& progress) {
     const std::unique_ptr<Transaction> transaction = store_->database().Begin();
     MNEME_RETURN_IF_ERROR(PutManifest(std::move(next), *transaction, Durability::kBuffered));
     // A truncation cannot have come between: it takes the state's lock only, so look once more.
-    absl::MutexLock lock(&state_mutex_);
+    MutexLock lock(&state_mutex_);
     if (truncations_ != truncations) break;
     auto next_state = std::make_shared<MemoryState>(*state_);
     next_state->runs = std::move(runs);

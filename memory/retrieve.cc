@@ -6,11 +6,10 @@
 #include <limits>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 
 #include "attention/rotary.h"
+#include "base/mutex.h"
 #include "base/status.h"
 #include "memory/age_penalties.h"
 
@@ -402,7 +401,7 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
       for (const VisibleRun& run : runs) items.push_back({kv_head, query, query_end, 0, 0, &run});
     }
   }
-  absl::Mutex mutex;  // of result and status
+  Mutex mutex;  // of result and status
   absl::Status status;
   executor.ParallelFor(items.size(), [&](size_t number) {
     const Item& item = items[number];
@@ -429,7 +428,7 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
       if (begin >= end) continue;
       ScanPiece(plan, piece, begin, end, item.kv_head, heads, item.query_begin, item.query_end, top.data());
     }
-    absl::MutexLock lock(&mutex);
+    MutexLock lock(&mutex);
     if (!own.ok()) {
       status.Update(own);
       return;

@@ -11,7 +11,7 @@ void RowCache::Used(const std::shared_ptr<Segment>& segment, size_t layer, RowKi
   if (budget_ == 0) return;
   std::vector<Entry> leaving;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     const Key key{segment.get(), layer, kind};
     if (const auto place = places_.find(key); place != places_.end()) {
       entries_.splice(entries_.begin(), entries_, place->second);
@@ -37,7 +37,7 @@ void RowCache::Used(const std::shared_ptr<Segment>& segment, size_t layer, RowKi
 
 void RowCache::Forget(const Segment* segment) {
   if (budget_ == 0) return;
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   for (auto entry = entries_.begin(); entry != entries_.end();) {
     if (std::get<0>(entry->key) != segment) {
       ++entry;

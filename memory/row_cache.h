@@ -7,9 +7,9 @@
 #include <memory>
 #include <tuple>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
-#include "absl/synchronization/mutex.h"
+
+#include "base/mutex.h"
 
 namespace mneme {
 
@@ -40,7 +40,7 @@ class RowCache {
   };
 
   const size_t budget_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::list<Entry> entries_ ABSL_GUARDED_BY(mutex_);  // most recently used first
   absl::flat_hash_map<Key, std::list<Entry>::iterator> places_ ABSL_GUARDED_BY(mutex_);
   size_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -79,7 +79,7 @@ Segment::~Segment() { cache_->Forget(this); }
 std::shared_ptr<Segment> Segment::Sealed(SegmentId id, const ModelCard& card, DType dtype, Database* database,
                                          std::shared_ptr<RowCache> cache, int64_t rows) {
   auto segment = std::make_shared<Segment>(id, card, dtype, database, std::move(cache), rows, rows);
-  absl::MutexLock lock(&segment->mutex_);
+  MutexLock lock(&segment->mutex_);
   segment->sealed_ = true;
   return segment;
 }
@@ -89,8 +89,8 @@ std::shared_ptr<Segment> Segment::SealAt(int64_t rows) {
   card.layers = cards_;
   std::shared_ptr<Segment> sealed = Sealed(id_, card, dtype_, database_, cache_, rows);
   {
-    absl::MutexLock lock(&mutex_);
-    absl::MutexLock sealed_lock(&sealed->mutex_);
+    MutexLock lock(&mutex_);
+    MutexLock sealed_lock(&sealed->mutex_);
     for (size_t layer = 0; layer < layers_.size(); ++layer) {
       sealed->layers_[layer].keys = layers_[layer].keys;
       sealed->layers_[layer].values = layers_[layer].values;
@@ -102,7 +102,7 @@ std::shared_ptr<Segment> Segment::SealAt(int64_t rows) {
     // Counted against the budget from now on.
     size_t key_bytes = 0, value_bytes = 0;
     {
-      absl::MutexLock sealed_lock(&sealed->mutex_);
+      MutexLock sealed_lock(&sealed->mutex_);
       const Layer& own = sealed->layers_[layer];
       if (own.keys != nullptr) key_bytes = own.keys->MemoryBytes();
       if (own.values != nullptr) value_bytes = own.values->MemoryBytes();
@@ -203,7 +203,7 @@ absl::StatusOr<std::shared_ptr<const LayerKeys>> Segment::Keys(size_t layer, int
   std::shared_ptr<const LayerKeys> keys;
   bool sealed;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     MNEME_ASSIGN_OR_RETURN(keys, LoadKeys(layer, rows));
     sealed = sealed_;
   }
@@ -215,7 +215,7 @@ absl::StatusOr<std::shared_ptr<const LayerValues>> Segment::Values(size_t layer,
   std::shared_ptr<const LayerValues> values;
   bool sealed;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     MNEME_ASSIGN_OR_RETURN(values, LoadValues(layer, rows));
     sealed = sealed_;
   }
@@ -224,7 +224,7 @@ absl::StatusOr<std::shared_ptr<const LayerValues>> Segment::Values(size_t layer,
 }
 
 absl::StatusOr<std::shared_ptr<const TokenColumns>> Segment::Columns(int64_t rows) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return LoadColumns(rows);
 }
 
@@ -235,7 +235,7 @@ absl::Status Segment::AppendRows(size_t layer, const char* keys, const char* val
   std::shared_ptr<LayerKeys> key_rows;
   std::shared_ptr<LayerValues> value_rows;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     MNEME_ASSIGN_OR_RETURN(key_rows, LoadKeys(layer, rows));
     MNEME_ASSIGN_OR_RETURN(value_rows, LoadValues(layer, rows));
   }
@@ -258,7 +258,7 @@ absl::Status Segment::AppendColumns(const int64_t* positions, const int32_t* tok
   const int64_t rows = column_rows_.load(std::memory_order_relaxed);
   std::shared_ptr<TokenColumns> columns;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     MNEME_ASSIGN_OR_RETURN(columns, LoadColumns(rows));
   }
   columns->positions.Reserve(rows + n);
@@ -270,7 +270,7 @@ absl::Status Segment::AppendColumns(const int64_t* positions, const int32_t* tok
 }
 
 void Segment::HasAtLeast(int64_t rows) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (rows <= persisted_rows_) return;
   persisted_rows_ = rows;
   chunked_rows_ = rows;
@@ -279,13 +279,13 @@ void Segment::HasAtLeast(int64_t rows) {
 }
 
 void Segment::SetPersisted(int64_t rows, int64_t chunked_rows) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   persisted_rows_ = rows;
   chunked_rows_ = chunked_rows;
 }
 
 void Segment::Release(size_t layer, RowKind kind) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (!sealed_) return;
   if (kind == RowKind::kKeys) {
     layers_[layer].keys.reset();
@@ -295,7 +295,7 @@ void Segment::Release(size_t layer, RowKind kind) {
 }
 
 size_t Segment::MemoryBytes() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   size_t bytes = 0;
   for (const Layer& layer : layers_) {
     if (layer.keys != nullptr) bytes += layer.keys->MemoryBytes();

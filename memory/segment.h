@@ -6,12 +6,11 @@
 #include <memory>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 
 #include "base/model_card.h"
+#include "base/mutex.h"
 #include "index/key_rows.h"
 #include "memory/row_cache.h"
 #include "memory/value_rows.h"
@@ -108,7 +107,7 @@ class Segment : public std::enable_shared_from_this<Segment> {
   Database* const database_;
   const std::shared_ptr<RowCache> cache_;  // shared: a snapshot may outlive its store
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   int64_t persisted_rows_ ABSL_GUARDED_BY(mutex_);
   int64_t chunked_rows_ ABSL_GUARDED_BY(mutex_);
   bool sealed_ ABSL_GUARDED_BY(mutex_) = false;

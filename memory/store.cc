@@ -81,14 +81,15 @@ absl::Status Store::CountReferences() {
 
 Store::~Store() {
   {
-    absl::MutexLock lock(&background_mutex_);
+    MutexLock lock(&background_mutex_);
     stopping_ = true;
   }
+  background_due_.NotifyAll();
   if (background_.joinable()) background_.join();
 }
 
 absl::Status Store::Close() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (!open_.empty()) {
     return absl::FailedPreconditionError(absl::StrCat("store: expected no open memory, got ", open_.size(), ", such as \"",
                                                       open_.begin()->first, "\""));
@@ -113,7 +114,7 @@ absl::StatusOr<std::shared_ptr<Memory>> Store::CreateMemory(const std::string& n
   if (card.layers.empty()) return absl::InvalidArgumentError("card: expected at least one layer, got none");
   MNEME_RETURN_IF_ERROR(CheckOptions(options));
   if (!writable()) return absl::FailedPreconditionError("store: expected one open for writing, got a read-only one");
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (database_->ReadManifest(name).status().code() != absl::StatusCode::kNotFound) {
     return absl::AlreadyExistsError(absl::StrCat("name: memory \"", name, "\" exists already"));
   }
@@ -132,7 +133,7 @@ absl::StatusOr<std::shared_ptr<Memory>> Store::CreateMemory(const std::string& n
 
 absl::StatusOr<std::shared_ptr<Memory>> Store::OpenMemory(const std::string& name, const ModelCard* expected) {
   MNEME_RETURN_IF_ERROR(CheckName("name", name));
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (const std::shared_ptr<Memory> memory = FindOpen(name, false)) {
     if (expected != nullptr) MNEME_RETURN_IF_ERROR(CheckSameModel(memory->card(), *expected));
     return FindOpen(name, true);
@@ -148,7 +149,7 @@ absl::StatusOr<std::shared_ptr<Memory>> Store::OpenMemory(const std::string& nam
 absl::StatusOr<std::shared_ptr<Memory>> Store::ForkMemory(const std::shared_ptr<Memory>& memory, int64_t at_token,
                                                           const std::string& new_name) {
   MNEME_RETURN_IF_ERROR(CheckName("new_name", new_name));
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (database_->ReadManifest(new_name).status().code() != absl::StatusCode::kNotFound) {
     return absl::AlreadyExistsError(absl::StrCat("new_name: memory \"", new_name, "\" exists already"));
   }
@@ -163,7 +164,7 @@ absl::StatusOr<std::shared_ptr<Memory>> Store::ForkMemory(const std::shared_ptr<
 
 absl::Status Store::CloseMemory(const std::shared_ptr<Memory>& memory) {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     const auto entry = open_.find(memory->name());
     if (entry == open_.end() || entry->second.memory != memory) {
       return absl::FailedPreconditionError(absl::StrCat("memory \"", memory->name(), "\" is not open"));
@@ -183,7 +184,7 @@ absl::Status Store::DropMemory(const std::string& name) {
   MNEME_RETURN_IF_ERROR(CheckName("name", name));
   if (!writable()) return absl::FailedPreconditionError("store: expected one open for writing, got a read-only one");
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (open_.contains(name)) {
       return absl::FailedPreconditionError(absl::StrCat("name: memory \"", name, "\" is open; close it first"));
     }
@@ -294,7 +295,7 @@ absl::StatusOr<StoreStats> Store::Stats() {
   stats.indexes_rebuilt = index_counters_.rebuilt;
   std::vector<std::shared_ptr<Memory>> open;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     for (const auto& [name, entry] : open_) open.push_back(entry.memory);
   }
   stats.open_memories = static_cast<int64_t>(open.size());
@@ -313,7 +314,7 @@ absl::StatusOr<StoreStats> Store::Stats() {
 }
 
 std::shared_ptr<Segment> Store::SharedSegment(SegmentId id, const ModelCard& card, DType dtype, int64_t rows) {
-  absl::MutexLock lock(&segments_mutex_);
+  MutexLock lock(&segments_mutex_);
   std::weak_ptr<Segment>& place = segments_[id];
   if (std::shared_ptr<Segment> segment = place.lock()) {
     segment->HasAtLeast(rows);
@@ -325,14 +326,14 @@ std::shared_ptr<Segment> Store::SharedSegment(SegmentId id, const ModelCard& car
 }
 
 void Store::RegisterSegment(const std::shared_ptr<Segment>& segment) {
-  absl::MutexLock lock(&segments_mutex_);
+  MutexLock lock(&segments_mutex_);
   segments_[segment->id()] = segment;
 }
 
 void Store::ManifestReplaced(const MemoryManifest* before, const MemoryManifest* after) {
   std::vector<IndexId> unnamed_indexes;
   {
-    absl::MutexLock lock(&segments_mutex_);
+    MutexLock lock(&segments_mutex_);
     // Up first, so that what both name does not touch zero.
     if (after != nullptr) {
       for (const SegmentRef& ref : after->segments) ++segment_references_[ref.id];
@@ -359,7 +360,7 @@ void Store::ManifestReplaced(const MemoryManifest* before, const MemoryManifest*
 void Store::CollectDropped() {
   std::vector<SegmentId> free;
   {
-    absl::MutexLock lock(&segments_mutex_);
+    MutexLock lock(&segments_mutex_);
     std::erase_if(dropped_, [&](SegmentId id) {
       const auto place = segments_.find(id);
       if (place != segments_.end() && !place->second.expired()) return false;
@@ -383,17 +384,17 @@ absl::Status Store::CheckDiskBudget(int64_t more_bytes) {
 }
 
 void Store::ScheduleIndexBuild(const std::shared_ptr<Memory>& memory) {
-  absl::MutexLock lock(&background_mutex_);
+  MutexLock lock(&background_mutex_);
   due_.push_back(memory);
+  background_due_.NotifyOne();
 }
 
 void Store::Background() {
   while (true) {
     std::shared_ptr<Memory> memory;
     {
-      absl::MutexLock lock(&background_mutex_);
-      background_mutex_.Await(absl::Condition(
-          +[](Store* store) ABSL_NO_THREAD_SAFETY_ANALYSIS { return store->stopping_ || !store->due_.empty(); }, this));
+      MutexLock lock(&background_mutex_);
+      while (!stopping_ && due_.empty()) background_due_.Wait(&background_mutex_);
       if (stopping_) return;
       memory = due_.front().lock();
       due_.pop_front();
@@ -401,7 +402,7 @@ void Store::Background() {
     if (memory == nullptr) continue;
     // A store that closes does not wait for the whole build.
     const absl::Status status = memory->BuildIndexes([this](int64_t, int64_t) {
-      absl::MutexLock lock(&background_mutex_);
+      MutexLock lock(&background_mutex_);
       return !stopping_;
     });
     if (!status.ok()) Log(absl::StrCat("indices of memory \"", memory->name(), "\": ", status.message()));

@@ -9,12 +9,11 @@
 #include <thread>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 
+#include "base/mutex.h"
 #include "base/parallel.h"
 #include "memory/age_penalties.h"
 #include "memory/index_run.h"
@@ -127,16 +126,17 @@ class Store {
   IndexCounters index_counters_;
   AgePenaltyCache age_penalties_;
 
-  absl::Mutex mutex_;  // held while a memory is opened, so that a name is opened once
+  Mutex mutex_;  // held while a memory is opened, so that a name is opened once
   absl::flat_hash_map<std::string, OpenMemoryEntry> open_ ABSL_GUARDED_BY(mutex_);
 
-  absl::Mutex segments_mutex_;
+  Mutex segments_mutex_;
   absl::flat_hash_map<SegmentId, std::weak_ptr<Segment>> segments_ ABSL_GUARDED_BY(segments_mutex_);
   absl::flat_hash_map<SegmentId, int64_t> segment_references_ ABSL_GUARDED_BY(segments_mutex_);
   absl::flat_hash_map<IndexId, int64_t> index_references_ ABSL_GUARDED_BY(segments_mutex_);
   std::vector<SegmentId> dropped_ ABSL_GUARDED_BY(segments_mutex_);  // unnamed, perhaps still held by readers
 
-  absl::Mutex background_mutex_;
+  Mutex background_mutex_;
+  CondVar background_due_;
   std::deque<std::weak_ptr<Memory>> due_ ABSL_GUARDED_BY(background_mutex_);
   bool stopping_ ABSL_GUARDED_BY(background_mutex_) = false;
   std::thread background_;

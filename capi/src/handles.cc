@@ -23,7 +23,7 @@ HandleTable& HandleTable::Get() {
 }
 
 uint64_t HandleTable::Add(HandleKind kind, std::shared_ptr<void> object) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   size_t slot;
   if (free_.empty()) {
     slot = slots_.size();
@@ -51,14 +51,14 @@ HandleTable::Slot* HandleTable::SlotOf(HandleKind kind, uint64_t handle) {
 }
 
 std::shared_ptr<void> HandleTable::Find(HandleKind kind, uint64_t handle) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   const Slot* slot = SlotOf(kind, handle);
   return slot == nullptr ? nullptr : slot->object;
 }
 
 HandleTable::Removal HandleTable::Remove(HandleKind kind, uint64_t handle, bool also_busy) {
   std::shared_ptr<void> object;  // destroyed after the lock is released
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   Slot* slot = SlotOf(kind, handle);
   if (slot == nullptr) return Removal::kUnknown;
   // Calls copy the pointer under this mutex, so a count of one means that none is running.

@@ -9,9 +9,9 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 
 #include "base/model_card.h"
+#include "base/mutex.h"
 #include "base/parallel.h"
 #include "capi/src/boundary.h"
 #include "memory/memory.h"
@@ -30,7 +30,7 @@ struct StoreObject {
   std::unique_ptr<Executor> executor;  // carries exceptions of tasks back to the caller
   std::unique_ptr<Store> store;        // last: goes first
 
-  absl::Mutex mutex;
+  Mutex mutex;
   // Handles of open memories by name, and how often each was opened.
   struct Opened {
     mneme_memory* handle;
@@ -74,7 +74,7 @@ class HandleTable {
   };
   Slot* SlotOf(HandleKind kind, uint64_t handle) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::vector<Slot> slots_ ABSL_GUARDED_BY(mutex_);
   std::vector<size_t> free_ ABSL_GUARDED_BY(mutex_);
 };

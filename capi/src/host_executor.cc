@@ -2,7 +2,7 @@
 
 #include <exception>
 
-#include "absl/synchronization/mutex.h"
+#include "base/mutex.h"
 
 namespace mneme::capi {
 namespace {
@@ -38,13 +38,13 @@ class CatchingExecutor final : public Executor {
   size_t Width() const override { return inner_.Width(); }
 
   void ParallelFor(size_t n, absl::FunctionRef<void(size_t)> task) override {
-    absl::Mutex mutex;
+    Mutex mutex;
     std::exception_ptr first;
     inner_.ParallelFor(n, [&](size_t i) {
       try {
         task(i);
       } catch (...) {
-        absl::MutexLock lock(&mutex);
+        MutexLock lock(&mutex);
         if (first == nullptr) first = std::current_exception();
       }
     });

@@ -73,7 +73,7 @@ absl::StatusOr<MemoryOptions> ReadOptions(const mneme_memory_options* given_opti
 
 // Registers `memory` under its one handle, counted.
 mneme_memory* HandleOf(const std::shared_ptr<StoreObject>& store, std::shared_ptr<Memory> memory) {
-  absl::MutexLock lock(&store->mutex);
+  MutexLock lock(&store->mutex);
   StoreObject::Opened& opened = store->opened[memory->name()];
   if (opened.count == 0) {
     opened.handle = NewHandle(std::make_shared<MemoryObject>(MemoryObject{store, std::move(memory)}));
@@ -233,7 +233,7 @@ mneme_status mneme_memory_close(mneme_memory* memory) {
       store = object->store;
       closed = object->memory;
     }
-    absl::MutexLock lock(&store->mutex);
+    MutexLock lock(&store->mutex);
     const auto opened = store->opened.find(closed->name());
     if (opened == store->opened.end() || opened->second.handle != memory) {
       return absl::AbortedError("memory is busy: another call closes it");
