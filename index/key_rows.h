@@ -1,60 +1,43 @@
 #ifndef MNEME_INDEX_KEY_ROWS_H_
 #define MNEME_INDEX_KEY_ROWS_H_
 
-#include <atomic>
 #include <cstdint>
-#include <memory>
 
 #include "base/dtype.h"
+#include "base/row_array.h"
 
 namespace mneme {
 
-// Keys of one layer and KV head of one segment or tail, in the layout that a scan reads: blocks of kLanes rows,
-// [dim][kLanes] elements each, so that one vector load holds one dimension of kLanes keys (kI8: followed by the
-// kLanes scales). docs/scan.md has a picture.
+// The keys of one layer and KV head of one segment or tail, exactly as the memory stores them, row after row.
 //
-// One thread appends at a time; any number read meanwhile. A reader sees rows below the size() that it loaded;
-// rows never move once written.
+// One thread appends at a time; any number read meanwhile, rows below the size() that they loaded.
 class KeyRows {
  public:
-  static constexpr int64_t kLanes = 16;
-
-  KeyRows(DType dtype, int64_t dim);
-  ~KeyRows();
-  KeyRows(const KeyRows&) = delete;
-  KeyRows& operator=(const KeyRows&) = delete;
+  KeyRows(DType dtype, int64_t dim) : dtype_(dtype), dim_(dim), rows_(RowBytes(dtype, dim)) {}
 
   DType dtype() const { return dtype_; }
   int64_t dim() const { return dim_; }
-  int64_t size() const { return size_.load(std::memory_order_acquire); }
+  int64_t size() const { return rows_.size(); }
+  size_t row_bytes() const { return rows_.row_bytes(); }
 
-  // Room for `rows` rows in all, in one piece if the object is empty.
-  void Reserve(int64_t rows);
-
+  // Room for `rows` rows in all, in one piece if there are none yet.
+  void Reserve(int64_t rows) { rows_.Reserve(rows); }
   // Appends n encoded rows (RowBytes(dtype, dim) each, contiguous; see EncodeRow in base/dtype.h).
-  void Append(const void* encoded_rows, int64_t n);
+  void Append(const void* encoded_rows, int64_t n) { rows_.Append(encoded_rows, n); }
 
-  // Row `row` < size(), encoded as it was appended, bit for bit; or decoded to f32 [dim].
-  void CopyRow(int64_t row, void* encoded_row) const;
-  void DecodeRow(int64_t row, float* destination) const;
+  // Row `row` < size(), encoded; and how many rows from there on lie contiguously.
+  const char* Row(int64_t row) const { return rows_.Row(row); }
+  const char* Rows(int64_t row, int64_t* contiguous) const { return rows_.Rows(row, contiguous); }
+  // Decoded to f32 [dim].
+  void Decode(int64_t row, float* destination) const { DecodeRow(dtype_, Row(row), destination, dim_); }
 
   // Bytes of memory held.
-  size_t MemoryBytes() const;
-
-  // For kernels. Blocks from `block` on that lie contiguously in memory, and how many there are (>= 1) up to
-  // capacity. Lanes of rows at or above size() must not be read: another thread may be writing them.
-  const void* Blocks(int64_t block, int64_t* contiguous) const;
-  size_t block_bytes() const { return block_bytes_; }
+  size_t MemoryBytes() const { return rows_.MemoryBytes(); }
 
  private:
-  // implementation's own: arenas that double in size, so that growth moves nothing
-  struct Arenas;
-
   const DType dtype_;
   const int64_t dim_;
-  const size_t block_bytes_;
-  std::atomic<int64_t> size_{0};
-  std::unique_ptr<Arenas> arenas_;
+  RowArray rows_;
 };
 
 }  // namespace mneme

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <memory>
 #include <new>
@@ -20,11 +21,10 @@ namespace {
 
 using scan::Kernels;
 
-static_assert(KeyRows::kLanes == scan::kLanes);
 static_assert(static_cast<int>(DType::kF32) == scan::kF32 && static_cast<int>(DType::kF16) == scan::kF16 &&
               static_cast<int>(DType::kBF16) == scan::kBF16 && static_cast<int>(DType::kI8) == scan::kI8);
 
-constexpr int64_t kLanes = KeyRows::kLanes;
+constexpr int64_t kLanes = scan::kLanes;
 
 // Queries are taken in passes whose values stay in the second-level cache beside the keys; a pass is still
 // large enough that its arithmetic, not the reading of keys, takes the time.
@@ -60,29 +60,22 @@ const Kernels& CurrentKernels() {
   return kernels != nullptr ? *kernels : *Chosen().kernels;
 }
 
-struct AlignedDelete {
-  void operator()(void* memory) const { ::operator delete(memory, std::align_val_t(64)); }
+// The kernels' scratch: on the stack for every usual head size.
+class Lanes {
+ public:
+  explicit Lanes(int64_t dim) {
+    const auto floats = static_cast<size_t>((dim + 1) * kLanes);
+    if (floats > std::size(fixed_)) more_.reset(new (std::align_val_t(64)) float[floats]);
+  }
+  float* data() { return more_ != nullptr ? more_.get() : fixed_; }
+
+ private:
+  struct Delete {
+    void operator()(float* lanes) const { ::operator delete[](lanes, std::align_val_t(64)); }
+  };
+  alignas(64) float fixed_[257 * kLanes];
+  std::unique_ptr<float[], Delete> more_;
 };
-template <typename T>
-using AlignedArray = std::unique_ptr<T[], AlignedDelete>;
-
-template <typename T>
-AlignedArray<T> MakeAligned(size_t n) {
-  return AlignedArray<T>(static_cast<T*>(::operator new(std::max<size_t>(n, 1) * sizeof(T), std::align_val_t(64))));
-}
-
-// Copies the first `lanes` lanes of a block; the rest of the copy is zero. What lies in the other lanes of the
-// block may be changing at this moment and is not looked at.
-void CopyLanes(const char* block, DType dtype, int64_t dim, int64_t lanes, char* copy, size_t block_bytes) {
-  std::memset(copy, 0, block_bytes);
-  const auto element = static_cast<int64_t>(DTypeSize(dtype));
-  for (int64_t d = 0; d < dim; ++d) {
-    std::memcpy(copy + d * kLanes * element, block + d * kLanes * element, static_cast<size_t>(lanes * element));
-  }
-  if (dtype == DType::kI8) {
-    std::memcpy(copy + dim * kLanes, block + dim * kLanes, static_cast<size_t>(lanes) * sizeof(float));
-  }
-}
 
 struct SinkContext {
   TopK* top;
@@ -149,9 +142,7 @@ void ScanTopK(const KeyRows& keys, int64_t row_begin, int64_t row_end, int64_t f
   if (row_begin >= row_end || count <= 0) return;
   const Kernels& kernels = CurrentKernels();
   const int64_t dim = keys.dim();
-  const int64_t size = keys.size();
-  const AlignedArray<float> scratch = MakeAligned<float>(static_cast<size_t>(dim * kLanes));
-  AlignedArray<char> copy;  // of the block that is still being filled
+  Lanes lanes(dim);
 
   const int64_t pass =
       std::max<int64_t>(kPassBytes / static_cast<int64_t>(sizeof(float)) / std::max<int64_t>(dim, 1), 16);
@@ -175,31 +166,18 @@ void ScanTopK(const KeyRows& keys, int64_t row_begin, int64_t row_end, int64_t f
     }
     SinkContext sink{top + first, first_token};
     for (int64_t row = row_begin; row < row_end;) {
-      const int64_t block = row / kLanes;
-      const int64_t begin = block * kLanes;
       int64_t contiguous;
-      scan::Blocks blocks{
-          .data = static_cast<const char*>(keys.Blocks(block, &contiguous)),
-          .block_bytes = static_cast<int64_t>(keys.block_bytes()),
-          .count = 1,
-          .row = begin,
-          .lanes = 0xffffu,
+      const char* data = keys.Rows(row, &contiguous);
+      const scan::Rows rows{
+          .data = data,
+          .row_bytes = static_cast<int64_t>(keys.row_bytes()),
+          .count = std::min(contiguous, row_end - row),
+          .row = row,
           .element = static_cast<scan::Element>(keys.dtype()),
           .dim = dim,
       };
-      if (row == begin && row_end - begin >= kLanes) {
-        blocks.count = std::min(contiguous, (row_end - begin) / kLanes);
-      } else {
-        const int64_t stop = std::min(row_end - begin, kLanes);
-        blocks.lanes = ((1u << stop) - 1u) & ~((1u << (row - begin)) - 1u);
-        if (size < begin + kLanes) {
-          if (copy == nullptr) copy = MakeAligned<char>(keys.block_bytes());
-          CopyLanes(blocks.data, keys.dtype(), dim, stop, copy.get(), keys.block_bytes());
-          blocks.data = copy.get();
-        }
-      }
-      kernels.scan(blocks, state.data(), n, scratch.get(), &PushSurvivors, &sink);
-      row = std::min(row_end, begin + blocks.count * kLanes);
+      kernels.scan(rows, state.data(), n, lanes.data(), &PushSurvivors, &sink);
+      row += rows.count;
     }
   }
 }
@@ -207,28 +185,14 @@ void ScanTopK(const KeyRows& keys, int64_t row_begin, int64_t row_end, int64_t f
 void DotRows(const KeyRows& keys, absl::Span<const int64_t> rows, const float* query, float* dots) {
   if (rows.empty()) return;
   const Kernels& kernels = CurrentKernels();
-  const int64_t size = keys.size();
-  AlignedArray<char> copy;
-  constexpr size_t kBatch = 16;
-  const char* blocks[kBatch];
-  float values[kBatch * kLanes];
-  for (size_t first = 0; first < rows.size(); first += kBatch) {
-    const size_t n = std::min(kBatch, rows.size() - first);
-    for (size_t i = 0; i < n; ++i) {
-      const int64_t block = rows[first + i] / kLanes;
-      int64_t contiguous;
-      blocks[i] = static_cast<const char*>(keys.Blocks(block, &contiguous));
-      if (size < (block + 1) * kLanes) {
-        if (copy == nullptr) {
-          copy = MakeAligned<char>(keys.block_bytes());
-          CopyLanes(blocks[i], keys.dtype(), keys.dim(), size - block * kLanes, copy.get(), keys.block_bytes());
-        }
-        blocks[i] = copy.get();
-      }
-    }
-    kernels.dot(static_cast<scan::Element>(keys.dtype()), keys.dim(), blocks, static_cast<int64_t>(n), query, values);
-    for (size_t i = 0; i < n; ++i)
-      dots[first + i] = values[static_cast<int64_t>(i) * kLanes + rows[first + i] % kLanes];
+  Lanes lanes(keys.dim());
+  const char* at[kLanes];
+  float values[kLanes];
+  for (size_t first = 0; first < rows.size(); first += kLanes) {
+    const size_t n = std::min<size_t>(kLanes, rows.size() - first);
+    for (size_t i = 0; i < kLanes; ++i) at[i] = keys.Row(rows[first + std::min(i, n - 1)]);
+    kernels.dot(static_cast<scan::Element>(keys.dtype()), keys.dim(), at, query, lanes.data(), values);
+    std::copy_n(values, n, dots + first);
   }
 }
 

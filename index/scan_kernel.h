@@ -5,6 +5,7 @@
 // the process may not run on, so this header holds plain data only: an inline function here could be emitted
 // with AVX-512 instructions and picked by the linker for everybody.
 
+#include <stddef.h>
 #include <stdint.h>
 
 namespace mneme::scan {
@@ -32,27 +33,25 @@ struct Query {
 // `number`, whose threshold and gate it brings up to date.
 using Sink = void (*)(void* context, int64_t number, Query& query, int64_t row, const float* logits, uint32_t lanes);
 
-// `count` consecutive blocks of kLanes rows each, the first one beginning with row `row`. Only rows whose bit is
-// set in `lanes` count (0xffff but for a block cut by the range's ends, which comes alone). All lanes are readable.
-struct Blocks {
+// `count` consecutive rows of `dim` elements, the first one having the number `row`.
+struct Rows {
   const char* data;
-  int64_t block_bytes;
+  int64_t row_bytes;
   int64_t count;
   int64_t row;
-  uint32_t lanes;
   Element element;
   int64_t dim;
 };
 
-// The kernels for one instruction set.
+// The kernels for one instruction set. `lanes` is their scratch: f32 [dim + 1, kLanes], 64-byte aligned.
 struct Kernels {
   const char* name;
 
-  // Scores all queries against all blocks. `scratch`: f32 [dim, kLanes], 64-byte aligned.
-  void (*scan)(const Blocks& blocks, Query* queries, int64_t count, float* scratch, Sink sink, void* context);
+  // Scores all queries against all rows.
+  void (*scan)(const Rows& rows, Query* queries, int64_t count, float* lanes, Sink sink, void* context);
 
-  // dots[i * kLanes + lane] = query · that lane of blocks[i]: the same bits as `scan` works with.
-  void (*dot)(Element element, int64_t dim, const char* const* blocks, int64_t count, const float* query, float* dots);
+  // dots[i] = query · rows[i] for kLanes rows that may lie anywhere: the same bits as `scan` works with.
+  void (*dot)(Element element, int64_t dim, const char* const* rows, const float* query, float* lanes, float* dots);
 };
 
 extern const Kernels kPlainKernels;

@@ -9,10 +9,8 @@ typedef float Vec __attribute__((vector_size(16)));
 typedef uint32_t Bits __attribute__((vector_size(16)));
 
 constexpr int kWidth = 4;
+constexpr int kTile = 4;
 constexpr int kQueries = 2;
-constexpr int kBlocksOfOne = 2;
-constexpr int kBlocksOfTwo = 1;
-constexpr int kDirectQueries = 2;
 
 inline Vec Splat(float value) {
   return Vec{value, value, value, value};
@@ -55,6 +53,14 @@ inline Vec Load(const char* elements, int64_t i) {
     __builtin_memcpy(code, elements + i, sizeof(code));
     return Vec{static_cast<float>(code[0]), static_cast<float>(code[1]), static_cast<float>(code[2]),
                static_cast<float>(code[3])};
+  }
+}
+
+template <Element kElement>
+inline void WidenTile(const char* const* rows, int64_t d, float* lanes) {
+  for (int r = 0; r < kTile; ++r) {
+    const Vec values = Load<kElement>(rows[r], d);
+    for (int i = 0; i < kTile; ++i) lanes[i * kLanes + r] = values[i];
   }
 }
 

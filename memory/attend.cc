@@ -268,7 +268,7 @@ absl::Status Search(const SearchRequest& request, Executor& executor) {
           const VisibleRows& owner = found[i].first->Find(index);
           const auto kv_head = static_cast<size_t>(head / layer.group());
           const int64_t row = index - owner.first_token;
-          if (key != nullptr) owner.keys->heads[kv_head]->DecodeRow(row, key);
+          if (key != nullptr) owner.keys->heads[kv_head]->Decode(row, key);
           if (value != nullptr) {
             DecodeRow(sequence.memory->options().stored_dtype, owner.values->heads[kv_head]->Row(row), value,
                       layer.value_dim);

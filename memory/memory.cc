@@ -295,7 +295,7 @@ absl::Status Memory::Read(const ReadRequest& request) const {
       const int64_t out = token - request.begin;
       for (int64_t head = 0; head < shape.kv_heads; ++head) {
         if (request.keys.data != nullptr) {
-          keys->heads[static_cast<size_t>(head)]->DecodeRow(row, scratch.data());
+          keys->heads[static_cast<size_t>(head)]->Decode(row, scratch.data());
           std::memcpy(request.keys.Row(out, head), scratch.data(), sizeof(float) * static_cast<size_t>(shape.key_dim));
         }
         if (request.values.data != nullptr) {
@@ -323,7 +323,7 @@ absl::Status Memory::DecodeKeys(const MemoryState& state, size_t layer, int32_t 
     if (begin >= end) continue;
     MNEME_ASSIGN_OR_RETURN(const auto rows, view.segment->Keys(layer, view.rows));
     for (int64_t token = begin; token < end; ++token) {
-      rows->heads[static_cast<size_t>(head)]->DecodeRow(token - view.first_token, keys + (token - first) * dim);
+      rows->heads[static_cast<size_t>(head)]->Decode(token - view.first_token, keys + (token - first) * dim);
     }
   }
   return absl::OkStatus();

@@ -163,7 +163,7 @@ absl::StatusOr<std::shared_ptr<LayerValues>> Segment::LoadValues(size_t layer, i
   const size_t value_bytes = RowBytes(dtype_, card.value_dim);
   auto loaded = std::make_shared<LayerValues>();
   for (int32_t head = 0; head < card.kv_heads; ++head) {
-    auto head_rows = std::make_unique<ValueRows>(value_bytes);
+    auto head_rows = std::make_unique<RowArray>(value_bytes);
     MNEME_RETURN_IF_ERROR(ReadColumn(
         *database_, id_, {card.layer, head, ColumnKind::kValues}, chunked, wanted, value_bytes, records,
         [&](const LogRecord& record) {

@@ -11,9 +11,9 @@
 
 #include "base/model_card.h"
 #include "base/mutex.h"
+#include "base/row_array.h"
 #include "index/key_rows.h"
 #include "memory/row_cache.h"
-#include "memory/value_rows.h"
 #include "storage/database.h"
 
 namespace mneme {
@@ -25,18 +25,18 @@ struct LayerKeys {
   size_t MemoryBytes() const;
 };
 struct LayerValues {
-  std::vector<std::unique_ptr<ValueRows>> heads;
+  std::vector<std::unique_ptr<RowArray>> heads;
   int64_t rows() const { return heads.front()->size(); }
   size_t MemoryBytes() const;
 };
 
 // What belongs to a token and not to a layer.
 struct TokenColumns {
-  ValueRows positions{sizeof(int64_t)};
-  ValueRows token_ids{sizeof(int32_t)};
+  RowArray positions{sizeof(int64_t)};
+  RowArray token_ids{sizeof(int32_t)};
 
-  int64_t Position(int64_t row) const { return *static_cast<const int64_t*>(positions.Row(row)); }
-  int32_t TokenId(int64_t row) const { return *static_cast<const int32_t*>(token_ids.Row(row)); }
+  int64_t Position(int64_t row) const { return *reinterpret_cast<const int64_t*>(positions.Row(row)); }
+  int32_t TokenId(int64_t row) const { return *reinterpret_cast<const int32_t*>(token_ids.Row(row)); }
 };
 
 // Owner of rows [0, n) of all layers: the growing tail of one memory, and once sealed an immutable range that forks

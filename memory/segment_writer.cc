@@ -11,14 +11,17 @@
 namespace mneme {
 namespace {
 
-// Encoded rows [begin, begin + n) of one head, written one after another.
-void CopyKeys(const KeyRows& keys, int64_t begin, int64_t n, size_t row_bytes, char* out) {
-  for (int64_t row = 0; row < n; ++row) keys.CopyRow(begin + row, out + static_cast<size_t>(row) * row_bytes);
-}
-
-void CopyValues(const ValueRows& values, int64_t begin, int64_t n, char* out) {
-  for (int64_t row = 0; row < n; ++row) {
-    std::memcpy(out + static_cast<size_t>(row) * values.row_bytes(), values.Row(begin + row), values.row_bytes());
+// Rows [begin, begin + n) of a KeyRows or RowArray, one after another.
+template <typename Rows>
+void CopyOut(const Rows& rows, int64_t begin, int64_t n, char* out) {
+  for (const int64_t end = begin + n; begin < end;) {
+    int64_t contiguous;
+    const char* from = rows.Rows(begin, &contiguous);
+    const int64_t count = std::min(contiguous, end - begin);
+    const size_t bytes = static_cast<size_t>(count) * rows.row_bytes();
+    std::memcpy(out, from, bytes);
+    out += bytes;
+    begin += count;
   }
 }
 
@@ -41,9 +44,9 @@ absl::Status WriteChunks(Transaction& transaction, const ModelCard& card, DType 
   };
   MNEME_ASSIGN_OR_RETURN(const auto columns, segment.Columns(end_row));
   MNEME_RETURN_IF_ERROR(put({0, 0, ColumnKind::kPositions}, sizeof(int64_t),
-                            [&](int64_t row, int64_t n, char* out) { CopyValues(columns->positions, row, n, out); }));
+                            [&](int64_t row, int64_t n, char* out) { CopyOut(columns->positions, row, n, out); }));
   MNEME_RETURN_IF_ERROR(put({0, 0, ColumnKind::kTokenIds}, sizeof(int32_t),
-                            [&](int64_t row, int64_t n, char* out) { CopyValues(columns->token_ids, row, n, out); }));
+                            [&](int64_t row, int64_t n, char* out) { CopyOut(columns->token_ids, row, n, out); }));
   for (size_t layer = 0; layer < card.layers.size(); ++layer) {
     const LayerCard& shape = card.layers[layer];
     const size_t key_bytes = RowBytes(dtype, shape.key_dim);
@@ -51,12 +54,12 @@ absl::Status WriteChunks(Transaction& transaction, const ModelCard& card, DType 
     MNEME_ASSIGN_OR_RETURN(const auto values, segment.Values(layer, end_row));
     for (int32_t head = 0; head < shape.kv_heads; ++head) {
       const KeyRows& key_rows = *keys->heads[static_cast<size_t>(head)];
-      const ValueRows& value_rows = *values->heads[static_cast<size_t>(head)];
+      const RowArray& value_rows = *values->heads[static_cast<size_t>(head)];
       MNEME_RETURN_IF_ERROR(
           put({shape.layer, head, ColumnKind::kKeys}, key_bytes,
-              [&](int64_t row, int64_t n, char* out) { CopyKeys(key_rows, row, n, key_bytes, out); }));
+              [&](int64_t row, int64_t n, char* out) { CopyOut(key_rows, row, n, out); }));
       MNEME_RETURN_IF_ERROR(put({shape.layer, head, ColumnKind::kValues}, value_rows.row_bytes(),
-                                [&](int64_t row, int64_t n, char* out) { CopyValues(value_rows, row, n, out); }));
+                                [&](int64_t row, int64_t n, char* out) { CopyOut(value_rows, row, n, out); }));
     }
   }
   return absl::OkStatus();
@@ -69,8 +72,8 @@ absl::Status WriteLogs(Transaction& transaction, const ModelCard& card, DType dt
   std::vector<char> record;
   MNEME_ASSIGN_OR_RETURN(const auto columns, segment.Columns(end_row));
   record.resize(static_cast<size_t>(n) * (sizeof(int64_t) + sizeof(int32_t)));
-  CopyValues(columns->positions, begin_row, n, record.data());
-  CopyValues(columns->token_ids, begin_row, n, record.data() + static_cast<size_t>(n) * sizeof(int64_t));
+  CopyOut(columns->positions, begin_row, n, record.data());
+  CopyOut(columns->token_ids, begin_row, n, record.data() + static_cast<size_t>(n) * sizeof(int64_t));
   MNEME_RETURN_IF_ERROR(transaction.PutLog(id, -1, begin_row - origin, n, record));
   for (size_t layer = 0; layer < card.layers.size(); ++layer) {
     const LayerCard& shape = card.layers[layer];
@@ -81,9 +84,9 @@ absl::Status WriteLogs(Transaction& transaction, const ModelCard& card, DType dt
     record.resize(static_cast<size_t>(n) * static_cast<size_t>(shape.kv_heads) * (key_bytes + value_bytes));
     char* out = record.data();
     for (size_t head = 0; head < static_cast<size_t>(shape.kv_heads); ++head) {
-      CopyKeys(*keys->heads[head], begin_row, n, key_bytes, out);
+      CopyOut(*keys->heads[head], begin_row, n, out);
       out += static_cast<size_t>(n) * key_bytes;
-      CopyValues(*values->heads[head], begin_row, n, out);
+      CopyOut(*values->heads[head], begin_row, n, out);
       out += static_cast<size_t>(n) * value_bytes;
     }
     MNEME_RETURN_IF_ERROR(transaction.PutLog(id, shape.layer, begin_row - origin, n, record));
@@ -117,8 +120,8 @@ absl::Status CopyRows(const ModelCard& card, DType dtype, Segment& from, int64_t
     MNEME_ASSIGN_OR_RETURN(const auto keys, from.Keys(layer, end));
     MNEME_ASSIGN_OR_RETURN(const auto values, from.Values(layer, end));
     for (size_t head = 0; head < heads; ++head) {
-      CopyKeys(*keys->heads[head], begin_row, n, key_row, key_bytes.data() + head * static_cast<size_t>(n) * key_row);
-      CopyValues(*values->heads[head], begin_row, n,
+      CopyOut(*keys->heads[head], begin_row, n, key_bytes.data() + head * static_cast<size_t>(n) * key_row);
+      CopyOut(*values->heads[head], begin_row, n,
                  value_bytes.data() + head * static_cast<size_t>(n) * value_row);
     }
     MNEME_RETURN_IF_ERROR(to.AppendRows(layer, key_bytes.data(), value_bytes.data(), n));

@@ -18,6 +18,8 @@
 
 #include "base/dtype.h"
 #include "base/parallel.h"
+#include "index/certified_scan.h"
+#include "index/key_codes.h"
 #include "index/key_index.h"
 #include "index/key_rows.h"
 #include "index/scan.h"
@@ -41,7 +43,9 @@ std::vector<float> RandomValues(size_t n, uint32_t seed) {
 // Keys of kHeads heads; kept from one benchmark to the next, since filling them takes longer than scanning.
 struct Layer {
   std::vector<std::unique_ptr<KeyRows>> heads;
-  size_t bytes = 0;
+  std::vector<std::unique_ptr<KeyCodes>> codes;
+  size_t bytes = 0;       // of the rows
+  size_t code_bytes = 0;  // one a dimension
 };
 
 const Layer& KeysOf(DType dtype, int64_t rows, int64_t dim) {
@@ -50,7 +54,7 @@ const Layer& KeysOf(DType dtype, int64_t rows, int64_t dim) {
   if (const auto found = layers.find(key); found != layers.end()) return found->second;
   layers.clear();  // one at a time fits any machine
   Layer& layer = layers[key];
-  constexpr int64_t kPattern = 4096;
+  const int64_t kPattern = std::min<int64_t>(rows, 65536);
   const std::vector<float> values = RandomValues(static_cast<size_t>(kPattern * dim), 1);
   const size_t row_bytes = RowBytes(dtype, dim);
   std::vector<char> encoded(static_cast<size_t>(kPattern) * row_bytes);
@@ -61,7 +65,11 @@ const Layer& KeysOf(DType dtype, int64_t rows, int64_t dim) {
     auto keys = std::make_unique<KeyRows>(dtype, dim);
     keys->Reserve(rows);
     for (int64_t row = 0; row < rows; row += kPattern) keys->Append(encoded.data(), std::min(kPattern, rows - row));
-    layer.bytes += static_cast<size_t>(rows / KeyRows::kLanes) * keys->block_bytes();
+    layer.bytes += static_cast<size_t>(rows) * keys->row_bytes();
+    auto codes = std::make_unique<KeyCodes>(dim);
+    codes->Extend(*keys);
+    layer.code_bytes += static_cast<size_t>(rows * dim);
+    layer.codes.push_back(std::move(codes));
     layer.heads.push_back(std::move(keys));
   }
   return layer;
@@ -107,10 +115,8 @@ double ReadBandwidth(const Layer& layer, int64_t rows, Executor& pool) {
     pool.ParallelFor(static_cast<size_t>(kHeads * chunks), [&](size_t task) {
       const KeyRows& keys = *layer.heads[task / static_cast<size_t>(chunks)];
       const int64_t begin = static_cast<int64_t>(task % static_cast<size_t>(chunks)) * kChunkRows;
-      const int64_t blocks = (std::min(rows, begin + kChunkRows) - begin) / KeyRows::kLanes;
-      int64_t contiguous;
-      const auto* data = static_cast<const char*>(keys.Blocks(begin / KeyRows::kLanes, &contiguous));
-      benchmark::DoNotOptimize(Sum(data, static_cast<size_t>(blocks) * keys.block_bytes(), size_t{1} << round % 3));
+      const auto bytes = static_cast<size_t>(std::min(rows, begin + kChunkRows) - begin) * keys.row_bytes();
+      benchmark::DoNotOptimize(Sum(keys.Row(begin), bytes, size_t{1} << round % 3));
     });
     best = std::max(best, static_cast<double>(layer.bytes) / Seconds(start));
   }
@@ -173,6 +179,55 @@ void ScanArguments(benchmark::internal::Benchmark* bench) {
   for (const int64_t count : {512, 2048}) add(16384, count, 128, DType::kF16);  // prefill
 }
 BENCHMARK(BM_Scan)->Apply(ScanArguments)->Unit(benchmark::kMillisecond)->UseRealTime()->MinTime(0.2);
+
+// The scan that codes answer; `steady`: with floors as the rows that the last step found give them.
+void BM_CertifiedScan(benchmark::State& state) {
+  const int64_t rows = state.range(0), count = state.range(1), dim = state.range(2);
+  const auto dtype = static_cast<DType>(state.range(3));
+  Executor& pool = Threads(state.range(4));
+  const bool steady = state.range(5) != 0;
+  const Layer& layer = KeysOf(dtype, rows, dim);
+  const std::vector<float> queries = RandomValues(static_cast<size_t>(kHeads * count * dim), 2);
+  const std::vector<Ranking> rankings(static_cast<size_t>(count));
+  std::vector<TopK> top(static_cast<size_t>(kHeads * count), TopK(kTop));
+  std::vector<float> floors(top.size(), -std::numeric_limits<float>::infinity());
+  std::vector<ScanCounts> counts(kHeads);
+  const double bandwidth = ReadBandwidth(layer, rows, pool);
+  double best = std::numeric_limits<double>::infinity();
+  for (auto _ : state) {
+    std::fill(counts.begin(), counts.end(), ScanCounts());
+    const auto start = std::chrono::steady_clock::now();
+    pool.ParallelFor(kHeads, [&](size_t head) {
+      const size_t first = head * static_cast<size_t>(count);
+      for (int64_t i = 0; i < count; ++i) top[first + static_cast<size_t>(i)].Reset(kTop);
+      ScanCertified(*layer.heads[head], *layer.codes[head], 0, rows, 0, queries.data() + static_cast<int64_t>(first) * dim,
+                    count, rankings.data(), floors.data() + first, top.data() + first, &counts[head]);
+      for (int64_t i = 0; i < count; ++i) benchmark::DoNotOptimize(top[first + static_cast<size_t>(i)].Sorted().data());
+    });
+    best = std::min(best, Seconds(start));
+    if (steady) {
+      for (size_t i = 0; i < top.size(); ++i) floors[i] = top[i].Sorted().back().score;
+    }
+  }
+  const double speed = static_cast<double>(layer.code_bytes) / best;
+  state.counters["best_ms"] = best * 1e3;
+  state.counters["read_GB/s"] = bandwidth / 1e9;
+  state.counters["of_read"] = speed / bandwidth;
+  state.counters["GMAC/s"] = 1e-9 * static_cast<double>(kHeads * count * rows * dim) / best;
+  state.counters["keys"] = static_cast<double>(counts[0].looked_at) / static_cast<double>(count);
+  state.SetLabel(std::string(DTypeName(dtype)) + " " + std::string(CodeKernelName()));
+}
+
+void CertifiedArguments(benchmark::internal::Benchmark* bench) {
+  bench->ArgNames({"rows", "queries", "dim", "type", "threads", "steady"});
+  for (const int64_t dim : {64, 128, 256}) {
+    for (const int64_t count : {1, 3, 4, 8}) {
+      for (const int64_t steady : {0, 1}) bench->Args({65536, count, dim, static_cast<int64_t>(DType::kF16), 2, steady});
+    }
+  }
+  bench->Args({16384, 2048, 128, static_cast<int64_t>(DType::kF16), 2, 0});
+}
+BENCHMARK(BM_CertifiedScan)->Apply(CertifiedArguments)->Unit(benchmark::kMillisecond)->UseRealTime()->MinTime(0.2);
 
 // rows, queries a KV head, dim, threads: FAISS's flat index, f32, one call a head.
 void BM_FaissFlat(benchmark::State& state) {

@@ -28,14 +28,12 @@ std::vector<char> RandomRows(DType dtype, int64_t rows, int64_t dim, uint32_t se
 
 void ExpectHolds(const KeyRows& keys, const std::vector<char>& encoded, int64_t rows) {
   const size_t row_bytes = RowBytes(keys.dtype(), keys.dim());
-  std::vector<char> row(row_bytes);
   std::vector<float> actual(static_cast<size_t>(keys.dim())), expected(actual.size());
   ASSERT_EQ(keys.size(), rows);
   for (int64_t r = 0; r < rows; ++r) {
     const char* source = encoded.data() + static_cast<size_t>(r) * row_bytes;
-    keys.CopyRow(r, row.data());
-    ASSERT_EQ(std::memcmp(row.data(), source, row_bytes), 0) << "row " << r;
-    keys.DecodeRow(r, actual.data());
+    ASSERT_EQ(std::memcmp(keys.Row(r), source, row_bytes), 0) << "row " << r;
+    keys.Decode(r, actual.data());
     DecodeRow(keys.dtype(), source, expected.data(), keys.dim());
     ASSERT_EQ(std::memcmp(actual.data(), expected.data(), actual.size() * sizeof(float)), 0) << "row " << r;
   }
@@ -69,9 +67,7 @@ TEST(KeyRowsTest, SpecialBitsSurvive) {
   for (const DType dtype : {DType::kF16, DType::kBF16}) {
     KeyRows keys(dtype, 7);
     keys.Append(bits, 1);
-    uint16_t back[7];
-    keys.CopyRow(0, back);
-    EXPECT_EQ(std::memcmp(bits, back, sizeof(bits)), 0);
+    EXPECT_EQ(std::memcmp(bits, keys.Row(0), sizeof(bits)), 0);
   }
 }
 
@@ -80,18 +76,18 @@ TEST(KeyRowsTest, RowsNeverMoveAndArenasDouble) {
   const std::vector<char> encoded = RandomRows(DType::kF32, 5000, 8, 1);
   keys.Append(encoded.data(), 1);
   int64_t contiguous = 0;
-  const void* first = keys.Blocks(0, &contiguous);
-  EXPECT_EQ(contiguous, 16);  // 256 rows
+  const void* first = keys.Rows(0, &contiguous);
+  EXPECT_EQ(contiguous, 256);
   EXPECT_EQ(reinterpret_cast<uintptr_t>(first) % 64, 0u);
   keys.Append(encoded.data() + RowBytes(DType::kF32, 8), 4999);
-  EXPECT_EQ(keys.Blocks(0, &contiguous), first);
-  int64_t block = 0;
-  for (const int64_t expected : {16, 16, 32, 64, 128}) {
-    keys.Blocks(block, &contiguous);
-    EXPECT_EQ(contiguous, expected) << "block " << block;
-    keys.Blocks(block + 3, &contiguous);
-    EXPECT_EQ(contiguous, expected - 3) << "block " << block;
-    block += expected;
+  EXPECT_EQ(keys.Rows(0, &contiguous), first);
+  int64_t row = 0;
+  for (const int64_t expected : {256, 256, 512, 1024, 2048}) {
+    keys.Rows(row, &contiguous);
+    EXPECT_EQ(contiguous, expected) << "row " << row;
+    keys.Rows(row + 3, &contiguous);
+    EXPECT_EQ(contiguous, expected - 3) << "row " << row;
+    row += expected;
   }
   ExpectHolds(keys, encoded, 5000);
 }
@@ -103,9 +99,9 @@ TEST(KeyRowsTest, ReservedRowsLieInOnePieceAndCostNothingYet) {
   const std::vector<char> encoded = RandomRows(DType::kF16, 100, 128, 1);
   keys.Append(encoded.data(), 100);
   int64_t contiguous = 0;
-  const void* blocks = keys.Blocks(0, &contiguous);
-  EXPECT_EQ(contiguous, (1 << 20) / KeyRows::kLanes);
-  EXPECT_EQ(reinterpret_cast<uintptr_t>(blocks) % (2 << 20), 0u);
+  const void* rows = keys.Rows(0, &contiguous);
+  EXPECT_EQ(contiguous, 1 << 20);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(rows) % (2 << 20), 0u);
   EXPECT_LE(keys.MemoryBytes(), size_t{3} << 20);
   ExpectHolds(keys, encoded, 100);
 }
@@ -130,15 +126,13 @@ TEST(KeyRowsTest, ReadersSeeWholeRowsWhileOneAppends) {
   for (int reader = 0; reader < 3; ++reader) {
     readers.emplace_back([&, reader] {
       std::mt19937 random(static_cast<uint32_t>(reader));
-      std::vector<char> row(row_bytes);
       int64_t size = 0;
       while (size < kRows) {
         size = keys.size();
         if (size == 0) continue;
         static_cast<void>(keys.MemoryBytes());
         for (const int64_t r : {size - 1, static_cast<int64_t>(random()) % size}) {
-          keys.CopyRow(r, row.data());
-          if (std::memcmp(row.data(), encoded.data() + static_cast<size_t>(r) * row_bytes, row_bytes) != 0) ++bad;
+          if (std::memcmp(keys.Row(r), encoded.data() + static_cast<size_t>(r) * row_bytes, row_bytes) != 0) ++bad;
         }
       }
     });

@@ -1,0 +1,63 @@
+#ifndef MNEME_BASE_ROW_ARRAY_H_
+#define MNEME_BASE_ROW_ARRAY_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+namespace mneme {
+
+// Rows of equal size in append order that never move once written: the growing part of a memory that readers look at
+// while it grows. Arenas double in size, begin at multiples of 64 bytes, and ask for huge pages where that helps; memory
+// is resident only once rows are written to it.
+//
+// One thread appends at a time; any number read meanwhile, rows below the size() that they loaded.
+class RowArray {
+ public:
+  explicit RowArray(size_t row_bytes);
+  ~RowArray();
+  RowArray(const RowArray&) = delete;
+  RowArray& operator=(const RowArray&) = delete;
+
+  size_t row_bytes() const { return row_bytes_; }
+  int64_t size() const { return size_.load(std::memory_order_acquire); }
+
+  // Room for `rows` rows in all, in one piece if the array is empty. Until then Append allocates nothing, so it cannot
+  // fail.
+  void Reserve(int64_t rows);
+
+  void Append(const void* rows, int64_t n);
+
+  // Room for one row more, to be written in place and then published. For rows that are computed, not copied.
+  void* Next();
+  void Publish() { size_.store(size_.load(std::memory_order_relaxed) + 1, std::memory_order_release); }
+
+  const char* Row(int64_t row) const {
+    int64_t contiguous;
+    return Rows(row, &contiguous);
+  }
+  // The same, and how many rows from there on (>= 1, up to capacity) lie contiguously.
+  const char* Rows(int64_t row, int64_t* contiguous) const;
+
+  // Bytes of memory held.
+  size_t MemoryBytes() const;
+
+ private:
+  // Arena 0 has `first` rows, arena i >= 1 has first * 2^(i-1): row r < first lies in arena 0, any other in arena
+  // bit_width(r / first). An arena's pointer is published before the size() that covers it.
+  static constexpr int kArenas = 48;
+
+  static int64_t Begin(int64_t first, int arena) { return arena == 0 ? 0 : first << (arena - 1); }
+  static int64_t End(int64_t first, int arena) { return first << arena; }
+
+  const size_t row_bytes_;
+  std::atomic<int64_t> size_{0};
+  std::atomic<int64_t> first_{0};  // 0: nothing allocated yet
+  std::atomic<char*> arenas_[kArenas] = {};
+  int used_ = 0;  // the writer's own
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_BASE_ROW_ARRAY_H_

@@ -1,0 +1,77 @@
+// The scan over codes for x86-64 CPUs with AVX2 and FMA. Compiled for them: nothing here may run unasked.
+
+#include <immintrin.h>
+
+#include "index/code_kernel.h"
+
+namespace mneme::codes {
+namespace {
+
+typedef __m256 Floats;
+typedef __m256i Ints;
+
+constexpr int kWidth = 8;
+constexpr int kParts = kBlockRows / kWidth;
+constexpr int kQueries = 4;
+
+// How far ahead of its use a block is asked for, beyond what the CPU's own prefetching does.
+constexpr int64_t kPrefetchBytes = 4096;
+
+#define MNEME_INLINE inline __attribute__((always_inline))
+
+MNEME_INLINE Floats Splat(float value) { return _mm256_set1_ps(value); }
+MNEME_INLINE Floats LoadFloats(const char* from) { return _mm256_loadu_ps(reinterpret_cast<const float*>(from)); }
+MNEME_INLINE Ints LoadInts(const char* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+MNEME_INLINE Floats ToFloats(Ints values) { return _mm256_cvtepi32_ps(values); }
+MNEME_INLINE Floats AsFloats(Ints bits) { return _mm256_castsi256_ps(bits); }
+MNEME_INLINE Ints ShiftUp16(Ints bits) { return _mm256_slli_epi32(bits, 16); }
+MNEME_INLINE Ints UpperHalf(Ints bits) { return _mm256_and_si256(bits, _mm256_set1_epi32(-65536)); }
+MNEME_INLINE Floats MulAdd(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+MNEME_INLINE uint32_t Below(Floats a, Floats b) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
+}
+
+MNEME_INLINE Ints FourValues(const Query& query, int64_t d) {
+  int32_t four;
+  __builtin_memcpy(&four, query.values + d, sizeof(four));
+  return _mm256_set1_epi32(four);
+}
+
+// Two products of a code (at most 127) and a value (within ± 64) fill half the range of 16 bits, so two pairs of them are
+// summed there before they are widened.
+template <int kQ>
+MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const Query* queries, Ints (&sums)[kQ][kParts]) {
+  const Ints ones = _mm256_set1_epi16(1);
+  for (int q = 0; q < kQ; ++q) {
+    for (int p = 0; p < kParts; ++p) sums[q][p] = _mm256_set1_epi32(queries[q].start);
+  }
+  for (int64_t d = 0; d < dim; d += 8) {
+    const char* at = reinterpret_cast<const char*>(codes + d * kBlockRows);
+    Ints even[kParts], odd[kParts];
+    for (int p = 0; p < kParts; ++p) {
+      even[p] = LoadInts(at + p * 32);
+      odd[p] = LoadInts(at + 64 + p * 32);
+    }
+    _mm_prefetch(at + kPrefetchBytes, _MM_HINT_T0);
+    _mm_prefetch(at + kPrefetchBytes + 64, _MM_HINT_T0);
+    for (int q = 0; q < kQ; ++q) {
+      const Ints first = FourValues(queries[q], d), second = FourValues(queries[q], d + 4);
+      for (int p = 0; p < kParts; ++p) {
+        const Ints pairs =
+            _mm256_add_epi16(_mm256_maddubs_epi16(even[p], first), _mm256_maddubs_epi16(odd[p], second));
+        sums[q][p] = _mm256_add_epi32(sums[q][p], _mm256_madd_epi16(pairs, ones));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mneme::codes
+
+#include "index/code_kernel.inc"
+
+namespace mneme::codes {
+
+const Kernels kAvx2Kernels = {"avx2", 64, &Scan};
+
+}  // namespace mneme::codes

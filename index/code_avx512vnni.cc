@@ -1,0 +1,68 @@
+// The scan over codes for x86-64 CPUs with AVX-512 F, BW, VL, DQ and VNNI. Compiled for them: nothing here may run unasked.
+
+#include <immintrin.h>
+
+#include "index/code_kernel.h"
+
+namespace mneme::codes {
+namespace {
+
+typedef __m512 Floats;
+typedef __m512i Ints;
+
+constexpr int kWidth = 16;
+constexpr int kParts = kBlockRows / kWidth;
+constexpr int kQueries = 8;
+
+constexpr int64_t kPrefetchBytes = 4096;
+
+#define MNEME_INLINE inline __attribute__((always_inline))
+
+MNEME_INLINE Floats Splat(float value) { return _mm512_set1_ps(value); }
+MNEME_INLINE Floats LoadFloats(const char* from) { return _mm512_loadu_ps(from); }
+MNEME_INLINE Ints LoadInts(const char* from) { return _mm512_loadu_si512(from); }
+MNEME_INLINE Floats ToFloats(Ints values) { return _mm512_cvtepi32_ps(values); }
+MNEME_INLINE Floats AsFloats(Ints bits) { return _mm512_castsi512_ps(bits); }
+MNEME_INLINE Ints ShiftUp16(Ints bits) { return _mm512_slli_epi32(bits, 16); }
+MNEME_INLINE Ints UpperHalf(Ints bits) { return _mm512_and_si512(bits, _mm512_set1_epi32(-65536)); }
+MNEME_INLINE Floats MulAdd(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+MNEME_INLINE uint32_t Below(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+
+MNEME_INLINE Ints FourValues(const Query& query, int64_t d) {
+  int32_t four;
+  __builtin_memcpy(&four, query.values + d, sizeof(four));
+  return _mm512_set1_epi32(four);
+}
+
+// vpdpbusd sums four products of a code and a value into each of 16 rows' sums. Few queries take two chains of sums each,
+// to hide its latency.
+template <int kQ>
+MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const Query* queries, Ints (&sums)[kQ][kParts]) {
+  Ints more[kQ];
+  for (int q = 0; q < kQ; ++q) {
+    sums[q][0] = _mm512_set1_epi32(queries[q].start);
+    more[q] = _mm512_setzero_si512();
+  }
+  for (int64_t d = 0; d < dim; d += 8) {
+    const char* at = reinterpret_cast<const char*>(codes + d * kBlockRows);
+    const Ints even = LoadInts(at), odd = LoadInts(at + 64);
+    _mm_prefetch(at + kPrefetchBytes, _MM_HINT_T0);
+    _mm_prefetch(at + kPrefetchBytes + 64, _MM_HINT_T0);
+    for (int q = 0; q < kQ; ++q) {
+      sums[q][0] = _mm512_dpbusd_epi32(sums[q][0], even, FourValues(queries[q], d));
+      more[q] = _mm512_dpbusd_epi32(more[q], odd, FourValues(queries[q], d + 4));
+    }
+  }
+  for (int q = 0; q < kQ; ++q) sums[q][0] = _mm512_add_epi32(sums[q][0], more[q]);
+}
+
+}  // namespace
+}  // namespace mneme::codes
+
+#include "index/code_kernel.inc"
+
+namespace mneme::codes {
+
+const Kernels kAvx512VnniKernels = {"avx512vnni", 127, &Scan};
+
+}  // namespace mneme::codes

@@ -1,0 +1,61 @@
+#ifndef MNEME_INDEX_CODE_KERNEL_H_
+#define MNEME_INDEX_CODE_KERNEL_H_
+
+// Internal: what the scan over codes and its kernels for each instruction set share. As in scan_kernel.h, plain data
+// only. The arithmetic is explained in docs/scan.md.
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace mneme::codes {
+
+inline constexpr int kBlockRows = 16;
+
+// A code c stands for scale * (c - kZeroCode); 1 … 127, so that AVX2 can sum two products in 16 bits.
+inline constexpr int kZeroCode = 64;
+inline constexpr int kGreatestCode = 63;  // of |c - kZeroCode|
+
+// A block of kBlockRows rows, `dim` being a multiple of 16:
+//   uint8_t  codes[dim / 4][kBlockRows][4]
+//   float    scale[kBlockRows]
+//   uint32_t bounds[kBlockRows]   upper half: the norm of the row's error, lower half: the norm of what its code stands
+//                                 for; both bf16, rounded up
+inline constexpr size_t BlockBytes(int64_t dim) { return static_cast<size_t>(dim + 8) * kBlockRows; }
+
+// One query during a scan. What row r can reach at most is
+//   base + step * scale[r] * (start + values · codes[r]) + error_weight * error[r] + norm_weight * norm[r]
+struct Query {
+  const int8_t* values;  // [dim], within ± Kernels::greatest_value
+  int32_t start;         // -kZeroCode * (sum of values)
+  float step;
+  float base;
+  float error_weight;
+  float norm_weight;
+  float gate;  // rows that cannot reach it are dropped
+};
+
+// Gets what kBlockRows rows from `row` on can reach at most; those set in `rows` are not below the gate of query
+// `number`, which it may raise.
+using Sink = void (*)(void* context, int64_t number, Query& query, int64_t row, const float* most, uint32_t rows);
+
+struct Kernels {
+  const char* name;
+  int greatest_value;  // of a query's element
+
+  // `count` consecutive blocks, the first one beginning with row `row`, against n queries.
+  void (*scan)(const char* blocks, int64_t count, int64_t row, int64_t dim, Query* queries, int64_t n, Sink sink,
+               void* context);
+};
+
+extern const Kernels kPlainKernels;
+#if defined(__x86_64__)
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512VnniKernels;
+#endif
+#if defined(__aarch64__)
+extern const Kernels kNeonKernels;
+#endif
+
+}  // namespace mneme::codes
+
+#endif  // MNEME_INDEX_CODE_KERNEL_H_

@@ -1,0 +1,60 @@
+// The scan over codes for AArch64 CPUs with the dot-product instructions. Compiled for them: nothing here may run unasked.
+
+#include <arm_neon.h>
+
+#include "index/code_kernel.h"
+
+namespace mneme::codes {
+namespace {
+
+typedef float32x4_t Floats;
+typedef int32x4_t Ints;
+
+constexpr int kWidth = 4;
+constexpr int kParts = kBlockRows / kWidth;
+constexpr int kQueries = 4;
+
+#define MNEME_INLINE inline __attribute__((always_inline))
+
+MNEME_INLINE Floats Splat(float value) { return vdupq_n_f32(value); }
+MNEME_INLINE Floats LoadFloats(const char* from) { return vld1q_f32(reinterpret_cast<const float*>(from)); }
+MNEME_INLINE Ints LoadInts(const char* from) { return vld1q_s32(reinterpret_cast<const int32_t*>(from)); }
+MNEME_INLINE Floats ToFloats(Ints values) { return vcvtq_f32_s32(values); }
+MNEME_INLINE Floats AsFloats(Ints bits) { return vreinterpretq_f32_s32(bits); }
+MNEME_INLINE Ints ShiftUp16(Ints bits) { return vshlq_n_s32(bits, 16); }
+MNEME_INLINE Ints UpperHalf(Ints bits) { return vandq_s32(bits, vdupq_n_s32(-65536)); }
+MNEME_INLINE Floats MulAdd(Floats a, Floats b, Floats c) { return vfmaq_f32(c, a, b); }
+MNEME_INLINE uint32_t Below(Floats a, Floats b) {
+  const uint32x4_t bit = {1, 2, 4, 8};
+  return vaddvq_u32(vandq_u32(vcltq_f32(a, b), bit));
+}
+
+// sdot takes signed bytes on both sides; codes are below 128, so they are the same number either way.
+template <int kQ>
+MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const Query* queries, Ints (&sums)[kQ][kParts]) {
+  for (int q = 0; q < kQ; ++q) {
+    for (int p = 0; p < kParts; ++p) sums[q][p] = vdupq_n_s32(queries[q].start);
+  }
+  for (int64_t d = 0; d < dim; d += 4) {
+    const auto* at = reinterpret_cast<const int8_t*>(codes + d * kBlockRows);
+    int8x16_t keys[kParts];
+    for (int p = 0; p < kParts; ++p) keys[p] = vld1q_s8(at + p * 16);
+    for (int q = 0; q < kQ; ++q) {
+      int32_t four;
+      __builtin_memcpy(&four, queries[q].values + d, sizeof(four));
+      const int8x16_t values = vreinterpretq_s8_s32(vdupq_n_s32(four));
+      for (int p = 0; p < kParts; ++p) sums[q][p] = vdotq_s32(sums[q][p], keys[p], values);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mneme::codes
+
+#include "index/code_kernel.inc"
+
+namespace mneme::codes {
+
+const Kernels kNeonKernels = {"neon", 127, &Scan};
+
+}  // namespace mneme::codes

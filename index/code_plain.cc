@@ -1,0 +1,64 @@
+// The scan over codes for any CPU: vectors of four, which every compiler knows how to make.
+
+#include "index/code_kernel.h"
+
+namespace mneme::codes {
+namespace {
+
+typedef float Floats __attribute__((vector_size(16)));
+typedef int32_t Ints __attribute__((vector_size(16)));
+typedef uint32_t Bits __attribute__((vector_size(16)));
+
+constexpr int kWidth = 4;
+constexpr int kParts = kBlockRows / kWidth;
+constexpr int kQueries = 1;
+
+inline Floats Splat(float value) { return Floats{value, value, value, value}; }
+inline Floats LoadFloats(const char* from) {
+  Floats values;
+  __builtin_memcpy(&values, from, sizeof(values));
+  return values;
+}
+inline Ints LoadInts(const char* from) {
+  Ints values;
+  __builtin_memcpy(&values, from, sizeof(values));
+  return values;
+}
+inline Floats ToFloats(Ints values) { return __builtin_convertvector(values, Floats); }
+inline Floats AsFloats(Ints bits) { return reinterpret_cast<Floats>(bits); }
+inline Ints ShiftUp16(Ints bits) { return reinterpret_cast<Ints>(reinterpret_cast<Bits>(bits) << 16); }
+inline Ints UpperHalf(Ints bits) { return reinterpret_cast<Ints>(reinterpret_cast<Bits>(bits) & 0xffff0000u); }
+inline Floats MulAdd(Floats a, Floats b, Floats c) { return a * b + c; }
+inline uint32_t Below(Floats a, Floats b) {
+  uint32_t bits = 0;
+  for (int i = 0; i < kWidth; ++i) bits |= static_cast<uint32_t>(a[i] < b[i]) << i;
+  return bits;
+}
+
+template <int kQ>
+inline void DotBlock(const uint8_t* codes, int64_t dim, const Query* queries, Ints (&sums)[kQ][kParts]) {
+  for (int q = 0; q < kQ; ++q) {
+    int32_t dots[kBlockRows];
+    for (int32_t& dot : dots) dot = queries[q].start;
+    for (int64_t d = 0; d < dim; d += 4) {
+      const int8_t* values = queries[q].values + d;
+      const uint8_t* four = codes + d * kBlockRows;
+      for (int r = 0; r < kBlockRows; ++r) {
+        dots[r] += four[4 * r] * values[0] + four[4 * r + 1] * values[1] + four[4 * r + 2] * values[2] +
+                   four[4 * r + 3] * values[3];
+      }
+    }
+    __builtin_memcpy(sums[q], dots, sizeof(dots));
+  }
+}
+
+}  // namespace
+}  // namespace mneme::codes
+
+#include "index/code_kernel.inc"
+
+namespace mneme::codes {
+
+const Kernels kPlainKernels = {"plain", 127, &Scan};
+
+}  // namespace mneme::codes

@@ -1,0 +1,363 @@
+#include "index/certified_scan.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <iostream>
+#include <limits>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "index/rotation.h"
+
+namespace mneme {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+class CertifiedScanTest : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    const codes::Kernels* kernels = codes::FindKernels(GetParam());
+    if (kernels == nullptr) {
+      std::cout << "SKIPPED: this CPU or build has no " << GetParam() << " kernels\n";
+      GTEST_SKIP();
+    }
+    codes::UseKernelsForTesting(kernels);
+  }
+  void TearDown() override { codes::UseKernelsForTesting(nullptr); }
+};
+
+INSTANTIATE_TEST_SUITE_P(Kernels, CertifiedScanTest, testing::Values("plain", "avx2", "avx512vnni", "neon"),
+                         [](const auto& tested) { return std::string(tested.param); });
+
+// Kinds of keys that are hard on codes, on bounds or on thresholds.
+enum class Keys {
+  kNormal,
+  kOutlierChannels,  // a few channels a hundred times the others, as attention keys have
+  kNearTies,         // all rows next to one row, many equal
+  kHugeNorms,        // norms from 1e-3 to 1e+4
+  kConstantRows,     // every element of a row the same
+  kTiny,             // below what f32 can square
+  kHuge,             // beyond what f32 can square
+  kZero,
+  kSteps,            // far from stationary: the mean jumps
+};
+constexpr Keys kAllKeys[] = {Keys::kNormal, Keys::kOutlierChannels, Keys::kNearTies, Keys::kHugeNorms,
+                             Keys::kConstantRows, Keys::kTiny, Keys::kHuge, Keys::kZero, Keys::kSteps};
+
+struct Data {
+  std::unique_ptr<KeyRows> keys;
+  std::unique_ptr<KeyCodes> coded;
+  std::vector<float> queries;  // [count, dim]
+  std::vector<float> penalty;  // [rows]
+  std::vector<Ranking> rankings;
+};
+
+Data MakeData(std::mt19937& random, Keys kind, DType dtype, int64_t rows, int64_t dim, int64_t count) {
+  std::normal_distribution<float> normal;
+  std::uniform_real_distribution<float> uniform;
+  Data data;
+  data.keys = std::make_unique<KeyRows>(dtype, dim);
+  data.coded = std::make_unique<KeyCodes>(dim);
+  std::vector<float> row(static_cast<size_t>(dim)), base(row.size());
+  for (float& x : base) x = normal(random);
+  std::vector<char> encoded(RowBytes(dtype, dim));
+  for (int64_t r = 0; r < rows; ++r) {
+    for (float& x : row) x = normal(random);
+    switch (kind) {
+      case Keys::kNormal: break;
+      case Keys::kOutlierChannels:
+        for (size_t i = 0; i < row.size(); i += 13) row[i] = 100 * base[i] + 5 * row[i];
+        break;
+      case Keys::kNearTies:
+        for (size_t i = 0; i < row.size(); ++i) row[i] = base[i] + (random() % 3 == 0 ? 1e-3f * row[i] : 0.0f);
+        break;
+      case Keys::kHugeNorms: {
+        const float size = std::pow(10.0f, 7 * uniform(random) - 3);
+        for (float& x : row) x *= size;
+        break;
+      }
+      case Keys::kConstantRows: std::fill(row.begin(), row.end(), normal(random)); break;
+      case Keys::kTiny:
+        for (float& x : row) x *= 1e-22f;
+        break;
+      case Keys::kHuge:
+        for (float& x : row) x *= dtype == DType::kF16 ? 1e4f : 1e25f;
+        break;
+      case Keys::kZero: std::fill(row.begin(), row.end(), 0.0f); break;
+      case Keys::kSteps:
+        for (size_t i = 0; i < row.size(); ++i) row[i] += 30 * base[i] * static_cast<float>(r / 300 % 3);
+        break;
+    }
+    EncodeRow(row.data(), dtype, encoded.data(), dim);
+    data.keys->Append(encoded.data(), 1);
+    data.penalty.push_back(std::fabs(normal(random)));
+  }
+  for (int64_t i = 0; i < count * dim; ++i) data.queries.push_back(normal(random));
+  if (count > 3) std::fill_n(data.queries.begin() + 3 * dim, dim, 0.0f);
+  for (int64_t i = 0; i < count; ++i) {
+    Ranking ranking;
+    ranking.scale = 0.05f + 0.01f * static_cast<float>(random() % 100);
+    if (random() % 3 == 0) ranking.soft_cap = 5;
+    if (random() % 3 == 0) ranking.addend = normal(random);
+    if (random() % 3 == 0) {
+      ranking.decay = uniform(random);
+      ranking.row_penalty = data.penalty.data();
+    }
+    data.rankings.push_back(ranking);
+  }
+  data.coded->Extend(*data.keys);
+  return data;
+}
+
+void ExpectSame(std::vector<TopK>& actual, std::vector<TopK>& expected) {
+  ASSERT_EQ(actual.size(), expected.size());
+  for (size_t i = 0; i < actual.size(); ++i) {
+    const absl::Span<const Scored> a = actual[i].Sorted(), e = expected[i].Sorted();
+    ASSERT_EQ(a.size(), e.size()) << "query " << i;
+    for (size_t j = 0; j < a.size(); ++j) {
+      ASSERT_EQ(a[j].index, e[j].index) << "query " << i << " place " << j;
+      ASSERT_EQ(std::memcmp(&a[j].score, &e[j].score, sizeof(float)), 0) << "query " << i << " place " << j;
+    }
+  }
+}
+
+ScanCounts ExpectSameAsScan(const Data& data, int64_t begin, int64_t end, int64_t k, const float* floors = nullptr) {
+  const auto count = static_cast<int64_t>(data.rankings.size());
+  std::vector<TopK> expected(static_cast<size_t>(count), TopK(k)), actual(expected);
+  ScanTopK(*data.keys, begin, end, 1000, data.queries.data(), count, data.rankings.data(), expected.data());
+  ScanCounts counts;
+  ScanCertified(*data.keys, *data.coded, begin, end, 1000, data.queries.data(), count, data.rankings.data(), floors,
+                actual.data(), &counts);
+  ExpectSame(actual, expected);
+  EXPECT_EQ(counts.by_code + counts.by_key, count * (end - begin));
+  EXPECT_LE(counts.looked_at, counts.by_code);
+  return counts;
+}
+
+TEST_P(CertifiedScanTest, EqualsTheExactScanBitForBit) {
+  std::mt19937 random(1);
+  for (const Keys kind : kAllKeys) {
+    for (const int64_t dim : {1, 7, 16, 64, 80, 128, 129, 256}) {
+      for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kI8}) {
+        const int64_t rows = 200 + static_cast<int64_t>(random() % 900);
+        const int64_t count = 1 + static_cast<int64_t>(random() % 9);
+        const Data data = MakeData(random, kind, dtype, rows, dim, count);
+        ASSERT_EQ(data.coded->rows(), rows / 16 * 16);
+        for (const int64_t k : {1, 8, 32, 2000}) {
+          SCOPED_TRACE(testing::Message() << "keys " << static_cast<int>(kind) << " dim " << dim << " "
+                                          << DTypeName(dtype) << " rows " << rows << " count " << count << " k " << k);
+          ExpectSameAsScan(data, 0, rows, k);
+          const int64_t begin = static_cast<int64_t>(random()) % (rows / 2);
+          ExpectSameAsScan(data, begin, begin + static_cast<int64_t>(random()) % (rows - begin), k);
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+// Logits that fall with the dot product, or do not depend on it: codes prove nothing, the answer is right all the same.
+TEST_P(CertifiedScanTest, RankingsThatCodesCannotBoundAreScanned) {
+  std::mt19937 random(2);
+  Data data = MakeData(random, Keys::kNormal, DType::kF16, 1000, 64, 4);
+  for (const float scale : {-1.0f, 0.0f, kInfinity}) {
+    data.rankings[2] = Ranking{.scale = scale};
+    const ScanCounts counts = ExpectSameAsScan(data, 0, 1000, 8);
+    EXPECT_EQ(counts.by_code, 0);
+  }
+}
+
+TEST_P(CertifiedScanTest, AFloorSparesKeysAndChangesNothing) {
+  std::mt19937 random(3);
+  Data data = MakeData(random, Keys::kNormal, DType::kF16, 20000, 64, 3);
+  for (Ranking& ranking : data.rankings) ranking = Ranking{.scale = 0.125f};
+  const ScanCounts without = ExpectSameAsScan(data, 0, 20000, 32);
+  std::vector<TopK> best(3, TopK(32));
+  ScanTopK(*data.keys, 0, 20000, 1000, data.queries.data(), 3, data.rankings.data(), best.data());
+  std::vector<float> floors;
+  for (TopK& top : best) floors.push_back(top.Sorted().back().score);
+  const ScanCounts with = ExpectSameAsScan(data, 0, 20000, 32, floors.data());
+  EXPECT_LT(with.looked_at, without.looked_at);
+  std::cout << "keys read a query: " << without.looked_at / 3 << " without a floor, " << with.looked_at / 3
+            << " with the best one\n";
+}
+
+// A bound that proves nothing would pass every test above, reading all keys.
+TEST_P(CertifiedScanTest, LooksAtFewRows) {
+  std::mt19937 random(4);
+  for (const Keys kind : {Keys::kNormal, Keys::kOutlierChannels}) {
+    for (const int64_t dim : {64, 128, 256}) {
+      constexpr int64_t kRows = 20000;
+      Data data = MakeData(random, kind, DType::kF16, kRows, dim, 4);
+      data.queries.assign(data.queries.begin(), data.queries.begin() + 3 * dim);  // without the zero query
+      data.rankings.assign(3, Ranking{.scale = 0.1f});
+      const ScanCounts counts = ExpectSameAsScan(data, 0, kRows, 32);
+      std::cout << "keys " << static_cast<int>(kind) << " dim " << dim << ": " << counts.looked_at / 3 << " of "
+                << kRows << " keys read a query\n";
+      EXPECT_LT(counts.looked_at / 3, kRows / 20);
+    }
+  }
+}
+
+// The certificate itself: no row reaches more than its code allows, in double precision.
+TEST_P(CertifiedScanTest, NoRowExceedsItsBound) {
+  std::mt19937 random(5);
+  struct Row {
+    float most = -kInfinity;
+    bool seen = false;
+  };
+  for (const Keys kind : kAllKeys) {
+    for (const int64_t dim : {1, 31, 64, 128}) {
+      constexpr int64_t kRows = 512;
+      const Data data = MakeData(random, kind, DType::kF32, kRows, dim, 1);
+      const KeyCodes& coded = *data.coded;
+      // A query as the scan prepares it, with the kernel's own precision.
+      const codes::Kernels& kernels = *codes::FindKernels(GetParam());
+      std::vector<float> turned(data.queries.begin(), data.queries.begin() + dim);
+      Rotate(turned.data(), dim);
+      float greatest = 0;
+      for (const float x : turned) greatest = std::max(greatest, std::fabs(x));
+      const float step = greatest / static_cast<float>(kernels.greatest_value);
+      std::vector<int8_t> values(static_cast<size_t>(coded.coded_dim()));
+      int32_t sum = 0;
+      double error = 0, norm = 0;
+      for (size_t i = 0; i < turned.size(); ++i) {
+        values[i] = static_cast<int8_t>(std::lround(turned[i] / step));
+        sum += values[i];
+        error += std::pow(turned[i] - static_cast<double>(step) * values[i], 2);
+        norm += std::pow(data.queries[i], 2);
+      }
+      std::vector<Row> rows(kRows);
+      for (int64_t chunk = 0; chunk < kRows; chunk += KeyCodes::kChunkRows) {
+        double base = 0;
+        for (int64_t i = 0; i < dim; ++i) {
+          base += static_cast<double>(data.queries[static_cast<size_t>(i)]) * coded.Mean(chunk)[i];
+        }
+        codes::Query query{values.data(), -codes::kZeroCode * sum, step, static_cast<float>(base),
+                           static_cast<float>(std::sqrt(norm)), static_cast<float>(std::sqrt(error)), -kInfinity};
+        int64_t contiguous;
+        const char* blocks = coded.Blocks(chunk, &contiguous);
+        ASSERT_GE(contiguous, KeyCodes::kChunkRows / 16);
+        kernels.scan(
+            blocks, KeyCodes::kChunkRows / 16, chunk, coded.coded_dim(), &query, 1,
+            [](void* context, int64_t, codes::Query&, int64_t row, const float* most, uint32_t mask) {
+              for (int i = 0; i < 16; ++i) {
+                Row& own = (*static_cast<std::vector<Row>*>(context))[static_cast<size_t>(row + i)];
+                own.most = most[i];
+                own.seen = (mask >> i & 1) != 0;
+              }
+            },
+            &rows);
+      }
+      std::vector<float> key(static_cast<size_t>(dim));
+      for (int64_t r = 0; r < kRows; ++r) {
+        data.keys->Decode(r, key.data());
+        double dot = 0, size = 0;
+        for (size_t i = 0; i < key.size(); ++i) {
+          dot += static_cast<double>(key[i]) * data.queries[i];
+          size += static_cast<double>(key[i]) * key[i];
+        }
+        const Row& row = rows[static_cast<size_t>(r)];
+        ASSERT_TRUE(row.seen);
+        // What the scan adds for f32's rounding, which this query was made without.
+        const double room = (static_cast<double>(dim) + 64) * 0x1p-23 * std::sqrt(norm * size) * 4 + 1e-36;
+        ASSERT_FALSE(row.most < dot - room)
+            << "keys " << static_cast<int>(kind) << " dim " << dim << " row " << r << ": " << row.most << " < " << dot;
+      }
+    }
+  }
+}
+
+TEST_P(CertifiedScanTest, CodesDoNotDependOnWhenTheyAreMade) {
+  std::mt19937 random(6);
+  const Data data = MakeData(random, Keys::kOutlierChannels, DType::kF16, 1000, 64, 1);
+  KeyRows growing(DType::kF16, 64);
+  KeyCodes coded(64);
+  for (int64_t row = 0; row < 1000; ++row) {
+    growing.Append(data.keys->Row(row), 1);
+    if (random() % 5 == 0) coded.Extend(growing);
+  }
+  coded.Extend(growing);
+  ASSERT_EQ(coded.rows(), data.coded->rows());
+  int64_t contiguous;
+  for (int64_t row = 0; row < coded.rows(); row += 16) {
+    ASSERT_EQ(std::memcmp(coded.Blocks(row, &contiguous), data.coded->Blocks(row, &contiguous), codes::BlockBytes(64)),
+              0);
+  }
+}
+
+TEST_P(CertifiedScanTest, ScansWhileRowsAreAppendedAndCoded) {
+  std::mt19937 random(7);
+  constexpr int64_t kRows = 4000;
+  const Data data = MakeData(random, Keys::kNormal, DType::kF16, kRows, 64, 2);
+  KeyRows growing(DType::kF16, 64);
+  KeyCodes coded(64);
+  std::atomic<int> bad{0};
+  std::vector<std::thread> readers;
+  for (int reader = 0; reader < 3; ++reader) {
+    readers.emplace_back([&] {
+      for (int64_t size = 0; size < kRows;) {
+        size = growing.size();
+        coded.Extend(growing);
+        std::vector<TopK> expected(2, TopK(5)), actual(expected);
+        ScanTopK(*data.keys, 0, size, 0, data.queries.data(), 2, data.rankings.data(), expected.data());
+        ScanCounts counts;
+        ScanCertified(growing, coded, 0, size, 0, data.queries.data(), 2, data.rankings.data(), nullptr, actual.data(),
+                      &counts);
+        for (size_t i = 0; i < 2; ++i) {
+          const auto a = actual[i].Sorted(), e = expected[i].Sorted();
+          bad += a.size() != e.size() || !std::equal(a.begin(), a.end(), e.begin(), [](const auto& x, const auto& y) {
+            return x.index == y.index && std::memcmp(&x.score, &y.score, sizeof(float)) == 0;
+          });
+        }
+      }
+    });
+  }
+  for (int64_t row = 0; row < kRows; ++row) growing.Append(data.keys->Row(row), 1);
+  for (std::thread& reader : readers) reader.join();
+  EXPECT_EQ(bad, 0);
+}
+
+TEST(RotationTest, KeepsInnerProductsAndSpreadsAChannel) {
+  std::mt19937 random(8);
+  std::normal_distribution<float> normal;
+  for (const int64_t dim : {1, 2, 3, 7, 64, 80, 96, 128, 256, 576}) {
+    std::vector<float> a(static_cast<size_t>(dim)), b(a.size());
+    for (float& x : a) x = normal(random);
+    for (float& x : b) x = normal(random);
+    double before = 0, after = 0, norms = 0;
+    for (size_t i = 0; i < a.size(); ++i) before += static_cast<double>(a[i]) * b[i];
+    for (size_t i = 0; i < a.size(); ++i) norms += static_cast<double>(a[i]) * a[i] + static_cast<double>(b[i]) * b[i];
+    Rotate(a.data(), dim);
+    Rotate(b.data(), dim);
+    for (size_t i = 0; i < a.size(); ++i) after += static_cast<double>(a[i]) * b[i];
+    EXPECT_NEAR(before, after, 2e-6 * norms) << "dim " << dim;
+  }
+  std::vector<float> channel(128);
+  channel[17] = 1;
+  Rotate(channel.data(), 128);
+  for (const float x : channel) EXPECT_NEAR(std::fabs(x), std::sqrt(1.0 / 128), 1e-6);
+}
+
+TEST(CodeKernelNameTest, IsTheBestOfThisCpu) {
+  const std::string name(CodeKernelName());
+  std::cout << "kernels: " << name << "\n";
+  ASSERT_NE(codes::FindKernels(name), nullptr);
+  EXPECT_EQ(codes::FindKernels("sse9"), nullptr);
+#if defined(__x86_64__)
+  if (codes::FindKernels("avx2") != nullptr && std::getenv("MNEME_KERNELS") == nullptr) {
+    EXPECT_NE(name, "plain");
+  }
+#endif
+}
+
+}  // namespace
+}  // namespace mneme
