@@ -82,128 +82,168 @@ float Dot(const float* a, const float* b, int64_t n) {
   return sum;
 }
 
+// Whether codes can prove anything about this ranking: logits must rise with dot products.
+bool Provable(const Ranking& ranking) {
+  return ranking.scale > 0 && std::isfinite(ranking.scale) && std::isfinite(ranking.addend) && ranking.decay >= 0 &&
+         std::isfinite(ranking.decay);
+}
+
+// A row whose exact key is to be read, and all that its logit needs.
+struct Pending {
+  const char* key;
+  int64_t token;
+  float most;  // what the code allows its dot product to be
+  int range;   // the Add that found it
+  float addend;
+  float decay;
+  float penalty;
+};
+
 // One query of a scan.
 struct CodedQuery {
   float norm = 0;
   float slack_weight = 0;  // of the mean's norm
-  float dot_gate = -kInfinity;
-  float least_penalty = 0;
   float floor = -kInfinity;
+  float dot_gate = -kInfinity;  // for the present range and penalties
+  float least_penalty = 0;
+  float scale = 0, soft_cap = 0;
   int pending = 0;
-  int64_t rows[kPending];
-  float most[kPending];
+  Pending rows[kPending];
 };
 
-// The buffers of one thread, kept from call to call.
-struct Workspace {
-  std::vector<float> turned;
-  std::vector<int8_t> values;
-  std::vector<codes::Query> queries;
-  std::vector<CodedQuery> coded;
-};
+}  // namespace
 
-class Scan {
+class CertifiedScan::Impl {
  public:
-  Scan(const KeyRows& keys, const KeyCodes& key_codes, int64_t row_begin, int64_t row_end, int64_t first_token,
-       const float* queries, int64_t count, const Ranking* rankings, const float* floors, TopK* top,
-       Workspace& workspace)
-      : keys_(keys),
-        codes_(key_codes),
-        row_begin_(row_begin),
-        row_end_(row_end),
-        first_token_(first_token),
-        vectors_(queries),
-        count_(count),
-        rankings_(rankings),
-        top_(top),
-        kernels_(CurrentKernels()),
-        work_(workspace) {
-    Prepare(floors);
+  void Begin(const float* queries, int64_t count, int64_t dim, const float* floors, TopK* top) {
+    vectors_ = queries;
+    count_ = count;
+    dim_ = dim;
+    top_ = top;
+    kernels_ = &CurrentKernels();
+    counts_ = ScanCounts();
+    range_ = 0;
+    prepared_ = false;
+    coded_.resize(static_cast<size_t>(count));
+    for (int64_t i = 0; i < count; ++i) {
+      CodedQuery& coded = Coded(i);
+      coded.floor = floors != nullptr ? floors[i] : -kInfinity;
+      coded.pending = 0;
+    }
   }
 
-  // Returns how many pairs were looked at.
-  int64_t Run() {
-    for (int64_t row = row_begin_; row < row_end_;) {
-      const int64_t chunk_end = std::min(row_end_, (row / kChunkRows + 1) * kChunkRows);
-      EnterChunk(row, chunk_end);
-      for (int64_t block = row / kBlockRows; block * kBlockRows < chunk_end;) {
-        int64_t contiguous;
-        const char* blocks = codes_.Blocks(block * kBlockRows, &contiguous);
-        const int64_t blocks_end = (chunk_end + kBlockRows - 1) / kBlockRows;
-        const int64_t n = std::min(contiguous, blocks_end - block);
-        kernels_.scan(blocks, n, block * kBlockRows, codes_.coded_dim(), work_.queries.data(), count_, &Scan::Sink,
-                      this);
-        block += n;
-      }
-      row = chunk_end;
+  void Add(const KeyRows& keys, const KeyCodes& key_codes, int64_t row_begin, int64_t row_end, int64_t first_token,
+           const Ranking* rankings) {
+    if (row_begin >= row_end || count_ <= 0) return;
+    int64_t coded_end = std::min(row_end, key_codes.rows());
+    if (coded_end - row_begin < kLeastRows || !std::all_of(rankings, rankings + count_, Provable)) {
+      coded_end = row_begin;
     }
+    if (coded_end > row_begin) {
+      keys_ = &keys;
+      codes_ = &key_codes;
+      row_begin_ = row_begin;
+      row_end_ = coded_end;
+      first_token_ = first_token;
+      rankings_ = rankings;
+      ++range_;
+      dtype_ = keys.dtype();
+      if (!prepared_) Prepare();
+      ScanRange();
+    }
+    ScanTopK(keys, coded_end, row_end, first_token, vectors_, count_, rankings, top_);
+    counts_.by_code += count_ * (coded_end - row_begin);
+    counts_.by_key += count_ * (row_end - coded_end);
+  }
+
+  ScanCounts End() {
     for (int64_t i = 0; i < count_; ++i) LookAtPending(i);
-    return looked_at_;
+    return counts_;
   }
 
  private:
-  // Rotates and codes the queries; what depends on the chunk comes with it.
-  void Prepare(const float* floors) {
-    const int64_t dim = keys_.dim(), coded_dim = codes_.coded_dim();
+  CodedQuery& Coded(int64_t i) { return coded_[static_cast<size_t>(i)]; }
+  float Threshold(int64_t i) { return std::max(top_[i].threshold(), Coded(i).floor); }
+
+  // Rotates and codes the queries.
+  void Prepare() {
+    prepared_ = true;
+    const int64_t coded_dim = codes_->coded_dim();
     const auto n = static_cast<size_t>(count_);
-    work_.turned.resize(static_cast<size_t>(dim));
-    work_.values.assign(n * static_cast<size_t>(coded_dim), 0);
-    work_.queries.resize(n);
-    work_.coded.resize(n);
+    turned_.resize(static_cast<size_t>(dim_));
+    values_.assign(n * static_cast<size_t>(coded_dim), 0);
+    queries_.resize(n);
     for (int64_t i = 0; i < count_; ++i) {
-      const float* vector = vectors_ + i * dim;
-      float* turned = work_.turned.data();
-      std::copy_n(vector, dim, turned);
-      Rotate(turned, dim);
+      const float* vector = vectors_ + i * dim_;
+      float* turned = turned_.data();
+      std::copy_n(vector, dim_, turned);
+      Rotate(turned, dim_);
       float most = 0;
-      double squares = 0;
-      for (int64_t d = 0; d < dim; ++d) most = std::max(most, std::fabs(turned[d]));
-      for (int64_t d = 0; d < dim; ++d) squares += static_cast<double>(vector[d]) * vector[d];
-      const auto greatest = static_cast<float>(kernels_.greatest_value);
+      for (int64_t d = 0; d < dim_; ++d) most = std::max(most, std::fabs(turned[d]));
+      const auto greatest = static_cast<float>(kernels_->greatest_value);
       float step = most / greatest;
       float inverse = 1.0f / step;
       if (!(step > 0) || !std::isfinite(inverse)) step = inverse = 0;  // all zero, or too small to matter
-      int8_t* values = work_.values.data() + i * coded_dim;
+      int8_t* values = values_.data() + i * coded_dim;
       int32_t sum = 0;
-      double error = 0;
-      for (int64_t d = 0; d < dim; ++d) {
-        const float whole = std::clamp(std::nearbyint(turned[d] * inverse), -greatest, greatest);
+      double squares = 0, error = 0;
+      for (int64_t d = 0; d < dim_; ++d) {
+        constexpr float kShift = 0x1.8p23f;  // adding it rounds to a whole number
+        const float whole = std::min(std::max((turned[d] * inverse + kShift) - kShift, -greatest), greatest);
         values[d] = static_cast<int8_t>(whole);
         sum += values[d];
         const double rest = turned[d] - static_cast<double>(whole) * step;
         error += rest * rest;
+        squares += static_cast<double>(vector[d]) * vector[d];
       }
       // What f32 may round away between the codes and the bound, and in the exact dot product itself, relative to
       // |query| · |key|: a unit in the last place for each term and some for the rest.
-      const auto rounding = static_cast<float>(dim + 64) * 0x1p-23f;
-      codes::Query& query = work_.queries[static_cast<size_t>(i)];
-      CodedQuery& coded = work_.coded[static_cast<size_t>(i)];
+      const auto rounding = static_cast<float>(dim_ + 64) * 0x1p-23f;
+      CodedQuery& coded = Coded(i);
       coded.norm = static_cast<float>(std::sqrt(squares) * 1.0001) + kTiny;
       coded.slack_weight = coded.norm * rounding;
-      coded.floor = floors != nullptr ? floors[i] : -kInfinity;
-      coded.pending = 0;
-      coded.least_penalty = 0;
+      codes::Query& query = queries_[static_cast<size_t>(i)];
       query.values = values;
       query.start = -codes::kZeroCode * sum;
       query.step = step;
       query.error_weight = coded.norm * (1 + rounding);
       query.norm_weight = static_cast<float>(std::sqrt(error) * 1.0001) + coded.norm * rounding;
-      coded.dot_gate = DotGate(rankings_[i], 0, Threshold(i));
     }
   }
 
-  float Threshold(int64_t i) const { return std::max(top_[i].threshold(), work_.coded[static_cast<size_t>(i)].floor); }
-
-  void EnterChunk(int64_t row, int64_t chunk_end) {
-    const float* mean = codes_.Mean(row);
-    const float mean_norm = codes_.MeanNorm(row);
+  void ScanRange() {
     for (int64_t i = 0; i < count_; ++i) {
-      codes::Query& query = work_.queries[static_cast<size_t>(i)];
-      CodedQuery& coded = work_.coded[static_cast<size_t>(i)];
-      query.base = Dot(vectors_ + i * keys_.dim(), mean, keys_.dim()) + coded.slack_weight * mean_norm + kTiny;
+      CodedQuery& coded = Coded(i);
+      coded.scale = rankings_[i].scale;
+      coded.soft_cap = rankings_[i].soft_cap;
+      coded.least_penalty = 0;
+      coded.dot_gate = DotGate(rankings_[i], 0, Threshold(i));
+    }
+    for (int64_t row = row_begin_; row < row_end_;) {
+      const int64_t chunk_end = std::min(row_end_, (row / kChunkRows + 1) * kChunkRows);
+      EnterChunk(row, chunk_end);
+      const int64_t blocks_end = (chunk_end + kBlockRows - 1) / kBlockRows;
+      for (int64_t block = row / kBlockRows; block < blocks_end;) {
+        int64_t contiguous;
+        const char* blocks = codes_->Blocks(block * kBlockRows, &contiguous);
+        const int64_t n = std::min(contiguous, blocks_end - block);
+        kernels_->scan(blocks, n, block * kBlockRows, codes_->coded_dim(), queries_.data(), count_, &Impl::Sink, this);
+        block += n;
+      }
+      row = chunk_end;
+    }
+  }
+
+  // What depends on the chunk: the part of the dot products that its mean makes, and the least penalty.
+  void EnterChunk(int64_t row, int64_t chunk_end) {
+    const float* mean = codes_->Mean(row);
+    const float mean_norm = codes_->MeanNorm(row);
+    for (int64_t i = 0; i < count_; ++i) {
+      codes::Query& query = queries_[static_cast<size_t>(i)];
+      CodedQuery& coded = Coded(i);
+      query.base = Dot(vectors_ + i * dim_, mean, dim_) + coded.slack_weight * mean_norm + kTiny;
       if (rankings_[i].decay != 0) {
-        coded.least_penalty =
-            *std::min_element(rankings_[i].row_penalty + row, rankings_[i].row_penalty + chunk_end);
+        coded.least_penalty = *std::min_element(rankings_[i].row_penalty + row, rankings_[i].row_penalty + chunk_end);
         coded.dot_gate = DotGate(rankings_[i], coded.least_penalty, Threshold(i));
       }
       query.gate = coded.dot_gate;
@@ -211,18 +251,25 @@ class Scan {
   }
 
   static void Sink(void* context, int64_t number, codes::Query& query, int64_t row, const float* most, uint32_t rows) {
-    auto& scan = *static_cast<Scan*>(context);
-    CodedQuery& coded = scan.work_.coded[static_cast<size_t>(number)];
+    static_cast<Impl*>(context)->Take(number, query, row, most, rows);
+  }
+
+  void Take(int64_t number, codes::Query& query, int64_t row, const float* most, uint32_t rows) {
+    CodedQuery& coded = Coded(number);
+    const Ranking& ranking = rankings_[number];
     for (; rows != 0; rows &= rows - 1) {
       const int lane = std::countr_zero(rows);
       const int64_t at = row + lane;
-      if (at < scan.row_begin_ || at >= scan.row_end_) continue;
-      const char* key = scan.keys_.Row(at);
-      for (size_t byte = 0; byte < scan.keys_.row_bytes(); byte += 64) __builtin_prefetch(key + byte);
-      coded.rows[coded.pending] = at;
-      coded.most[coded.pending] = most[lane];
+      if (at < row_begin_ || at >= row_end_) continue;
+      const char* key = keys_->Row(at);
+      for (size_t byte = 0; byte < keys_->row_bytes(); byte += 64) __builtin_prefetch(key + byte);
+      coded.rows[coded.pending] = {key,          first_token_ + at,
+                                   most[lane],   range_,
+                                   ranking.addend, ranking.decay,
+                                   ranking.decay != 0 ? ranking.row_penalty[at] : 0.0f};
       if (++coded.pending == kPending) {
-        scan.LookAtPending(number);
+        LookAtPending(number);
+        coded.dot_gate = DotGate(ranking, coded.least_penalty, Threshold(number));
         query.gate = coded.dot_gate;
       }
     }
@@ -230,58 +277,70 @@ class Scan {
 
   // Ranks the waiting rows of one query by their exact keys.
   void LookAtPending(int64_t i) {
-    CodedQuery& coded = work_.coded[static_cast<size_t>(i)];
-    int64_t rows[kPending];
-    size_t n = 0;
+    CodedQuery& coded = Coded(i);
+    int n = 0;
+    const char* keys[kPending];
     for (int j = 0; j < coded.pending; ++j) {
-      // The gate may have risen since, though not past what another chunk's penalty allows.
-      const bool below = rankings_[i].decay == 0 && coded.most[j] < coded.dot_gate;
-      if (!below) rows[n++] = coded.rows[j];
+      const Pending& row = coded.rows[j];
+      // The gate may have risen since; a decaying one belongs to another chunk by now.
+      if (row.range == range_ && row.decay == 0 && row.most < coded.dot_gate) continue;
+      keys[n] = row.key;
+      coded.rows[n++] = row;
     }
     coded.pending = 0;
     if (n == 0) return;
     float dots[kPending];
-    DotRows(keys_, absl::MakeConstSpan(rows, n), vectors_ + i * keys_.dim(), dots);
-    const float before = Threshold(i);
-    for (size_t j = 0; j < n; ++j) top_[i].Push(rankings_[i].Logit(dots[j], rows[j]), first_token_ + rows[j]);
-    looked_at_ += static_cast<int64_t>(n);
-    if (Threshold(i) != before) coded.dot_gate = DotGate(rankings_[i], coded.least_penalty, Threshold(i));
+    DotKeys(dtype_, dim_, absl::MakeConstSpan(keys, static_cast<size_t>(n)), vectors_ + i * dim_, dots);
+    for (int j = 0; j < n; ++j) {
+      const Pending& row = coded.rows[j];
+      const Ranking ranking{coded.scale, coded.soft_cap, row.addend, row.decay, &row.penalty};
+      top_[i].Push(ranking.Logit(dots[j], 0), row.token);
+    }
+    counts_.looked_at += n;
   }
 
-  const KeyRows& keys_;
-  const KeyCodes& codes_;
-  const int64_t row_begin_, row_end_, first_token_;
-  const float* const vectors_;
-  const int64_t count_;
-  const Ranking* const rankings_;
-  TopK* const top_;
-  const codes::Kernels& kernels_;
-  Workspace& work_;
-  int64_t looked_at_ = 0;
+  const float* vectors_ = nullptr;
+  int64_t count_ = 0;
+  int64_t dim_ = 0;
+  TopK* top_ = nullptr;
+  const codes::Kernels* kernels_ = nullptr;
+  ScanCounts counts_;
+  int range_ = 0;
+  bool prepared_ = false;
+  std::vector<float> turned_;
+  std::vector<int8_t> values_;
+  std::vector<codes::Query> queries_;
+  std::vector<CodedQuery> coded_;
+
+  // the present range
+  const KeyRows* keys_ = nullptr;
+  const KeyCodes* codes_ = nullptr;
+  DType dtype_ = DType::kF32;  // of all ranges
+  int64_t row_begin_ = 0, row_end_ = 0, first_token_ = 0;
+  const Ranking* rankings_ = nullptr;
 };
 
-// Whether codes can prove anything about this ranking: logits must rise with dot products.
-bool Provable(const Ranking& ranking) {
-  return ranking.scale > 0 && std::isfinite(ranking.scale) && std::isfinite(ranking.addend) && ranking.decay >= 0 &&
-         std::isfinite(ranking.decay);
+CertifiedScan::CertifiedScan() : impl_(std::make_unique<Impl>()) {}
+CertifiedScan::~CertifiedScan() = default;
+
+void CertifiedScan::Begin(const float* queries, int64_t count, int64_t dim, const float* floors, TopK* top) {
+  impl_->Begin(queries, count, dim, floors, top);
 }
 
-}  // namespace
+void CertifiedScan::Add(const KeyRows& keys, const KeyCodes& key_codes, int64_t row_begin, int64_t row_end,
+                        int64_t first_token, const Ranking* rankings) {
+  impl_->Add(keys, key_codes, row_begin, row_end, first_token, rankings);
+}
+
+ScanCounts CertifiedScan::End() { return impl_->End(); }
 
 void ScanCertified(const KeyRows& keys, const KeyCodes& key_codes, int64_t row_begin, int64_t row_end,
                    int64_t first_token, const float* queries, int64_t count, const Ranking* rankings,
                    const float* floors, TopK* top, ScanCounts* counts) {
-  if (row_begin >= row_end || count <= 0) return;
-  int64_t coded_end = std::min(row_end, key_codes.rows());
-  if (coded_end - row_begin < kLeastRows || !std::all_of(rankings, rankings + count, Provable)) coded_end = row_begin;
-  if (coded_end > row_begin) {
-    thread_local Workspace workspace;
-    Scan scan(keys, key_codes, row_begin, coded_end, first_token, queries, count, rankings, floors, top, workspace);
-    counts->looked_at += scan.Run();
-    counts->by_code += count * (coded_end - row_begin);
-  }
-  ScanTopK(keys, coded_end, row_end, first_token, queries, count, rankings, top);
-  counts->by_key += count * (row_end - coded_end);
+  CertifiedScan scan;
+  scan.Begin(queries, count, keys.dim(), floors, top);
+  scan.Add(keys, key_codes, row_begin, row_end, first_token, rankings);
+  *counts = scan.End();
 }
 
 absl::string_view CodeKernelName() { return CurrentKernels().name; }

@@ -2,6 +2,7 @@
 #define MNEME_INDEX_CERTIFIED_SCAN_H_
 
 #include <cstdint>
+#include <memory>
 
 #include "absl/strings/string_view.h"
 
@@ -20,11 +21,35 @@ struct ScanCounts {
   int64_t by_key = 0;    // never had a code: the newest rows, and rankings that codes prove nothing about
 };
 
-// ScanTopK, answered from `key_codes` (of the same rows) wherever these prove that a row cannot be among the k best: the
-// result is the same, bit for bit, whatever the codes are. Extend the codes first.
-//
-// floors: null, or for each query a logit that at least k rows of all that will be pushed into its `top` are known to
-// reach (-infinity: none is known). It spares reading keys until `top` has filled.
+// ScanTopK over several ranges of rows, answered from their codes wherever these prove that a row cannot be among the k
+// best: the result is the same, bit for bit, whatever the codes are. One object serves many scans, one after another, and
+// keeps its buffers. Not thread-safe.
+class CertifiedScan {
+ public:
+  CertifiedScan();
+  ~CertifiedScan();
+  CertifiedScan(const CertifiedScan&) = delete;
+  CertifiedScan& operator=(const CertifiedScan&) = delete;
+
+  // queries: f32 [count, dim], row-major; top: [count], where rows are pushed. Both are used until End.
+  // floors: null, or for each query a logit that the worst of the k best is known to reach, be it found here or by another
+  // scan that `top` is merged with (-infinity: none is known). It spares reading keys until `top` has filled.
+  void Begin(const float* queries, int64_t count, int64_t dim, const float* floors, TopK* top);
+
+  // Rows [row_begin, row_end) of `keys`, as ScanTopK; `key_codes` are of the same rows, Extend them first. `rankings`
+  // [count] differ from those of other ranges in addend, decay and penalties only.
+  void Add(const KeyRows& keys, const KeyCodes& key_codes, int64_t row_begin, int64_t row_end, int64_t first_token,
+           const Ranking* rankings);
+
+  // `top` is complete when this returns.
+  ScanCounts End();
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// The same for one range of rows.
 void ScanCertified(const KeyRows& keys, const KeyCodes& key_codes, int64_t row_begin, int64_t row_end,
                    int64_t first_token, const float* queries, int64_t count, const Ranking* rankings,
                    const float* floors, TopK* top, ScanCounts* counts);

@@ -182,17 +182,26 @@ void ScanTopK(const KeyRows& keys, int64_t row_begin, int64_t row_end, int64_t f
   }
 }
 
-void DotRows(const KeyRows& keys, absl::Span<const int64_t> rows, const float* query, float* dots) {
-  if (rows.empty()) return;
+void DotKeys(DType dtype, int64_t dim, absl::Span<const char* const> keys, const float* query, float* dots) {
+  if (keys.empty()) return;
   const Kernels& kernels = CurrentKernels();
-  Lanes lanes(keys.dim());
+  Lanes lanes(dim);
   const char* at[kLanes];
   float values[kLanes];
+  for (size_t first = 0; first < keys.size(); first += kLanes) {
+    const size_t n = std::min<size_t>(kLanes, keys.size() - first);
+    for (size_t i = 0; i < kLanes; ++i) at[i] = keys[first + std::min(i, n - 1)];
+    kernels.dot(static_cast<scan::Element>(dtype), dim, at, query, lanes.data(), values);
+    std::copy_n(values, n, dots + first);
+  }
+}
+
+void DotRows(const KeyRows& keys, absl::Span<const int64_t> rows, const float* query, float* dots) {
+  const char* at[kLanes];
   for (size_t first = 0; first < rows.size(); first += kLanes) {
     const size_t n = std::min<size_t>(kLanes, rows.size() - first);
-    for (size_t i = 0; i < kLanes; ++i) at[i] = keys.Row(rows[first + std::min(i, n - 1)]);
-    kernels.dot(static_cast<scan::Element>(keys.dtype()), keys.dim(), at, query, lanes.data(), values);
-    std::copy_n(values, n, dots + first);
+    for (size_t i = 0; i < n; ++i) at[i] = keys.Row(rows[first + i]);
+    DotKeys(keys.dtype(), keys.dim(), absl::MakeConstSpan(at, n), query, dots + first);
   }
 }
 

@@ -31,8 +31,10 @@ struct Ranking {
 void ScanTopK(const KeyRows& keys, int64_t row_begin, int64_t row_end, int64_t first_token, const float* queries,
               int64_t count, const Ranking* rankings, TopK* top);
 
-// dots[i] = query · row rows[i]: for re-ranking; the same bits as ScanTopK's.
+// dots[i] = query · key, for row rows[i] or for the encoded row at keys[i]; the same bits as ScanTopK's. Fastest by
+// sixteens.
 void DotRows(const KeyRows& keys, absl::Span<const int64_t> rows, const float* query, float* dots);
+void DotKeys(DType dtype, int64_t dim, absl::Span<const char* const> keys, const float* query, float* dots);
 
 // The kernels chosen for this CPU, once a process: "plain", "avx2" or "avx512". The environment variable
 // MNEME_KERNELS names a lesser one for tests; one that the CPU lacks or nobody knows is ignored, with a note in the

@@ -69,7 +69,8 @@ absl::Status BusyError(absl::string_view name) {
 }
 
 Memory::Memory(Store* store, const MemoryManifest& manifest, IndexSpec spec)
-    : store_(store),
+    : last_found_(manifest.card.layers.size()),
+      store_(store),
       name_(manifest.name),
       card_(manifest.card),
       options_(manifest.options),

@@ -12,6 +12,7 @@
 
 #include "base/mutex.h"
 #include "base/tensor.h"
+#include "memory/last_found.h"
 #include "memory/state.h"
 #include "memory/store.h"
 #include "storage/manifest.h"
@@ -76,6 +77,9 @@ class Memory : public std::enable_shared_from_this<Memory> {
   // store's background thread.
   absl::Status BuildIndexes(const Progress& progress);
 
+  // For searches of this memory.
+  LastFound& last_found() { return last_found_; }
+
   // f32 keys [tokens, dim] of sealed tokens [first, first + tokens) of one layer and head in `state`.
   absl::Status DecodeKeys(const MemoryState& state, size_t layer, int32_t head, int64_t first, int64_t tokens,
                           float* keys) const;
@@ -118,6 +122,8 @@ class Memory : public std::enable_shared_from_this<Memory> {
   MemoryManifest ManifestOf(const MemoryState& state) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
   absl::Status CheckWritable() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_);
   bool WantsIndexes() const { return spec_.kind != IndexKind::kAuto && spec_.kind != IndexKind::kScan; }
+
+  LastFound last_found_;
 
   Store* const store_;
   const std::string name_;

@@ -20,6 +20,8 @@ namespace {
 constexpr int64_t kMinRowsPerItem = 2048;
 // Query tokens of one work item; enough to use each load of a key many times.
 constexpr int64_t kQueriesPerItem = 64;
+// Smaller owners are scanned by their keys: codes would cost more than they spare.
+constexpr int64_t kLeastCodedRows = 512;
 // An index gives this many candidates for each row wanted; the exact keys then choose.
 constexpr int64_t kCandidatesPerRow = 4;
 constexpr int64_t kMinCandidates = 64;
@@ -177,47 +179,90 @@ void ScoreClamped(const Plan& plan, const VisibleRows& rows, int64_t row_begin, 
   }
 }
 
-// Scans rows [row_begin, row_end) of `rows` for queries [query_begin, query_end) of all heads of one group.
-// top: [heads of the group][queries of the item].
-void ScanPiece(const Plan& plan, const VisibleRows& rows, int64_t row_begin, int64_t row_end, int64_t kv_head,
-               absl::Span<const int32_t> heads, int64_t query_begin, int64_t query_end, TopK* top) {
-  const RetrieveRequest& request = *plan.request;
-  const int64_t dim = request.layer.key_dim;
-  const int64_t queries = query_end - query_begin;
-  int64_t far_end = row_end;
-  if (request.policy == PositionPolicy::kClamped) {
+// Scans pieces of the memory for queries [query_begin, query_end) of some heads of one group. An object keeps its buffers
+// for the next time.
+class PieceScan {
+ public:
+  // top: [heads][queries]. floors: the same, or empty.
+  void Begin(const Plan& plan, int64_t kv_head, absl::Span<const int32_t> heads, int64_t query_begin,
+             int64_t query_end, absl::Span<const float> floors, TopK* top) {
+    plan_ = &plan;
+    kv_head_ = kv_head;
+    heads_ = heads;
+    query_begin_ = query_begin;
+    query_end_ = query_end;
+    top_ = top;
+    const int64_t dim = plan.request->layer.key_dim;
+    const int64_t queries = query_end - query_begin;
+    const auto count = static_cast<int64_t>(heads.size()) * queries;
+    vectors_.resize(static_cast<size_t>(count * dim));
+    rankings_.resize(static_cast<size_t>(count));
+    for (size_t g = 0; g < heads.size(); ++g) {
+      std::copy_n(plan.Vector(heads[g], query_begin), queries * dim,
+                  vectors_.data() + static_cast<int64_t>(g) * queries * dim);
+    }
+    scan_.Begin(vectors_.data(), count, dim, floors.empty() ? nullptr : floors.data(), top);
+  }
+
+  // Rows [row_begin, row_end) of `rows`.
+  void Add(const VisibleRows& rows, int64_t row_begin, int64_t row_end) {
+    const int64_t far_end = plan_->request->policy == PositionPolicy::kClamped ? AddNear(rows, row_begin, row_end) : row_end;
+    if (far_end <= row_begin) return;
+    const int64_t queries = query_end_ - query_begin_;
+    for (size_t g = 0; g < heads_.size(); ++g) {
+      for (int64_t query = 0; query < queries; ++query) {
+        rankings_[g * static_cast<size_t>(queries) + static_cast<size_t>(query)] =
+            plan_->RankingOf(heads_[g], query_begin_ + query, rows);
+      }
+    }
+    const KeyRows& keys = *rows.keys->heads[static_cast<size_t>(kv_head_)];
+    KeyCodes& coded = *rows.keys->codes[static_cast<size_t>(kv_head_)];
+    if (keys.size() >= kLeastCodedRows) coded.Extend(keys);
+    scan_.Add(keys, coded, row_begin, far_end, rows.first_token, rankings_.data());
+  }
+
+  void End() { plan_->sequence->memory->store().scan_counters().Add(scan_.End()); }
+
+ private:
+  // kClamped: scores rows that may be nearer than a head's distance one by one; returns where the others end.
+  int64_t AddNear(const VisibleRows& rows, int64_t row_begin, int64_t row_end) {
     // Rows before far_end are beyond every query's and head's distance.
-    far_end = row_begin;
+    int64_t far_end = row_begin;
     if (rows.columns == nullptr) {
       int64_t nearest_far = std::numeric_limits<int64_t>::max();
-      for (const int32_t head : heads) {
-        const auto reach = static_cast<int64_t>(std::ceil(request.heads[static_cast<size_t>(head)].distance));
-        for (int64_t query = query_begin; query < query_end; ++query) {
-          nearest_far = std::min(nearest_far, plan.positions[static_cast<size_t>(query)] - reach + 1);
+      for (const int32_t head : heads_) {
+        const auto reach =
+            static_cast<int64_t>(std::ceil(plan_->request->heads[static_cast<size_t>(head)].distance));
+        for (int64_t query = query_begin_; query < query_end_; ++query) {
+          nearest_far = std::min(nearest_far, plan_->positions[static_cast<size_t>(query)] - reach + 1);
         }
       }
       far_end = std::clamp(nearest_far - rows.first_token, row_begin, row_end);
     }
-    for (size_t g = 0; g < heads.size(); ++g) {
+    const int64_t queries = query_end_ - query_begin_;
+    for (size_t g = 0; g < heads_.size(); ++g) {
       for (int64_t query = 0; query < queries; ++query) {
-        ScoreClamped(plan, rows, far_end, row_end, kv_head, heads[g], query_begin + query,
-                     top[static_cast<int64_t>(g) * queries + query]);
+        ScoreClamped(*plan_, rows, far_end, row_end, kv_head_, heads_[g], query_begin_ + query,
+                     top_[static_cast<int64_t>(g) * queries + query]);
       }
     }
+    return far_end;
   }
-  if (far_end <= row_begin) return;
-  const KeyRows& keys = *rows.keys->heads[static_cast<size_t>(kv_head)];
-  const auto count = static_cast<int64_t>(heads.size()) * queries;
-  std::vector<float> vectors(static_cast<size_t>(count * dim));
-  std::vector<Ranking> rankings(static_cast<size_t>(count));
-  for (size_t g = 0; g < heads.size(); ++g) {
-    for (int64_t query = 0; query < queries; ++query) {
-      const int64_t i = static_cast<int64_t>(g) * queries + query;
-      std::copy_n(plan.Vector(heads[g], query_begin + query), dim, vectors.data() + i * dim);
-      rankings[static_cast<size_t>(i)] = plan.RankingOf(heads[g], query_begin + query, rows);
-    }
-  }
-  ScanTopK(keys, row_begin, far_end, rows.first_token, vectors.data(), count, rankings.data(), top);
+
+  const Plan* plan_ = nullptr;
+  int64_t kv_head_ = 0;
+  absl::Span<const int32_t> heads_;
+  int64_t query_begin_ = 0, query_end_ = 0;
+  TopK* top_ = nullptr;
+  std::vector<float> vectors_;
+  std::vector<Ranking> rankings_;
+  CertifiedScan scan_;
+};
+
+// One a thread, so that searching allocates nothing once it has run.
+PieceScan& ThreadPieceScan() {
+  thread_local PieceScan scan;
+  return scan;
 }
 
 // Candidates of one index, re-ranked by the exact keys.
@@ -235,11 +280,14 @@ absl::Status SearchRun(const Plan& plan, const VisibleRun& visible, int64_t kv_h
   const double asked = std::max<double>(kMinCandidates, kCandidatesPerRow * static_cast<double>(std::min(wanted, seen)));
   const auto fetch = static_cast<int64_t>(std::min<double>(asked * widen, static_cast<double>(run.tokens())));
   const auto scan = [&](absl::Span<const int32_t> which, int64_t begin_query, int64_t end_query, TopK* best) {
+    PieceScan& pieces = ThreadPieceScan();
+    pieces.Begin(plan, kv_head, which, begin_query, end_query, {}, best);
     for (const VisibleRows& owner : view.rows) {
       const int64_t begin = std::max(owner.token_begin(), visible.token_begin) - owner.first_token;
       const int64_t end = std::min(owner.token_end(), visible.token_end) - owner.first_token;
-      if (begin < end) ScanPiece(plan, owner, begin, end, kv_head, which, begin_query, end_query, best);
+      if (begin < end) pieces.Add(owner, begin, end);
     }
+    pieces.End();
   };
   if (fetch >= run.tokens()) {
     // All of it is asked for, or more than is in sight: the exact scan reads less.
@@ -283,6 +331,49 @@ absl::Status SearchRun(const Plan& plan, const VisibleRun& visible, int64_t kv_h
   return absl::OkStatus();
 }
 
+// For each head and query a logit that the worst of its k best is known to reach: that of the worst of what the last
+// query found, if all of it can still be seen; else -infinity.
+std::vector<float> Floors(const Plan& plan, const LastFound::Tokens& last, int64_t kv_head,
+                          absl::Span<const int32_t> heads, int64_t query_begin, int64_t query_end) {
+  const MemoryView& view = *plan.view;
+  const RetrieveRequest& request = *plan.request;
+  const int64_t queries = query_end - query_begin;
+  std::vector<float> floors(heads.size() * static_cast<size_t>(queries), -std::numeric_limits<float>::infinity());
+  std::vector<const VisibleRows*> owners;
+  std::vector<const char*> keys;
+  std::vector<float> dots;
+  for (size_t g = 0; g < heads.size(); ++g) {
+    const auto head = static_cast<size_t>(heads[g]);
+    if (head >= last.size()) continue;
+    const std::vector<int64_t>& tokens = last[head];
+    if (static_cast<int64_t>(tokens.size()) != request.heads[head].top_k) continue;
+    owners.clear();
+    keys.clear();
+    for (const int64_t token : tokens) {
+      const VisibleRows* owner = view.FindVisible(token);
+      if (owner == nullptr) break;
+      owners.push_back(owner);
+      keys.push_back(owner->keys->heads[static_cast<size_t>(kv_head)]->Row(token - owner->first_token));
+    }
+    if (keys.size() < tokens.size()) continue;
+    dots.resize(keys.size());
+    for (int64_t query = 0; query < queries; ++query) {
+      DotKeys(owners.front()->keys->heads[static_cast<size_t>(kv_head)]->dtype(), request.layer.key_dim, keys,
+              plan.Vector(heads[g], query_begin + query), dots.data());
+      float worst = std::numeric_limits<float>::infinity();
+      for (size_t i = 0; i < dots.size(); ++i) {
+        const float logit = plan.RankingOf(heads[g], query_begin + query, *owners[i])
+                                .Logit(dots[i], tokens[i] - owners[i]->first_token);
+        // NaN never enters the k best.
+        worst = logit < worst || logit != logit ? logit : worst;
+        if (logit != logit) break;
+      }
+      if (worst == worst) floors[g * static_cast<size_t>(queries) + static_cast<size_t>(query)] = worst;
+    }
+  }
+  return floors;
+}
+
 // One work item: a group's heads, a range of queries, a part of the memory: rows [scan_begin, scan_end) of all that are
 // scanned, counted through, or an index.
 struct Item {
@@ -295,6 +386,15 @@ struct Item {
 };
 
 }  // namespace
+
+const VisibleRows* MemoryView::FindVisible(int64_t token) const {
+  const auto after = std::upper_bound(rows.begin(), rows.end(), token, [](int64_t value, const VisibleRows& piece) {
+    return value < piece.token_begin();
+  });
+  if (after == rows.begin()) return nullptr;
+  const VisibleRows& piece = *std::prev(after);
+  return token < piece.token_end() ? &piece : nullptr;
+}
 
 const VisibleRows& MemoryView::Find(int64_t token) const {
   const auto after = std::upper_bound(rows.begin(), rows.end(), token, [](int64_t value, const VisibleRows& piece) {
@@ -401,6 +501,12 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
       for (const VisibleRun& run : runs) items.push_back({kv_head, query, query_end, 0, 0, &run});
     }
   }
+  // Rows that an index answers for are not all looked at: what was found last may be better than what it will find, and
+  // proves nothing. Nor do stored distances that change with the query (kClamped).
+  Memory& memory = *sequence.memory;
+  const bool exact = runs.empty() && request.policy != PositionPolicy::kClamped;
+  const std::shared_ptr<const LastFound::Tokens> last_found = exact ? memory.last_found().Get(view.layer) : nullptr;
+
   Mutex mutex;  // of result and status
   absl::Status status;
   executor.ParallelFor(items.size(), [&](size_t number) {
@@ -420,13 +526,19 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
     if (item.run != nullptr) {
       own = SearchRun(plan, *item.run, item.kv_head, heads, item.query_begin, item.query_end, top.data());
     }
-    int64_t counted = 0;
-    for (const VisibleRows& piece : scanned) {
-      const int64_t begin = std::max(piece.row_begin, piece.row_begin + item.scan_begin - counted);
-      const int64_t end = std::min(piece.row_end, piece.row_begin + item.scan_end - counted);
-      counted += piece.row_end - piece.row_begin;
-      if (begin >= end) continue;
-      ScanPiece(plan, piece, begin, end, item.kv_head, heads, item.query_begin, item.query_end, top.data());
+    if (item.run == nullptr) {
+      std::vector<float> floors;
+      if (last_found != nullptr) floors = Floors(plan, *last_found, item.kv_head, heads, item.query_begin, item.query_end);
+      PieceScan& pieces = ThreadPieceScan();
+      pieces.Begin(plan, item.kv_head, heads, item.query_begin, item.query_end, floors, top.data());
+      int64_t counted = 0;
+      for (const VisibleRows& piece : scanned) {
+        const int64_t begin = std::max(piece.row_begin, piece.row_begin + item.scan_begin - counted);
+        const int64_t end = std::min(piece.row_end, piece.row_begin + item.scan_end - counted);
+        counted += piece.row_end - piece.row_begin;
+        if (begin < end) pieces.Add(piece, begin, end);
+      }
+      pieces.End();
     }
     MutexLock lock(&mutex);
     if (!own.ok()) {
@@ -440,6 +552,14 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
       }
     }
   });
+  if (status.ok() && exact) {
+    auto found = std::make_shared<LastFound::Tokens>(static_cast<size_t>(query_heads));
+    for (const int32_t head : plan.heads) {
+      TopK& best = result[static_cast<size_t>((plan.queries - 1) * query_heads + head)];
+      for (const Scored& row : best.Sorted()) (*found)[static_cast<size_t>(head)].push_back(row.index);
+    }
+    memory.last_found().Set(view.layer, std::move(found));
+  }
   return status;
 }
 

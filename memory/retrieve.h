@@ -36,6 +36,8 @@ struct MemoryView {
 
   // The piece of `rows` that holds `token`, which is visible.
   const VisibleRows& Find(int64_t token) const;
+  // The same for any token; null if it is not visible.
+  const VisibleRows* FindVisible(int64_t token) const;
 };
 
 // Reads what is not in memory yet. `values`: whether values are needed.

@@ -51,6 +51,7 @@ absl::Status ReadColumn(Database& database, SegmentId segment, const Column& col
 size_t LayerKeys::MemoryBytes() const {
   size_t bytes = 0;
   for (const auto& head : heads) bytes += head->MemoryBytes();
+  for (const auto& coded : codes) bytes += coded->MemoryBytes();
   return bytes;
 }
 
@@ -143,6 +144,7 @@ absl::StatusOr<std::shared_ptr<LayerKeys>> Segment::LoadKeys(size_t layer, int64
         },
         [&](const char* bytes, int64_t n) { head_rows->Append(bytes, n); }));
     loaded->heads.push_back(std::move(head_rows));
+    loaded->codes.push_back(std::make_unique<KeyCodes>(card.key_dim));
   }
   keys = std::move(loaded);
   return keys;

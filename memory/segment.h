@@ -12,6 +12,7 @@
 #include "base/model_card.h"
 #include "base/mutex.h"
 #include "base/row_array.h"
+#include "index/key_codes.h"
 #include "index/key_rows.h"
 #include "memory/row_cache.h"
 #include "storage/database.h"
@@ -21,6 +22,7 @@ namespace mneme {
 // The rows of one layer of a segment that are in memory, one entry a KV head.
 struct LayerKeys {
   std::vector<std::unique_ptr<KeyRows>> heads;
+  std::vector<std::unique_ptr<KeyCodes>> codes;  // of the same rows, extended by whoever searches them
   int64_t rows() const { return heads.front()->size(); }
   size_t MemoryBytes() const;
 };

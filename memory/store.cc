@@ -293,6 +293,7 @@ absl::StatusOr<StoreStats> Store::Stats() {
   stats.indexes_built = index_counters_.built;
   stats.indexes_loaded = index_counters_.loaded;
   stats.indexes_rebuilt = index_counters_.rebuilt;
+  stats.scanned = {scan_counters_.by_code, scan_counters_.looked_at, scan_counters_.by_key};
   std::vector<std::shared_ptr<Memory>> open;
   {
     MutexLock lock(&mutex_);

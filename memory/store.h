@@ -1,6 +1,7 @@
 #ifndef MNEME_MEMORY_STORE_H_
 #define MNEME_MEMORY_STORE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -15,6 +16,7 @@
 
 #include "base/mutex.h"
 #include "base/parallel.h"
+#include "index/certified_scan.h"
 #include "memory/age_penalties.h"
 #include "memory/index_run.h"
 #include "memory/row_cache.h"
@@ -35,6 +37,19 @@ struct StoreOptions {
   int64_t disk_budget_bytes = 0;
 };
 
+// What the scans of all memories did since the store was opened; see ScanCounts.
+struct ScanCounters {
+  std::atomic<int64_t> by_code{0};
+  std::atomic<int64_t> looked_at{0};
+  std::atomic<int64_t> by_key{0};
+
+  void Add(const ScanCounts& counts) {
+    by_code += counts.by_code;
+    looked_at += counts.looked_at;
+    by_key += counts.by_key;
+  }
+};
+
 struct StoreStats {
   DatabaseStats database;
   int64_t open_memories = 0;
@@ -42,6 +57,7 @@ struct StoreStats {
   int64_t indexes_built = 0;
   int64_t indexes_loaded = 0;
   int64_t indexes_rebuilt = 0;
+  ScanCounts scanned;
 };
 
 struct VerifyReport {
@@ -85,6 +101,7 @@ class Store {
   const std::shared_ptr<RowCache>& cache() { return cache_; }
   Executor& executor() { return *executor_; }
   IndexCounters& index_counters() { return index_counters_; }
+  ScanCounters& scan_counters() { return scan_counters_; }
   AgePenaltyCache& age_penalties() { return age_penalties_; }
   const StoreOptions& options() const { return options_; }
   bool writable() const { return options_.database.mode == DatabaseOptions::Mode::kReadWrite; }
@@ -124,6 +141,7 @@ class Store {
   Executor* executor_;
   const std::shared_ptr<RowCache> cache_;
   IndexCounters index_counters_;
+  ScanCounters scan_counters_;
   AgePenaltyCache age_penalties_;
 
   Mutex mutex_;  // held while a memory is opened, so that a name is opened once

@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "capi/src/boundary.h"
+#include "index/certified_scan.h"
 #include "index/key_index.h"
 #include "index/scan.h"
 #include "mneme.h"
@@ -16,7 +17,8 @@ const char* mneme_version(void) {
   try {
     static const auto* const text =
         new std::string(absl::StrCat(MNEME_VERSION_STRING, " (faiss ", mneme::FaissVersion(), ", rocksdb ",
-                                     mneme::RocksDbVersion(), ", ", mneme::ScanKernelName(), ", cuda off)"));
+                                     mneme::RocksDbVersion(), ", rows ", mneme::ScanKernelName(), ", codes ",
+                                     mneme::CodeKernelName(), ", cuda off)"));
     return text->c_str();
   } catch (...) {
     return MNEME_VERSION_STRING;

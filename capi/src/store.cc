@@ -165,6 +165,9 @@ mneme_status mneme_store_stats(mneme_store* store, mneme_store_stats_t* stats) {
     result.indexes_loaded = found.indexes_loaded;
     result.indexes_rebuilt = found.indexes_rebuilt;
     result.orphans_collected = static_cast<int64_t>(found.database.orphans_collected);
+    result.scanned_by_code = found.scanned.by_code;
+    result.scanned_by_key = found.scanned.by_key;
+    result.keys_checked = found.scanned.looked_at;
     return WriteStruct("stats", result, stats);
   });
 }
