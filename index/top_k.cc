@@ -6,16 +6,16 @@
 namespace mneme {
 namespace {
 
-// Rows beyond 2k that are let in before the reservoir is cut: small, so that the threshold stays fresh, and
-// enough that cutting is rare for k = 1.
-constexpr int64_t kSlack = 16;
+// Rows beyond k that are let in before the reservoir is cut: few, so that the threshold stays fresh (every row that it
+// lets in costs the reading of a key), and enough that cutting is rare for k = 1.
+int64_t Slack(int64_t k) { return std::max<int64_t>(16, k / 4); }
 
 }  // namespace
 
 void TopK::Reset(int64_t k) {
   k_ = std::max<int64_t>(k, 0);
   constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
-  trim_at_ = k_ > (kMost - kSlack) / 2 ? kMost : 2 * k_ + kSlack;
+  trim_at_ = k_ > kMost / 2 ? kMost : k_ + Slack(k_);
   threshold_ = k_ == 0 ? std::numeric_limits<float>::infinity() : -std::numeric_limits<float>::infinity();
   threshold_index_ = kMost;
   rows_.clear();

@@ -47,7 +47,7 @@ class TopK {
   int64_t trim_at_ = 0;          // rows held at which the reservoir is cut
   float threshold_ = 0;          // the worst of the k best at the last cut …
   int64_t threshold_index_ = 0;  // … and its token index
-  std::vector<Scored> rows_;     // grows to 2k + slack, then is cut to the k best; memory follows rows, never k
+  std::vector<Scored> rows_;     // grows beyond k by some, then is cut to the k best; memory follows rows, never k
 };
 
 }  // namespace mneme
