@@ -206,6 +206,7 @@ class CertifiedScan::Impl {
       query.values = values;
       query.start = -codes::kZeroCode * sum;
       query.step = step;
+      query.inverse_step = step > 0 ? 1 / step : kInfinity;
       query.error_weight = coded.norm * (1 + rounding);
       query.norm_weight = static_cast<float>(std::sqrt(error) * 1.0001) + coded.norm * rounding;
     }

@@ -31,6 +31,12 @@ MNEME_INLINE uint32_t Below(Floats a, Floats b) {
   return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
 }
 
+MNEME_INLINE bool AnyAbove(const Ints (&sums)[kParts], int32_t least) {
+  const Ints bound = _mm256_set1_epi32(least);
+  const Ints above = _mm256_or_si256(_mm256_cmpgt_epi32(sums[0], bound), _mm256_cmpgt_epi32(sums[1], bound));
+  return _mm256_testz_si256(above, above) == 0;
+}
+
 MNEME_INLINE Ints FourValues(const Query& query, int64_t d) {
   int32_t four;
   __builtin_memcpy(&four, query.values + d, sizeof(four));

@@ -28,6 +28,10 @@ MNEME_INLINE Ints UpperHalf(Ints bits) { return _mm512_and_si512(bits, _mm512_se
 MNEME_INLINE Floats MulAdd(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 MNEME_INLINE uint32_t Below(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 
+MNEME_INLINE bool AnyAbove(const Ints (&sums)[kParts], int32_t least) {
+  return _mm512_cmpgt_epi32_mask(sums[0], _mm512_set1_epi32(least)) != 0;
+}
+
 MNEME_INLINE Ints FourValues(const Query& query, int64_t d) {
   int32_t four;
   __builtin_memcpy(&four, query.values + d, sizeof(four));

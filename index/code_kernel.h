@@ -15,12 +15,23 @@ inline constexpr int kBlockRows = 16;
 inline constexpr int kZeroCode = 64;
 inline constexpr int kGreatestCode = 63;  // of |c - kZeroCode|
 
+// The greatest of a block's rows: what rules out most blocks at a glance.
+struct Extremes {
+  float inverse_scale;  // of the greatest scale; infinity if all are 0
+  float scale;
+  float error;
+  float norm;
+};
+
 // A block of kBlockRows rows, `dim` being a multiple of 16:
 //   uint8_t  codes[dim / 4][kBlockRows][4]
+//   Extremes extremes, and nothing up to 64 bytes
 //   float    scale[kBlockRows]
 //   uint32_t bounds[kBlockRows]   upper half: the norm of the row's error, lower half: the norm of what its code stands
 //                                 for; both bf16, rounded up
-inline constexpr size_t BlockBytes(int64_t dim) { return static_cast<size_t>(dim + 8) * kBlockRows; }
+inline constexpr int64_t kScalesAt = 64;
+inline constexpr int64_t kBoundsAt = kScalesAt + 4 * kBlockRows;
+inline constexpr int64_t BlockBytes(int64_t dim) { return dim * kBlockRows + kBoundsAt + 4 * kBlockRows; }
 
 // One query during a scan. What row r can reach at most is
 //   base + step * scale[r] * (start + values · codes[r]) + error_weight * error[r] + norm_weight * norm[r]
@@ -28,6 +39,7 @@ struct Query {
   const int8_t* values;  // [dim], within ± Kernels::greatest_value
   int32_t start;         // -kZeroCode * (sum of values)
   float step;
+  float inverse_step;  // infinity if the step is 0
   float base;
   float error_weight;
   float norm_weight;

@@ -29,6 +29,11 @@ MNEME_INLINE uint32_t Below(Floats a, Floats b) {
   return vaddvq_u32(vandq_u32(vcltq_f32(a, b), bit));
 }
 
+MNEME_INLINE bool AnyAbove(const Ints (&sums)[kParts], int32_t least) {
+  const Ints greatest = vmaxq_s32(vmaxq_s32(sums[0], sums[1]), vmaxq_s32(sums[2], sums[3]));
+  return vmaxvq_s32(greatest) > least;
+}
+
 // sdot takes signed bytes on both sides; codes are below 128, so they are the same number either way.
 template <int kQ>
 MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const Query* queries, Ints (&sums)[kQ][kParts]) {

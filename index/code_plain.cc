@@ -35,6 +35,12 @@ inline uint32_t Below(Floats a, Floats b) {
   return bits;
 }
 
+inline bool AnyAbove(const Ints (&sums)[kParts], int32_t least) {
+  Ints above = {};
+  for (int p = 0; p < kParts; ++p) above |= sums[p] > Ints{least, least, least, least};
+  return (above[0] | above[1] | above[2] | above[3]) != 0;
+}
+
 template <int kQ>
 inline void DotBlock(const uint8_t* codes, int64_t dim, const Query* queries, Ints (&sums)[kQ][kParts]) {
   for (int q = 0; q < kQ; ++q) {

@@ -45,8 +45,9 @@ class KeyCodes {
   size_t MemoryBytes() const { return blocks_.MemoryBytes() + means_.MemoryBytes(); }
 
  private:
-  void AppendMean(const KeyRows& keys, int64_t first_row) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void AppendBlock(const KeyRows& keys, int64_t first_row) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // key: f32 [coded_dim], scratch.
+  void AppendMean(const KeyRows& keys, int64_t first_row, float* key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AppendBlock(const KeyRows& keys, int64_t first_row, float* key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const int64_t dim_;
   const int64_t coded_dim_;

@@ -241,7 +241,7 @@ TEST_P(CertifiedScanTest, NoRowExceedsItsBound) {
         for (int64_t i = 0; i < dim; ++i) {
           base += static_cast<double>(data.queries[static_cast<size_t>(i)]) * coded.Mean(chunk)[i];
         }
-        codes::Query query{values.data(), -codes::kZeroCode * sum, step, static_cast<float>(base),
+        codes::Query query{values.data(), -codes::kZeroCode * sum, step, 1 / step, static_cast<float>(base),
                            static_cast<float>(std::sqrt(norm)), static_cast<float>(std::sqrt(error)), -kInfinity};
         int64_t contiguous;
         const char* blocks = coded.Blocks(chunk, &contiguous);
@@ -289,7 +289,8 @@ TEST_P(CertifiedScanTest, CodesDoNotDependOnWhenTheyAreMade) {
   ASSERT_EQ(coded.rows(), data.coded->rows());
   int64_t contiguous;
   for (int64_t row = 0; row < coded.rows(); row += 16) {
-    ASSERT_EQ(std::memcmp(coded.Blocks(row, &contiguous), data.coded->Blocks(row, &contiguous), codes::BlockBytes(64)),
+    ASSERT_EQ(std::memcmp(coded.Blocks(row, &contiguous), data.coded->Blocks(row, &contiguous),
+                          static_cast<size_t>(codes::BlockBytes(64))),
               0);
   }
 }
