@@ -122,7 +122,8 @@ class Memory : public std::enable_shared_from_this<Memory> {
   absl::Status ReplaceSealed(const std::vector<SegmentView>& views, Transaction& transaction)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_);
   // Rows [begin, end) of `view` as a new sealed segment.
-  absl::StatusOr<SegmentView> CopyOf(const SegmentView& view, int64_t begin, int64_t end, Transaction& transaction) const;
+  absl::StatusOr<SegmentView> CopyOf(const SegmentView& view, int64_t begin, int64_t end,
+                                     Transaction& transaction) const;
   // MergeSmallSegments, if they have become many.
   absl::Status MergeIfMany() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_);
   // Rewrites runs of small segments, which forks and reopened tails leave, as one; sizes grow geometrically, so a row

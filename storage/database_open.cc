@@ -104,7 +104,8 @@ absl::Status Probe(const std::string& path, const rocksdb::DBOptions& db_options
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* raw = nullptr;
   MNEME_RETURN_IF_ERROR(
-      FromRocks(rocksdb::DB::OpenForReadOnly(db_options, path, {MakeFamilies(MakeBlockCache())[kDefaultFamily]}, &handles, &raw),
+      FromRocks(rocksdb::DB::OpenForReadOnly(
+                    db_options, path, {MakeFamilies(MakeBlockCache())[kDefaultFamily]}, &handles, &raw),
                 "open " + path));
   const std::unique_ptr<rocksdb::DB> db(raw);
   std::string value;
