@@ -109,8 +109,24 @@ class Memory : public std::enable_shared_from_this<Memory> {
   // seal_all: the tail's whole rows become a sealed segment even if they fill no chunk.
   absl::Status CommitLocked(Durability durability, bool seal_all, bool may_exceed_budget = false)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_);
+  absl::Status CommitOnce(Durability durability, bool seal_all, bool may_exceed_budget)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_);
   absl::Status CommitAndMerge(Durability durability, int64_t* tokens_durable, bool* sealed);
   absl::Status EvictAndCommit(int64_t keep_tokens);
+  // A tail of this many tokens is sealed: fewer than options say in a memory whose bound such segments would dwarf,
+  // because disk is given back by segments.
+  int64_t SealTokens() const;
+  // Rewrites what is left of segments of which at least half is evicted, so that their disk is given back: a row is
+  // rewritten O(log) times. `wholly`: only the pinned rest of a segment that is evicted but for that.
+  absl::Status RewriteEvicted(bool wholly) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_);
+  // RewriteEvicted; an error is logged.
+  void GiveBackEvicted(bool wholly) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_);
+  // Commits `views`, whose chunks `transaction` has, in place of the sealed segments that there are.
+  absl::Status ReplaceSealed(const std::vector<SegmentView>& views, Transaction& transaction)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_);
+  // Rows [begin, end) of `view` as a new sealed segment.
+  absl::StatusOr<SegmentView> CopyOf(const SegmentView& view, int64_t begin, int64_t end,
+                                     Transaction& transaction) const;
   // MergeSmallSegments, if they have become many.
   absl::Status MergeIfMany() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_);
   // Rewrites runs of small segments, which forks and reopened tails leave, as one; sizes grow geometrically, so a row

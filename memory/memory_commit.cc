@@ -32,11 +32,39 @@ class ABSL_SCOPED_LOCKABLE TryMutexLock {
 // More small segments than this are merged by the next commit, not left for Maintain.
 constexpr size_t kManySmallSegments = 16;
 
+// A bounded memory is sealed in about this many segments: so much of its disk at most is held by what is evicted.
+constexpr int64_t kSegmentsOfABound = 16;
+
+// Gives back the disk of an index that is not finished or that no manifest came to name.
+class UnnamedIndex {
+ public:
+  UnnamedIndex(Store* store, IndexId id) : store_(store), id_(id) {}
+  ~UnnamedIndex() {
+    if (named_) return;
+    if (const absl::Status status = store_->database().DropIndexes({id_}); !status.ok()) store_->Log(status.message());
+  }
+  UnnamedIndex(const UnnamedIndex&) = delete;
+  UnnamedIndex& operator=(const UnnamedIndex&) = delete;
+
+  void Named() { named_ = true; }
+
+ private:
+  Store* const store_;
+  const IndexId id_;
+  bool named_ = false;
+};
+
 bool FullyEvicted(const SegmentView& view, const MemoryState& state) {
   return view.first_token >= state.pinned_tokens && view.end() <= state.first_kept;
 }
 
 }  // namespace
+
+int64_t Memory::SealTokens() const {
+  if (options_.max_tokens == 0) return options_.segment_tokens;
+  const int64_t share = (options_.max_tokens / kSegmentsOfABound + kChunkRows - 1) / kChunkRows * kChunkRows;
+  return std::clamp(share, kChunkRows, options_.segment_tokens);
+}
 
 MemoryManifest Memory::ManifestOf(const MemoryState& state) const {
   MemoryManifest next = manifest_;
@@ -67,6 +95,12 @@ absl::Status Memory::PutManifest(MemoryManifest next, Transaction& transaction, 
 }
 
 absl::Status Memory::CommitLocked(Durability durability, bool seal_all, bool may_exceed_budget) {
+  const absl::Status status = CommitOnce(durability, seal_all, may_exceed_budget);
+  // The database has to be opened again, which the next transaction does; all rows are still in memory.
+  return absl::IsAborted(status) ? CommitOnce(durability, seal_all, may_exceed_budget) : status;
+}
+
+absl::Status Memory::CommitOnce(Durability durability, bool seal_all, bool may_exceed_budget) {
   ReleasableMutexLock commit_lock(&commit_mutex_);
   // Read under the lock: index builds publish their runs under it.
   const std::shared_ptr<const MemoryState> now = state();
@@ -74,7 +108,7 @@ absl::Status Memory::CommitLocked(Durability durability, bool seal_all, bool may
   const DType dtype = options_.stored_dtype;
   const int64_t whole = tail.WholeRows();
   const int64_t chunk_end = whole / kChunkRows * kChunkRows;
-  const bool seal = seal_all ? whole > 0 : whole >= options_.segment_tokens;
+  const bool seal = seal_all ? whole > 0 : whole >= SealTokens();
   const int64_t seal_rows = !seal ? 0 : seal_all ? whole : chunk_end;
   const int64_t chunks_until = seal ? seal_rows : chunk_end;
 
@@ -147,7 +181,15 @@ absl::Status Memory::CommitAndMerge(Durability durability, int64_t* tokens_durab
   MNEME_RETURN_IF_ERROR(CommitLocked(durability, false));
   if (tokens_durable != nullptr) *tokens_durable = before->WholeEnd();
   *sealed = state()->tail != before->tail;
+  GiveBackEvicted(/*wholly=*/true);
   return MergeIfMany();
+}
+
+void Memory::GiveBackEvicted(bool wholly) {
+  // The commit is made; a disk too full to rewrite on costs nothing but the disk.
+  if (const absl::Status status = RewriteEvicted(wholly); !status.ok()) {
+    store_->Log(absl::StrCat("memory \"", name_, "\": evicted rows stay on disk for now: ", status.message()));
+  }
 }
 
 absl::Status Memory::Commit(Durability durability, int64_t* tokens_durable) {
@@ -171,7 +213,7 @@ absl::Status Memory::Commit(Durability durability, int64_t* tokens_durable) {
 absl::Status Memory::MergeIfMany() {
   const std::shared_ptr<const MemoryState> now = state();
   const auto small = std::count_if(now->sealed.begin(), now->sealed.end(), [&](const SegmentView& view) {
-    return view.rows < options_.segment_tokens;
+    return view.rows < SealTokens();
   });
   return static_cast<size_t>(small) > kManySmallSegments ? MergeSmallSegments() : absl::OkStatus();
 }
@@ -179,7 +221,7 @@ absl::Status Memory::MergeIfMany() {
 absl::Status Memory::MergeSmallSegments() {
   const std::shared_ptr<const MemoryState> now = state();
   const std::vector<SegmentView>& views = now->sealed;
-  const int64_t large = options_.segment_tokens;
+  const int64_t large = SealTokens();
   std::vector<SegmentView> merged;  // newest first
   bool changed = false;
   const std::unique_ptr<Transaction> transaction = store_->database().Begin();
@@ -209,19 +251,58 @@ absl::Status Memory::MergeSmallSegments() {
   }
   if (!changed) return absl::OkStatus();
   std::reverse(merged.begin(), merged.end());
+  return ReplaceSealed(merged, *transaction);
+}
+
+absl::Status Memory::ReplaceSealed(const std::vector<SegmentView>& views, Transaction& transaction) {
   {
     MutexLock lock(&commit_mutex_);
     MemoryState shape = *state();  // with the runs as they are now
-    shape.sealed = merged;
+    shape.sealed = views;
     MemoryManifest next = ManifestOf(shape);
     if (!manifest_.segments.empty() && !manifest_.segments.back().sealed) {
       next.segments.push_back(manifest_.segments.back());
     }
-    MNEME_RETURN_IF_ERROR(PutManifest(std::move(next), *transaction, Durability::kBuffered));
+    MNEME_RETURN_IF_ERROR(PutManifest(std::move(next), transaction, Durability::kBuffered));
     synced_ = false;
   }
-  UpdateState([&](MemoryState& next) { next.sealed = merged; });
+  UpdateState([&](MemoryState& next) { next.sealed = views; });
   return absl::OkStatus();
+}
+
+absl::StatusOr<SegmentView> Memory::CopyOf(const SegmentView& view, int64_t begin, int64_t end,
+                                           Transaction& transaction) const {
+  const std::shared_ptr<Segment> copy = NewTail();
+  MNEME_RETURN_IF_ERROR(CopyRows(card_, options_.stored_dtype, *view.segment, begin, end, *copy));
+  MNEME_RETURN_IF_ERROR(WriteChunks(transaction, card_, options_.stored_dtype, *copy, 0, end - begin));
+  const std::shared_ptr<Segment> sealed = copy->SealAt(end - begin);
+  store_->RegisterSegment(sealed);
+  return SegmentView{sealed, view.first_token + begin, end - begin};
+}
+
+absl::Status Memory::RewriteEvicted(bool wholly) {
+  const std::shared_ptr<const MemoryState> now = state();
+  std::vector<SegmentView> views;
+  bool changed = false;
+  const std::unique_ptr<Transaction> transaction = store_->database().Begin();
+  for (const SegmentView& view : now->sealed) {
+    const int64_t pinned = std::clamp<int64_t>(now->pinned_tokens - view.first_token, 0, view.rows);
+    const int64_t kept = std::clamp<int64_t>(now->first_kept - view.first_token, pinned, view.rows);
+    if (2 * (kept - pinned) < view.rows || (wholly && kept < view.rows)) {
+      views.push_back(view);
+      continue;
+    }
+    changed = true;
+    if (pinned > 0) {
+      MNEME_ASSIGN_OR_RETURN(const SegmentView copy, CopyOf(view, 0, pinned, *transaction));
+      views.push_back(copy);
+    }
+    if (kept < view.rows) {
+      MNEME_ASSIGN_OR_RETURN(const SegmentView copy, CopyOf(view, kept, view.rows, *transaction));
+      views.push_back(copy);
+    }
+  }
+  return changed ? ReplaceSealed(views, *transaction) : absl::OkStatus();
 }
 
 absl::Status Memory::Truncate(int64_t tokens) {
@@ -277,8 +358,12 @@ absl::Status Memory::EvictAndCommit(int64_t keep_tokens) {
   }
   const absl::Status status = CommitLocked(Durability::kBuffered, false, /*may_exceed_budget=*/true);
   // What is still on disk is still there.
-  if (!status.ok()) UpdateState([&](MemoryState& next) { next.first_kept = now->first_kept; });
-  return status;
+  if (!status.ok()) {
+    UpdateState([&](MemoryState& next) { next.first_kept = now->first_kept; });
+    return status;
+  }
+  GiveBackEvicted(/*wholly=*/false);
+  return absl::OkStatus();
 }
 
 absl::Status Memory::ForkTo(const std::string& name, int64_t at_token) {
@@ -326,6 +411,7 @@ absl::Status Memory::Maintain(const Progress& progress) {
     if (!lock.held()) return BusyError(name_);
     MNEME_RETURN_IF_ERROR(CheckWritable());
     MNEME_RETURN_IF_ERROR(CommitLocked(Durability::kBuffered, false));
+    GiveBackEvicted(/*wholly=*/false);
     return MergeSmallSegments();
   };
   const absl::Status status = commit_and_merge();
@@ -367,6 +453,7 @@ absl::Status Memory::BuildIndexes(const Progress& progress) {
                                           &store_->database(), !store_->options().rebuild_only, true,
                                           &store_->index_counters(),
                                           [store = store_](absl::string_view text) { store->Log(text); });
+    UnnamedIndex unnamed(store_, run->id());
     absl::Status refused;
     for (size_t layer = 0; layer < card_.layers.size() && refused.ok(); ++layer) {
       for (int32_t head = 0; head < card_.layers[layer].kv_heads && refused.ok(); ++head) {
@@ -411,6 +498,7 @@ absl::Status Memory::BuildIndexes(const Progress& progress) {
     }
     const std::unique_ptr<Transaction> transaction = store_->database().Begin();
     MNEME_RETURN_IF_ERROR(PutManifest(std::move(next), *transaction, Durability::kBuffered));
+    unnamed.Named();
     // A truncation cannot have come between: it takes the state's lock only, so look once more.
     MutexLock lock(&state_mutex_);
     if (truncations_ != truncations) break;

@@ -225,7 +225,7 @@ absl::Status Store::VerifyOne(const MemoryManifest& manifest, const Progress& pr
       },
       [&](const absl::Status& status) {
         ++report->damaged_values;
-        messages->emplace_back(status.message());
+        messages->push_back(absl::StrCat("memory \"", manifest.name, "\": ", status.message()));
       }));
   report->bytes_read = static_cast<int64_t>(read);
   if (report->damaged_values > 0) report->damaged_memories = 1;
@@ -240,9 +240,11 @@ absl::Status Store::VerifyOne(const MemoryManifest& manifest, const Progress& pr
                                         ? absl::OkStatus()
                                         : LoadKeyIndex(*spec, *blob, ref.tokens, layer.key_dim).status();
         if (status.ok()) continue;
-        ++report->damaged_indexes;
+        const std::string where = absl::StrCat("index ", ref.id, " layer ", layer.layer, " head ", head, ": ");
+        // What storage says of a blob names it already.
         messages->push_back(
-            absl::StrCat("index ", ref.id, " layer ", layer.layer, " head ", head, ": ", status.message()));
+            absl::StrCat("memory \"", manifest.name, "\": ", blob.ok() ? where : "", status.message()));
+        ++report->damaged_indexes;
       }
     }
   }
@@ -254,7 +256,22 @@ absl::Status Store::Verify(const Progress& progress, VerifyReport* report) {
   constexpr int kMostAttempts = 10;
   MNEME_RETURN_IF_ERROR(database_->CatchUp());
   MNEME_ASSIGN_OR_RETURN(const std::vector<std::string> names, database_->ListMemories());
+  // Each memory has its share of the progress as it is now, however it changes and however often it is read.
+  std::vector<int64_t> shares;
+  int64_t total = 0;
   for (const std::string& name : names) {
+    const absl::StatusOr<MemoryManifest> manifest = database_->ReadManifest(name);
+    shares.push_back(manifest.ok() ? static_cast<int64_t>(StoredBytes(*manifest)) : 0);
+    total += shares.back();
+  }
+  int64_t before = 0, told = 0;
+  for (size_t i = 0; i < names.size(); before += shares[i++]) {
+    const std::string& name = names[i];
+    const auto of_all = [&](int64_t done, int64_t bytes) {
+      const double part = static_cast<double>(done) / static_cast<double>(std::max<int64_t>(1, bytes));
+      told = std::max(told, before + static_cast<int64_t>(part * static_cast<double>(shares[i])));
+      return !progress || progress(told, total);
+    };
     VerifyReport found;
     std::vector<std::string> messages;
     for (int attempt = 1; attempt <= kMostAttempts; ++attempt) {
@@ -268,11 +285,7 @@ absl::Status Store::Verify(const Progress& progress, VerifyReport* report) {
         messages.emplace_back(manifest.status().message());
         break;
       }
-      const int64_t before = report->bytes_read;
-      const auto from_here = [&](int64_t done, int64_t total) {
-        return !progress || progress(before + done, before + total);
-      };
-      MNEME_RETURN_IF_ERROR(VerifyOne(*manifest, from_here, &found, &messages));
+      MNEME_RETURN_IF_ERROR(VerifyOne(*manifest, of_all, &found, &messages));
       if (messages.empty()) break;
       const absl::StatusOr<MemoryManifest> now = database_->ReadManifest(name);
       if (now.ok() && now->generation == manifest->generation) break;
@@ -284,6 +297,11 @@ absl::Status Store::Verify(const Progress& progress, VerifyReport* report) {
     report->damaged_indexes += found.damaged_indexes;
     report->bytes_read += found.bytes_read;
   }
+  // A bad block that no row of a memory needs is damage all the same.
+  const absl::Status tables = database_->VerifyTables();
+  if (!absl::IsDataLoss(tables)) return tables;
+  Log(tables.message());
+  if (report->damaged_memories + report->damaged_values + report->damaged_indexes == 0) report->damaged_values = 1;
   return absl::OkStatus();
 }
 

@@ -78,9 +78,7 @@ rocksdb::Status ColumnWriter::FinishFlush() {
       !db_->GetIntProperty(family_, rocksdb::DB::Properties::kNumImmutableMemTable, &immutable)) {
     return rocksdb::Status::Incomplete("cannot tell whether everything is flushed");
   }
-  if (active + immutable > 0) {
-    return rocksdb::Status::IOError("rows cannot be flushed after an earlier failure; close the store and open it again");
-  }
+  if (active + immutable > 0) return rocksdb::Status::Incomplete("rows are not flushed after an earlier failure");
   unflushed_bytes_ = 0;
   flushing_ = false;
   return rocksdb::Status::OK();

@@ -24,7 +24,8 @@ class ColumnWriter {
   // all its other keys, by which owners are listed without reading their values. Not durable yet.
   rocksdb::Status Write(uint64_t owner, rocksdb::WriteBatch* batch);
 
-  // Makes all that was written durable. After it returns OK, files hold everything written before the call.
+  // Makes all that was written durable. After it returns OK, files hold everything written before the call. Incomplete:
+  // RocksDB cannot, though it reported success, until the database is opened again.
   rocksdb::Status Flush();
 
   // Deletes owner ids [first, last] and gives back their disk.

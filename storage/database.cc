@@ -68,23 +68,45 @@ void DatabaseImpl::Log(absl::string_view message) const {
   }
 }
 
-absl::Status DatabaseImpl::EnsureWritable() {
+absl::Status DatabaseImpl::LockWriter(std::shared_lock<std::shared_mutex>& lock) {
   if (!writer()) {
     return absl::FailedPreconditionError(absl::StrCat("the store is open for reading only: ", path_));
   }
-  if (!write_failed_.exchange(false)) return absl::OkStatus();
-  const rocksdb::Status status = db()->Resume();
-  if (!status.ok()) write_failed_ = true;
-  return FromRocks(status, "resume after an error");
+  if (write_failed_) {
+    const std::lock_guard alone(handle_mutex_);
+    MNEME_RETURN_IF_ERROR(Recover());
+  }
+  lock = std::shared_lock(handle_mutex_);
+  // Another thread may have failed to open it again just now.
+  if (writer_handle_ != nullptr) return absl::OkStatus();
+  lock.unlock();
+  return absl::UnavailableError(absl::StrCat("the store could not be opened again after an error: ", path_));
+}
+
+absl::Status DatabaseImpl::Recover() {
+  if (!write_failed_) return absl::OkStatus();  // another thread did it
+  absl::Status status;
+  if (must_reopen_ || writer_handle_ == nullptr) {
+    status = Reopen();
+  } else {
+    status = FromRocks(db()->Resume(), "resume after an error");
+  }
+  if (!status.ok()) return status;
+  write_failed_ = false;
+  must_reopen_ = false;
+  return absl::OkStatus();
 }
 
 absl::Status DatabaseImpl::Wrote(const rocksdb::Status& status, absl::string_view doing) {
-  if (!status.ok()) write_failed_ = true;
-  return FromRocks(status, doing);
+  if (status.ok()) return absl::OkStatus();
+  if (status.IsIncomplete()) must_reopen_ = true;
+  write_failed_ = true;
+  if (!status.IsIncomplete()) return FromRocks(status, doing);
+  return absl::AbortedError(absl::StrCat(doing, ": ", status.ToString(), "; try again"));
 }
 
-absl::Status DatabaseImpl::MapRead(const rocksdb::Status& status, absl::string_view doing) const {
-  if (status.IsPathNotFound() && !writer()) {
+absl::Status DatabaseImpl::MapRead(const rocksdb::Status& status, absl::string_view doing, Seen from) {
+  if (status.IsPathNotFound() && !writer() && WriterWentOn(from)) {
     return absl::UnavailableError(
         absl::StrCat(doing, ": the writer has dropped it; catch up or open again: ", status.ToString()));
   }
@@ -126,9 +148,9 @@ std::unique_ptr<Transaction> DatabaseImpl::Begin() {
 absl::StatusOr<std::vector<std::string>> DatabaseImpl::ListMemories() {
   return Guarded("list memories", [&]() -> absl::StatusOr<std::vector<std::string>> {
     std::vector<std::string> names;
-    const std::shared_ptr<RocksHandle> view = View();
+    MNEME_ASSIGN_OR_RETURN(const View view, ViewOf(Seen::kView));
     const std::unique_ptr<rocksdb::Iterator> it(
-        (*view)->NewIterator(rocksdb::ReadOptions(), view->family(kDefaultFamily)));
+        view->NewIterator(rocksdb::ReadOptions(), view.family(kDefaultFamily)));
     for (it->Seek(rocksdb::Slice(&kManifestPrefix, 1)); it->Valid() && it->key()[0] == kManifestPrefix; it->Next()) {
       names.emplace_back(it->key().data() + 1, it->key().size() - 1);
     }
@@ -140,10 +162,10 @@ absl::StatusOr<std::vector<std::string>> DatabaseImpl::ListMemories() {
 absl::StatusOr<MemoryManifest> DatabaseImpl::ReadManifest(absl::string_view name) {
   return Guarded("read manifest", [&]() -> absl::StatusOr<MemoryManifest> {
     const std::string doing = absl::StrCat("manifest of memory '", name, "'");
-    const std::shared_ptr<RocksHandle> view = View();
+    MNEME_ASSIGN_OR_RETURN(const View view, ViewOf(Seen::kView));
     rocksdb::PinnableSlice value;
     const rocksdb::Status status =
-        (*view)->Get(rocksdb::ReadOptions(), view->family(kDefaultFamily), ToSlice(ManifestKey(name)), &value);
+        view->Get(rocksdb::ReadOptions(), view.family(kDefaultFamily), ToSlice(ManifestKey(name)), &value);
     if (status.IsNotFound()) return absl::NotFoundError(absl::StrCat("no memory named '", name, "'"));
     MNEME_RETURN_IF_ERROR(MapRead(status, doing));
     absl::StatusOr<MemoryManifest> manifest = DecodeManifest(ToView(value));
@@ -160,22 +182,28 @@ absl::StatusOr<MemoryManifest> DatabaseImpl::ReadManifest(absl::string_view name
 absl::Status DatabaseImpl::ReadChunk(SegmentId segment, const Column& column, int64_t chunk, std::string& key,
                                      rocksdb::PinnableSlice& value) {
   key = ChunkKey(segment, column, chunk);
-  const auto get = [&] {
+  const auto get = [&]() -> absl::StatusOr<rocksdb::Status> {
     value.Reset();
-    const std::shared_ptr<RocksHandle> view = RowsView();
+    MNEME_ASSIGN_OR_RETURN(const View view, ViewOf(Seen::kRowsView));
     // The chunk's own checksums cover what RocksDB's would; its CRC of the whole blob costs more than the read (Debian
     // builds it without the processor's instruction).
     rocksdb::ReadOptions options;
     options.verify_checksums = false;
-    return (*view)->Get(options, view->family(kRowsFamily), ToSlice(key), &value);
+    return view->Get(options, view.family(kRowsFamily), ToSlice(key), &value);
   };
-  rocksdb::Status status = get();
+  MNEME_ASSIGN_OR_RETURN(rocksdb::Status status, get());
   if (status.ok()) return absl::OkStatus();
   MNEME_ASSIGN_OR_RETURN(const bool newer, RefreshRowsView());
-  if (newer) status = get();
+  if (newer) {
+    MNEME_ASSIGN_OR_RETURN(status, get());
+  }
   const std::string name = ChunkName(segment, column, chunk);
   if (status.IsNotFound()) return absl::DataLossError(absl::StrCat(name, ": missing"));
-  return MapRead(status, name);
+  absl::Status error = MapRead(status, name, Seen::kRowsView);
+  if (!absl::IsDataLoss(error)) return error;
+  const absl::StatusOr<std::string> files = WrongFiles();
+  if (!files.ok() || files->empty()) return error;
+  return absl::DataLossError(absl::StrCat(error.message(), " (missing or of a wrong size: ", *files, ")"));
 }
 
 absl::Status DatabaseImpl::ReadChunkRows(SegmentId segment, const Column& column, int64_t row_begin, int64_t row_end,
@@ -211,8 +239,8 @@ absl::StatusOr<std::vector<LogRecord>> DatabaseImpl::ReadLogs(SegmentId segment,
   return Guarded("read logs", [&]() -> absl::StatusOr<std::vector<LogRecord>> {
     const std::string doing = absl::StrCat("log of segment ", segment, " layer ", layer);
     std::vector<LogRecord> records;
-    const std::shared_ptr<RocksHandle> view = View();
-    const std::unique_ptr<rocksdb::Iterator> it((*view)->NewIterator(rocksdb::ReadOptions(), view->family(kLogFamily)));
+    MNEME_ASSIGN_OR_RETURN(const View view, ViewOf(Seen::kView));
+    const std::unique_ptr<rocksdb::Iterator> it(view->NewIterator(rocksdb::ReadOptions(), view.family(kLogFamily)));
     it->Seek(ToSlice(LogKey(segment, 0, layer)));
     while (it->Valid()) {
       if (ParseOwner(ToView(it->key())) != segment) break;
@@ -242,7 +270,8 @@ absl::Status DatabaseImpl::DropLogs(uint64_t first, uint64_t last) {
 absl::Status DatabaseImpl::DropSegments(absl::Span<const SegmentId> segments) {
   return Guarded("drop segments", [&]() -> absl::Status {
     if (segments.empty()) return absl::OkStatus();
-    MNEME_RETURN_IF_ERROR(EnsureWritable());
+    std::shared_lock<std::shared_mutex> lock;
+    MNEME_RETURN_IF_ERROR(LockWriter(lock));
     // The commits that stopped naming them must not be lost after their rows.
     MNEME_RETURN_IF_ERROR(Wrote(db()->FlushWAL(true), "sync before a drop"));
     for (const auto& [first, last] : Runs(segments)) {
@@ -256,7 +285,13 @@ absl::Status DatabaseImpl::DropSegments(absl::Span<const SegmentId> segments) {
 absl::Status DatabaseImpl::DropIndexes(absl::Span<const IndexId> indexes) {
   return Guarded("drop indices", [&]() -> absl::Status {
     if (indexes.empty()) return absl::OkStatus();
-    MNEME_RETURN_IF_ERROR(EnsureWritable());
+    std::shared_lock<std::shared_mutex> lock;
+    MNEME_RETURN_IF_ERROR(LockWriter(lock));
+    // A search that still holds one of them may be about to write its blob again.
+    {
+      const std::lock_guard guard(index_mutex_);
+      dropped_indexes_.insert(indexes.begin(), indexes.end());
+    }
     for (const auto& [first, last] : Runs(indexes)) {
       MNEME_RETURN_IF_ERROR(Wrote(index_writer_->Drop(first, last), "drop indices"));
     }

@@ -93,6 +93,9 @@ class Transaction {
   virtual absl::Status Commit(Durability durability) = 0;
 };
 
+// Bytes of the rows that a manifest names.
+uint64_t StoredBytes(const MemoryManifest& manifest);
+
 // One RocksDB database in one folder. Thread-safe.
 class Database {
  public:
@@ -122,7 +125,8 @@ class Database {
   virtual absl::StatusOr<std::vector<LogRecord>> ReadLogs(SegmentId segment, int32_t layer) = 0;
 
   // Index blobs: a disposable cache. Put replaces, is seen at once, and is durable with the next commit of any
-  // transaction (so before a manifest that names it). Get: NotFound if there is none, DataLoss if it is damaged.
+  // transaction (so before a manifest that names it). What was dropped stays dropped: a late Put of it does nothing.
+  // Get: NotFound if there is none, DataLoss if it is damaged.
   virtual absl::Status PutIndexBlob(IndexId index, int32_t layer, int32_t head, absl::string_view blob) = 0;
   virtual absl::StatusOr<std::string> GetIndexBlob(IndexId index, int32_t layer, int32_t head) = 0;
 
@@ -131,10 +135,13 @@ class Database {
   virtual absl::Status DropIndexes(absl::Span<const IndexId> indexes) = 0;
 
   // Re-reads every chunk and log record of a memory against its checksums; `damaged` is called for each bad one.
-  // `progress` gets bytes done and in all; a false return cancels (Cancelled).
+  // `progress` gets bytes done and StoredBytes; a false return cancels (Cancelled).
   virtual absl::Status VerifyMemory(const MemoryManifest& manifest,
                                     const std::function<bool(uint64_t, uint64_t)>& progress,
                                     const std::function<void(const absl::Status&)>& damaged) = 0;
+
+  // Checks every block of RocksDB's table files, also those that no row depends on. DataLoss names the first bad file.
+  virtual absl::Status VerifyTables() = 0;
 
   // kFollow: sees what the writer has committed since. A no-op in the other modes.
   virtual absl::Status CatchUp() = 0;

@@ -5,7 +5,10 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <shared_mutex>
 #include <string>
+#include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "rocksdb/db.h"
@@ -38,6 +41,7 @@ class DatabaseImpl final : public Database {
   absl::Status DropIndexes(absl::Span<const IndexId> indexes) override;
   absl::Status VerifyMemory(const MemoryManifest& manifest, const std::function<bool(uint64_t, uint64_t)>& progress,
                             const std::function<void(const absl::Status&)>& damaged) override;
+  absl::Status VerifyTables() override;
   absl::Status CatchUp() override;
   absl::StatusOr<DatabaseStats> Stats() override;
 
@@ -56,13 +60,21 @@ class DatabaseImpl final : public Database {
   // Ids that own something in rows, log or index, ascending. Seeks from id to id.
   absl::StatusOr<std::vector<uint64_t>> Owners(Family family);
 
-  // FailedPrecondition unless this is a writer. After an I/O error RocksDB refuses writes until it is told to
-  // resume; this tells it.
-  absl::Status EnsureWritable();
-  // Maps the outcome of a write, and remembers a failure for EnsureWritable.
+  // Holds the writer's handle for one step; everything that writes, and all that uses db() and family() with it, does
+  // so under this lock. FailedPrecondition unless this is a writer. Tries to bring a database back that an error has
+  // stopped: RocksDB refuses writes until it is told to resume, and where it cannot flush what it has in memory it is
+  // opened again.
+  absl::Status LockWriter(std::shared_lock<std::shared_mutex>& lock);
+  // Maps the outcome of a write, and remembers a failure for LockWriter. Aborted: the same again may succeed.
   absl::Status Wrote(const rocksdb::Status& status, absl::string_view doing);
-  // Maps the outcome of a read: a missing file is lost data, unless a writer may have dropped it meanwhile.
-  absl::Status MapRead(const rocksdb::Status& status, absl::string_view doing) const;
+  // The next three are called with handle_mutex_ held alone.
+  absl::Status Recover();
+  absl::Status Reopen();
+  void CloseHandles();
+  // Maps the outcome of a read from a view: a missing file is lost data, unless another process has changed the store
+  // since that view was made.
+  enum class Seen { kView, kRowsView };
+  absl::Status MapRead(const rocksdb::Status& status, absl::string_view doing, Seen from = Seen::kView);
 
   // Keeps the persisted bound on ids above all that were handed out; precedes every commit.
   absl::Status ReserveIds();
@@ -70,6 +82,9 @@ class DatabaseImpl final : public Database {
   absl::Status TrimLogs();
 
   absl::Status DropLogs(uint64_t first, uint64_t last);
+  // Of the files that the database lives on, those that are missing or have another size than they should, as
+  // "000013.blob, 000018.sst". RocksDB does not always say which file it found damaged.
+  absl::StatusOr<std::string> WrongFiles();
   // DataLoss if it is missing.
   absl::Status ReadChunk(SegmentId segment, const Column& column, int64_t chunk, std::string& key,
                          rocksdb::PinnableSlice& value);
@@ -78,12 +93,27 @@ class DatabaseImpl final : public Database {
 
   // Manifests and logs are read from one view, which CatchUp replaces. Rows and index blobs never change while they
   // are named, so they may be read from a newer one, when the writer has moved them to other files meanwhile.
-  std::shared_ptr<RocksHandle> View();
-  std::shared_ptr<RocksHandle> RowsView();
+  // While a reader holds one, a writer is not opened again; so a thread holds one at a time, and no writer's lock.
+  class View {
+   public:
+    View(std::shared_lock<std::shared_mutex> lock, std::shared_ptr<RocksHandle> handle)
+        : lock_(std::move(lock)), handle_(std::move(handle)) {}
+    rocksdb::DB* operator->() const { return handle_->get(); }
+    rocksdb::DB* get() const { return handle_->get(); }
+    rocksdb::ColumnFamilyHandle* family(Family f) const { return handle_->family(f); }
+
+   private:
+    std::shared_lock<std::shared_mutex> lock_;  // released after the handle
+    std::shared_ptr<RocksHandle> handle_;
+  };
+  // Unavailable if a writer could not be opened again.
+  absl::StatusOr<View> ViewOf(Seen which);
+  // Whether another process has changed the store's files since a view was made.
+  bool WriterWentOn(Seen from);
   // True if there was a newer view for rows.
   absl::StatusOr<bool> RefreshRowsView();
 
-  // Of the writer, whose handle never changes.
+  // Of the writer.
   rocksdb::DB* db() const { return writer_handle_->get(); }
   rocksdb::ColumnFamilyHandle* family(Family f) const { return writer_handle_->family(f); }
   bool writer() const { return options_.mode == DatabaseOptions::Mode::kReadWrite; }
@@ -91,7 +121,12 @@ class DatabaseImpl final : public Database {
   const std::string path_;
   const DatabaseOptions options_;
   std::shared_ptr<rocksdb::Statistics> statistics_;
-  std::shared_ptr<RocksHandle> writer_handle_;  // kReadWrite only
+  const std::shared_ptr<rocksdb::Cache> block_cache_;
+  // Of a writer: taken alone to open it again, shared by whoever uses its handles. Not recursive.
+  std::shared_mutex handle_mutex_;
+  std::shared_ptr<rocksdb::Env> writer_env_;    // kReadWrite only: holds the lock on the store
+  std::shared_ptr<RocksHandle> writer_handle_;  // kReadWrite only; null if it could not be opened again
+  uint64_t epoch_ = 0;                          // how often it was: what was written without a log is lost then
   std::mutex view_mutex_;                       // guards the next two
   std::shared_ptr<RocksHandle> view_;
   std::shared_ptr<RocksHandle> rows_view_;
@@ -108,10 +143,12 @@ class DatabaseImpl final : public Database {
   std::atomic<uint64_t> index_bound_{0};
 
   std::atomic<bool> write_failed_{false};
+  std::atomic<bool> must_reopen_{false};
   std::atomic<int> flushes_since_trim_{0};
   std::atomic<uint64_t> appended_bytes_{0};
   uint64_t orphans_collected_ = 0;
-  std::mutex index_mutex_;  // one PutIndexBlob at a time: generations are read, then written
+  std::mutex index_mutex_;  // one PutIndexBlob at a time: generations are read, then written; guards the next
+  std::unordered_set<IndexId> dropped_indexes_;  // since open
 };
 
 }  // namespace mneme

@@ -104,7 +104,8 @@ absl::Status Probe(const std::string& path, const rocksdb::DBOptions& db_options
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* raw = nullptr;
   MNEME_RETURN_IF_ERROR(
-      FromRocks(rocksdb::DB::OpenForReadOnly(db_options, path, {MakeFamilies()[kDefaultFamily]}, &handles, &raw),
+      FromRocks(rocksdb::DB::OpenForReadOnly(
+                    db_options, path, {MakeFamilies(MakeBlockCache())[kDefaultFamily]}, &handles, &raw),
                 "open " + path));
   const std::unique_ptr<rocksdb::DB> db(raw);
   std::string value;
@@ -194,30 +195,59 @@ absl::StatusOr<std::unique_ptr<Database>> DatabaseImpl::Open(const std::string& 
 }
 
 DatabaseImpl::DatabaseImpl(std::string path, const DatabaseOptions& options)
-    : path_(std::move(path)), options_(options), statistics_(rocksdb::CreateDBStatistics()) {
+    : path_(std::move(path)),
+      options_(options),
+      statistics_(rocksdb::CreateDBStatistics()),
+      block_cache_(MakeBlockCache()) {
   statistics_->set_stats_level(rocksdb::StatsLevel::kExceptHistogramOrTimers);
 }
 
 absl::Status DatabaseImpl::OpenWriter(bool create) {
-  const std::shared_ptr<rocksdb::Env> env = MakeEnv();
-  rocksdb::DBOptions db_options = MakeDbOptions(env.get(), options_.log, statistics_);
+  if (writer_env_ == nullptr) writer_env_ = MakeEnv();
+  rocksdb::DBOptions db_options = MakeDbOptions(writer_env_.get(), options_.log, statistics_);
   db_options.create_if_missing = create;
   db_options.create_missing_column_families = create;
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* db = nullptr;
-  rocksdb::Status status = rocksdb::DB::Open(db_options, path_, MakeFamilies(), &handles, &db);
+  rocksdb::Status status = rocksdb::DB::Open(db_options, path_, MakeFamilies(block_cache_), &handles, &db);
   if (status.IsInvalidArgument()) {
     MNEME_RETURN_IF_ERROR(Probe(path_, db_options));
     db_options.create_missing_column_families = true;
-    status = rocksdb::DB::Open(db_options, path_, MakeFamilies(), &handles, &db);
+    status = rocksdb::DB::Open(db_options, path_, MakeFamilies(block_cache_), &handles, &db);
   }
   if (!status.ok()) return FromOpen(status, path_);
-  writer_handle_ = std::make_shared<RocksHandle>(env, db, std::move(handles));
+  writer_handle_ = std::make_shared<RocksHandle>(writer_env_, db, std::move(handles));
   rows_writer_.emplace(db, family(kRowsFamily));
   index_writer_.emplace(db, family(kIndexFamily));
   const std::lock_guard lock(view_mutex_);
   view_ = rows_view_ = writer_handle_;
   return absl::OkStatus();
+}
+
+void DatabaseImpl::CloseHandles() {
+  {
+    const std::lock_guard lock(view_mutex_);
+    view_ = rows_view_ = nullptr;
+  }
+  rows_writer_.reset();
+  index_writer_.reset();
+  writer_handle_.reset();
+}
+
+absl::Status DatabaseImpl::Reopen() {
+  Log("RocksDB cannot flush after an error; the database is opened again");
+  ++epoch_;
+  CloseHandles();
+  const absl::Status status = OpenWriter(false);
+  if (status.ok()) return status;
+  // Until a later write succeeds in it, what is committed can still be read.
+  std::string ignored;
+  absl::StatusOr<std::shared_ptr<RocksHandle>> view = OpenView(ignored);
+  if (view.ok()) {
+    const std::lock_guard lock(view_mutex_);
+    view_ = rows_view_ = *std::move(view);
+  }
+  return status;
 }
 
 absl::StatusOr<std::shared_ptr<RocksHandle>> DatabaseImpl::OpenView(std::string& signature) {
@@ -229,29 +259,39 @@ absl::StatusOr<std::shared_ptr<RocksHandle>> DatabaseImpl::OpenView(std::string&
     const Signature before = SignatureOf(path_);
     std::vector<rocksdb::ColumnFamilyHandle*> handles;
     rocksdb::DB* db = nullptr;
-    status = rocksdb::DB::OpenForReadOnly(db_options, path_, MakeFamilies(), &handles, &db);
+    status = rocksdb::DB::OpenForReadOnly(db_options, path_, MakeFamilies(block_cache_), &handles, &db);
     if (status.IsInvalidArgument()) {
       MNEME_RETURN_IF_ERROR(Probe(path_, db_options));
       return NoStore(path_);
     }
     if (!status.ok()) continue;
     view = std::make_shared<RocksHandle>(env, db, std::move(handles));
-    signature = before.all;
     // The tree is read before the log: if it has changed meanwhile, a commit may have come without its chunks.
-    if (SignatureOf(path_).tree == before.tree) return view;
+    if (SignatureOf(path_).tree == before.tree) {
+      signature = before.all;
+      return view;
+    }
   }
   if (view == nullptr) return FromOpen(status, path_);
   return absl::UnavailableError(absl::StrCat("open ", path_, ": the writer is too busy for a consistent view"));
 }
 
-std::shared_ptr<RocksHandle> DatabaseImpl::View() {
-  const std::lock_guard lock(view_mutex_);
-  return view_;
+absl::StatusOr<DatabaseImpl::View> DatabaseImpl::ViewOf(Seen which) {
+  std::shared_lock<std::shared_mutex> lock;
+  // A reader's views are replaced while others use them; only a writer's must be closed before.
+  if (writer()) lock = std::shared_lock(handle_mutex_);
+  std::shared_ptr<RocksHandle> handle;
+  {
+    const std::lock_guard guard(view_mutex_);
+    handle = which == Seen::kView ? view_ : rows_view_;
+  }
+  if (handle != nullptr) return View(std::move(lock), std::move(handle));
+  return absl::UnavailableError(absl::StrCat("the store could not be opened again after an error: ", path_));
 }
 
-std::shared_ptr<RocksHandle> DatabaseImpl::RowsView() {
-  const std::lock_guard lock(view_mutex_);
-  return rows_view_;
+bool DatabaseImpl::WriterWentOn(Seen from) {
+  const std::lock_guard refresh(refresh_mutex_);
+  return SignatureOf(path_).all != (from == Seen::kView ? view_signature_ : rows_signature_);
 }
 
 absl::StatusOr<bool> DatabaseImpl::RefreshRowsView() {
@@ -278,14 +318,14 @@ absl::Status DatabaseImpl::CatchUp() {
 }
 
 absl::Status DatabaseImpl::CheckVersion(bool create) {
-  const std::shared_ptr<RocksHandle> view = View();
+  MNEME_ASSIGN_OR_RETURN(const View view, ViewOf(Seen::kView));
   std::string value;
   const rocksdb::Status status =
-      (*view)->Get(rocksdb::ReadOptions(), view->family(kDefaultFamily), ToSlice(kVersionKey), &value);
+      view->Get(rocksdb::ReadOptions(), view.family(kDefaultFamily), ToSlice(kVersionKey), &value);
   if (status.ok()) return DecodeVersion(value, path_);
   if (!status.IsNotFound()) return MapRead(status, "open " + path_);
   for (int f = 0; f < kFamilyCount; ++f) {
-    if (!Empty(*view->get(), view->family(static_cast<Family>(f)))) return NotOurs(path_);
+    if (!Empty(*view.get(), view.family(static_cast<Family>(f)))) return NotOurs(path_);
   }
   if (!create) return NoStore(path_);
   rocksdb::WriteOptions write;

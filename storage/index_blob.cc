@@ -57,10 +57,12 @@ absl::Status DatabaseImpl::PutIndexBlob(IndexId index, int32_t layer, int32_t he
     if (index == 0 || layer < 0 || head < 0) {
       return absl::InvalidArgumentError(absl::StrCat("put index: no such place: ", BlobName(index, layer, head)));
     }
-    MNEME_RETURN_IF_ERROR(EnsureWritable());
+    std::shared_lock<std::shared_mutex> lock;
+    MNEME_RETURN_IF_ERROR(LockWriter(lock));
     rocksdb::ColumnFamilyHandle* const family = this->family(kIndexFamily);
     const std::string header_key = IndexKey(index, layer, head, 0, 0);
-    const std::lock_guard lock(index_mutex_);
+    const std::lock_guard guard(index_mutex_);
+    if (dropped_indexes_.count(index) != 0) return absl::OkStatus();
     Header header{1, blob.size()};
     std::string old_value;
     const rocksdb::Status found = db()->Get(rocksdb::ReadOptions(), family, ToSlice(header_key), &old_value);
@@ -97,13 +99,13 @@ absl::Status DatabaseImpl::PutIndexBlob(IndexId index, int32_t layer, int32_t he
 
 absl::StatusOr<std::string> DatabaseImpl::ReadIndexPieces(IndexId index, int32_t layer, int32_t head) {
   const std::string name = BlobName(index, layer, head);
-  const std::shared_ptr<RocksHandle> view = RowsView();
-  rocksdb::ColumnFamilyHandle* const family = view->family(kIndexFamily);
+  MNEME_ASSIGN_OR_RETURN(const View view, ViewOf(Seen::kRowsView));
+  rocksdb::ColumnFamilyHandle* const family = view.family(kIndexFamily);
   const std::string header_key = IndexKey(index, layer, head, 0, 0);
   rocksdb::PinnableSlice value;
-  rocksdb::Status status = (*view)->Get(rocksdb::ReadOptions(), family, ToSlice(header_key), &value);
+  rocksdb::Status status = view->Get(rocksdb::ReadOptions(), family, ToSlice(header_key), &value);
   if (status.IsNotFound()) return absl::NotFoundError(absl::StrCat(name, ": there is none"));
-  MNEME_RETURN_IF_ERROR(MapRead(status, name));
+  MNEME_RETURN_IF_ERROR(MapRead(status, name, Seen::kRowsView));
   const absl::StatusOr<Header> header = DecodeHeader(header_key, ToView(value));
   if (!header.ok()) return absl::DataLossError(absl::StrCat(name, ": ", header.status().message()));
 
@@ -111,9 +113,9 @@ absl::StatusOr<std::string> DatabaseImpl::ReadIndexPieces(IndexId index, int32_t
   for (uint32_t piece = 0; blob.size() < header->bytes; ++piece) {
     const std::string key = IndexKey(index, layer, head, header->generation, piece);
     value.Reset();
-    status = (*view)->Get(rocksdb::ReadOptions(), family, ToSlice(key), &value);
+    status = view->Get(rocksdb::ReadOptions(), family, ToSlice(key), &value);
     if (status.IsNotFound()) return absl::DataLossError(absl::StrCat(name, ": piece ", piece, " is missing"));
-    MNEME_RETURN_IF_ERROR(MapRead(status, name));
+    MNEME_RETURN_IF_ERROR(MapRead(status, name, Seen::kRowsView));
     const uint64_t expected = std::min<uint64_t>(kPieceBytes, header->bytes - blob.size());
     if (value.size() != kPieceHeaderBytes + expected ||
         LoadLittle<uint32_t>(value.data()) != Checksum32(value.data() + kPieceHeaderBytes, expected, KeySeed(key))) {

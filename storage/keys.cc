@@ -97,7 +97,7 @@ uint64_t KeySeed(absl::string_view key) {
 
 std::string ChunkName(SegmentId segment, const Column& column, int64_t chunk) {
   return absl::StrCat("segment ", segment, " layer ", column.layer, " head ", column.head, " ", KindName(column.kind),
-                      " chunk ", chunk);
+                      " chunk ", chunk, " (rows ", chunk * kChunkRows, " to ", (chunk + 1) * kChunkRows - 1, ")");
 }
 
 }  // namespace mneme

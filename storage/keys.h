@@ -44,7 +44,7 @@ std::string IndexKey(IndexId index, int32_t layer, int32_t head, uint64_t genera
 // The checksum seed that ties a value to its key.
 uint64_t KeySeed(absl::string_view key);
 
-// "segment 7 layer 3 head 1 keys chunk 2": how errors name a chunk.
+// "segment 7 layer 3 head 1 keys chunk 2 (rows 512 to 767)": how errors name a chunk.
 std::string ChunkName(SegmentId segment, const Column& column, int64_t chunk);
 
 }  // namespace mneme

@@ -5,10 +5,11 @@
 #include <algorithm>
 #include <cstdarg>
 #include <cstdio>
+#include <cstring>
 #include <limits>
 #include <utility>
 
-#include "rocksdb/cache.h"
+#include "absl/strings/str_replace.h"
 #include "rocksdb/file_system.h"
 #include "rocksdb/table.h"
 
@@ -26,6 +27,8 @@ class HostLogger : public rocksdb::Logger {
   using rocksdb::Logger::Logv;
   void Logv(const char* format, va_list arguments) override {
     if (!log_) return;
+    // RocksDB's own check of its tables opens them by their names alone, and says so.
+    if (std::strstr(format, "without unique ID to verify") != nullptr) return;
     char line[1024];
     const int size = std::vsnprintf(line, sizeof(line), format, arguments);
     if (size <= 0) return;
@@ -40,15 +43,38 @@ class HostLogger : public rocksdb::Logger {
   const std::function<void(absl::string_view)> log_;
 };
 
-// RocksDB starts its thread that polls for room only where it can ask how much there is.
-class NoSpacePolling : public rocksdb::FileSystemWrapper {
+class StoreFileSystem : public rocksdb::FileSystemWrapper {
  public:
   using FileSystemWrapper::FileSystemWrapper;
+  ~StoreFileSystem() override {
+    if (lock_ != nullptr) target()->UnlockFile(lock_, rocksdb::IOOptions(), nullptr).PermitUncheckedError();
+  }
   const char* Name() const override { return "MnemeFileSystem"; }
+
+  // One lock of one database, taken and given back from one thread at a time.
+  rocksdb::IOStatus LockFile(const std::string& name, const rocksdb::IOOptions& options, rocksdb::FileLock** lock,
+                             rocksdb::IODebugContext* context) override {
+    if (lock_ == nullptr) {
+      if (rocksdb::IOStatus status = target()->LockFile(name, options, &lock_, context); !status.ok()) {
+        lock_ = nullptr;
+        return status;
+      }
+    }
+    *lock = lock_;
+    return rocksdb::IOStatus::OK();
+  }
+  rocksdb::IOStatus UnlockFile(rocksdb::FileLock*, const rocksdb::IOOptions&, rocksdb::IODebugContext*) override {
+    return rocksdb::IOStatus::OK();
+  }
+
+  // RocksDB starts its thread that polls for room only where it can ask how much there is.
   rocksdb::IOStatus GetFreeSpace(const std::string&, const rocksdb::IOOptions&, uint64_t*,
                                  rocksdb::IODebugContext*) override {
     return rocksdb::IOStatus::NotSupported("free space");
   }
+
+ private:
+  rocksdb::FileLock* lock_ = nullptr;
 };
 
 // Open files are a resource of the host: a quarter of what the process may have.
@@ -87,8 +113,11 @@ absl::Status FromRocks(const rocksdb::Status& status, absl::string_view doing) {
 }
 
 absl::Status FromRocksRead(const rocksdb::Status& status, absl::string_view doing) {
-  if (status.IsPathNotFound()) return absl::DataLossError(absl::StrCat(doing, ": ", status.ToString()));
-  return FromRocks(status, doing);
+  if (status.ok()) return absl::OkStatus();
+  // RocksDB looks for a table that is missing under the name of its forerunner's last, and reports that one.
+  const std::string text = absl::StrReplaceAll(status.ToString(), {{".ldb", ".sst"}});
+  const absl::StatusCode code = status.IsPathNotFound() ? absl::StatusCode::kDataLoss : CodeOf(status);
+  return absl::Status(code, absl::StrCat(doing, ": ", text));
 }
 
 RocksHandle::~RocksHandle() {
@@ -104,7 +133,7 @@ RocksHandle::~RocksHandle() {
 }
 
 std::shared_ptr<rocksdb::Env> MakeEnv() {
-  return rocksdb::NewCompositeEnv(std::make_shared<NoSpacePolling>(rocksdb::FileSystem::Default()));
+  return rocksdb::NewCompositeEnv(std::make_shared<StoreFileSystem>(rocksdb::FileSystem::Default()));
 }
 
 rocksdb::DBOptions MakeDbOptions(rocksdb::Env* env, const std::function<void(absl::string_view)>& log,
@@ -124,7 +153,7 @@ rocksdb::DBOptions MakeDbOptions(rocksdb::Env* env, const std::function<void(abs
   options.keep_log_file_num = 1;
   options.recycle_log_file_num = 0;
   options.max_total_wal_size = 16 * kMiB;
-  // Recovery from I/O errors is tried by the next write (Database::EnsureWritable), not by a thread of RocksDB's own.
+  // Recovery from I/O errors is tried by the next write (DatabaseImpl::LockWriter), not by a thread of RocksDB's own.
   options.max_bgerror_resume_count = 0;
   // A truncated file that is mapped is a signal; pread returns an error.
   options.allow_mmap_reads = false;
@@ -132,10 +161,14 @@ rocksdb::DBOptions MakeDbOptions(rocksdb::Env* env, const std::function<void(abs
   return options;
 }
 
-std::vector<rocksdb::ColumnFamilyDescriptor> MakeFamilies() {
+std::shared_ptr<rocksdb::Cache> MakeBlockCache() {
+  return rocksdb::NewLRUCache(16 * kMiB);
+}
+
+std::vector<rocksdb::ColumnFamilyDescriptor> MakeFamilies(const std::shared_ptr<rocksdb::Cache>& block_cache) {
   rocksdb::BlockBasedTableOptions table;
   table.format_version = 5;
-  table.block_cache = rocksdb::NewLRUCache(16 * kMiB);
+  table.block_cache = block_cache;
   table.cache_index_and_filter_blocks = true;
 
   rocksdb::ColumnFamilyOptions common;

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "rocksdb/cache.h"
 #include "rocksdb/db.h"
 #include "rocksdb/env.h"
 #include "rocksdb/options.h"
@@ -60,15 +61,18 @@ inline absl::string_view ToView(const rocksdb::Slice& slice) {
 }
 
 // The default file system and the process-wide threads, but without RocksDB's own thread that waits for room on a full
-// disk: while it waits nobody else may resume.
+// disk: while it waits nobody else may resume. A database's lock, once taken through it, is held until it is destroyed:
+// a writer that opens its database again lets no other writer in between.
 std::shared_ptr<rocksdb::Env> MakeEnv();
 
 // Settings of the whole database; `env` must outlive it. `log` gets RocksDB's warnings and errors, from any thread.
 rocksdb::DBOptions MakeDbOptions(rocksdb::Env* env, const std::function<void(absl::string_view)>& log,
                                  std::shared_ptr<rocksdb::Statistics> statistics);
 
-// The column families in the order of Family.
-std::vector<rocksdb::ColumnFamilyDescriptor> MakeFamilies();
+// The column families in the order of Family, which share `block_cache`. What was read and is still pinned may outlive
+// the database, but not the cache.
+std::vector<rocksdb::ColumnFamilyDescriptor> MakeFamilies(const std::shared_ptr<rocksdb::Cache>& block_cache);
+std::shared_ptr<rocksdb::Cache> MakeBlockCache();
 
 // Runs `body`, which returns an absl::Status or StatusOr, and turns what it throws into a status.
 template <typename Body>

@@ -41,7 +41,8 @@ absl::Status TransactionImpl::PutChunk(SegmentId segment, const Column& column, 
                                                      " bytes (at most ", kMaxRowBytes, "), got ", rows.size(),
                                                      " bytes"));
     }
-    MNEME_RETURN_IF_ERROR(database_->EnsureWritable());
+    std::shared_lock<std::shared_mutex> lock;
+    MNEME_RETURN_IF_ERROR(database_->LockWriter(lock));
     if (segment != chunk_owner_) {
       MNEME_RETURN_IF_ERROR(WriteChunks());
       chunk_owner_ = segment;
@@ -59,8 +60,13 @@ absl::Status TransactionImpl::PutChunk(SegmentId segment, const Column& column, 
 }
 
 absl::Status TransactionImpl::WriteChunks() {
+  if (wrote_chunks_ && epoch_ != database_->epoch_) {
+    // Chunks have no log: those that no file had yet went with the database.
+    return absl::AbortedError("write chunks: the database was opened again after an error meanwhile; try again");
+  }
   if (chunks_.Count() == 0) return absl::OkStatus();
   wrote_chunks_ = true;
+  epoch_ = database_->epoch_;
   const rocksdb::Status status = database_->rows_writer_->Write(chunk_owner_, &chunks_);
   chunks_.Clear();
   return database_->Wrote(status, "write chunks");
@@ -73,7 +79,8 @@ absl::Status TransactionImpl::PutLog(SegmentId segment, int32_t layer, int64_t f
       return absl::InvalidArgumentError(absl::StrCat("put log: no such place: segment ", segment, " layer ", layer,
                                                      " rows ", first_row, " + ", rows));
     }
-    MNEME_RETURN_IF_ERROR(database_->EnsureWritable());
+    std::shared_lock<std::shared_mutex> lock;
+    MNEME_RETURN_IF_ERROR(database_->LockWriter(lock));
     if (bytes.size() > kMaxCommitBytes || commit_.GetDataSize() > kMaxCommitBytes - bytes.size()) {
       return absl::ResourceExhaustedError(absl::StrCat("put log: a commit holds at most ", kMaxCommitBytes, " bytes"));
     }
@@ -90,7 +97,8 @@ absl::Status TransactionImpl::DeleteLogs(SegmentId segment, int64_t before_row) 
       return absl::InvalidArgumentError(
           absl::StrCat("delete logs: no such place: segment ", segment, " before row ", before_row));
     }
-    MNEME_RETURN_IF_ERROR(database_->EnsureWritable());
+    std::shared_lock<std::shared_mutex> lock;
+    MNEME_RETURN_IF_ERROR(database_->LockWriter(lock));
     const std::string begin = LogKey(segment, 0, -1);
     const std::string end = LogKey(segment, before_row, -1);
     return FromRocks(commit_.DeleteRange(database_->family(kLogFamily), ToSlice(begin), ToSlice(end)), "delete logs");
@@ -99,7 +107,8 @@ absl::Status TransactionImpl::DeleteLogs(SegmentId segment, int64_t before_row) 
 
 absl::Status TransactionImpl::PutManifest(const MemoryManifest& manifest) {
   return Step("put manifest", [&]() -> absl::Status {
-    MNEME_RETURN_IF_ERROR(database_->EnsureWritable());
+    std::shared_lock<std::shared_mutex> lock;
+    MNEME_RETURN_IF_ERROR(database_->LockWriter(lock));
     const std::string value = EncodeManifest(manifest);
     // What could not be read back must not be written.
     if (const auto decoded = DecodeManifest(value); !decoded.ok()) {
@@ -112,7 +121,8 @@ absl::Status TransactionImpl::PutManifest(const MemoryManifest& manifest) {
 
 absl::Status TransactionImpl::DeleteManifest(absl::string_view name) {
   return Step("delete manifest", [&]() -> absl::Status {
-    MNEME_RETURN_IF_ERROR(database_->EnsureWritable());
+    std::shared_lock<std::shared_mutex> lock;
+    MNEME_RETURN_IF_ERROR(database_->LockWriter(lock));
     const std::string key = ManifestKey(name);
     return FromRocks(commit_.Delete(database_->family(kDefaultFamily), ToSlice(key)), "delete manifest");
   });
@@ -121,7 +131,8 @@ absl::Status TransactionImpl::DeleteManifest(absl::string_view name) {
 absl::Status TransactionImpl::Commit(Durability durability) {
   return Step("commit", [&]() -> absl::Status {
     ended_ = true;
-    MNEME_RETURN_IF_ERROR(database_->EnsureWritable());
+    std::shared_lock<std::shared_mutex> lock;
+    MNEME_RETURN_IF_ERROR(database_->LockWriter(lock));
     MNEME_RETURN_IF_ERROR(WriteChunks());
     if (wrote_chunks_) {
       MNEME_RETURN_IF_ERROR(database_->Wrote(database_->rows_writer_->Flush(), "flush chunks"));

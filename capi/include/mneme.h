@@ -200,7 +200,7 @@ typedef struct mneme_verify_report {
   size_t struct_size;
   int64_t memories;
   int64_t damaged_memories; /* whose manifest or rows are damaged; messages go to the store's log */
-  int64_t damaged_values;   /* chunks and log records that fail their checksum or are missing */
+  int64_t damaged_values;   /* chunks, log records and table files that fail their checksum or are missing */
   int64_t damaged_indexes;  /* will be rebuilt */
   int64_t bytes_read;
 } mneme_verify_report;
@@ -239,7 +239,8 @@ typedef struct mneme_memory_options {
   int64_t max_tokens;     /* the oldest are evicted beyond this, as they come; 0: unbounded */
   int64_t max_bytes;      /* the same bound in bytes of rows; the tighter of the two holds; 0: unbounded */
   int64_t pinned_tokens;  /* the first tokens, which are never evicted (attention sinks); part of the bound */
-  int64_t segment_tokens; /* tails of this many tokens are sealed; 0: 4096; a multiple of 256 */
+  int64_t segment_tokens; /* tails of this many tokens are sealed, in a bounded memory of a sixteenth of its bound
+                             if that is less; 0: 4096; a multiple of 256 */
   const char* index;      /* "auto", "scan", "flat", "ivf", "ivfpq", "hnsw", with numbers ("ivf,lists=256,probes=32"),
                              or "faiss:<factory string>"; NULL: "auto", which is the exact scan */
 } mneme_memory_options;
@@ -311,7 +312,7 @@ MNEME_API mneme_status mneme_commit(mneme_memory* memory, mneme_durability durab
 /* Forgets tokens at and after `tokens`: the next token index is `tokens`; 0: reset. Durable with the next commit. */
 MNEME_API mneme_status mneme_truncate(mneme_memory* memory, int64_t tokens);
 /* Evicts the oldest tokens that are not pinned until at most keep_tokens are held, pinned ones included. Commits
- * (buffered); whole segments give their disk back at once. */
+ * (buffered); a segment gives disk back when half of it is evicted or more. */
 MNEME_API mneme_status mneme_evict(mneme_memory* memory, int64_t keep_tokens);
 /* Seals, merges and indexes what is due, now. Commits (buffered). Progress in rows. */
 MNEME_API mneme_status mneme_maintain(mneme_memory* memory, mneme_progress progress, void* context);

@@ -1,13 +1,12 @@
 // Stores through the C ABI: options, modes, other processes, names, lists, the log.
 
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <cerrno>
+#include <algorithm>
+#include <cstdio>
 #include <functional>
 #include <limits>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -105,34 +104,37 @@ TEST_F(StoreTest, OneWriterAtATimeInThisProcess) {
   EXPECT_EQ(second, untouched);
 }
 
-TEST_F(StoreTest, OneWriterAtATimeAmongProcesses) {
-  const std::string path = folder_.path() + "/theirs";
-  int ready[2], go[2];
-  ASSERT_EQ(pipe(ready), 0);
-  ASSERT_EQ(pipe(go), 0);
-  const pid_t child = fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) {
+bool Exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
+
+void Touch(const std::string& path) { fclose(fopen(path.c_str(), "w")); }
+
+// Waits for another process, a minute at most.
+bool Appears(const std::string& path) {
+  for (int i = 0; i < 60000 && !Exists(path); ++i) usleep(1000);
+  return Exists(path);
+}
+
+TEST(ProcessesTest, OneWriterAtATime) {
+  if (const char* const theirs = ChildArgument()) {
+    const std::string path = theirs;
     mneme_store* store = nullptr;
-    char byte = mneme_store_open(path.c_str(), nullptr, &store) == MNEME_OK ? 'y' : 'n';
-    if (write(ready[1], &byte, 1) != 1 || read(go[0], &byte, 1) < 0) _exit(2);
+    ASSERT_OK(mneme_store_open((path + "/store").c_str(), nullptr, &store));
+    Touch(path + "/open");
+    ASSERT_TRUE(Appears(path + "/go"));
     _exit(0);  // as if killed: nothing is closed
   }
-  char byte = 0;
-  ASSERT_EQ(read(ready[0], &byte, 1), 1);
-  ASSERT_EQ(byte, 'y');
+  const TempFolder folder;
+  const pid_t child = SpawnThisTest(folder.path());
+  ASSERT_TRUE(Appears(folder.path() + "/open"));
   mneme_store* store = nullptr;
-  ExpectRefused(Open(path, MNEME_READ_WRITE, &store), MNEME_FAILED_PRECONDITION, path);
+  ExpectRefused(Open(folder.store(), MNEME_READ_WRITE, &store), MNEME_FAILED_PRECONDITION, folder.store());
   EXPECT_EQ(store, nullptr);
-  ASSERT_OK(Open(path, MNEME_READ_ONLY, &store));
+  ASSERT_OK(Open(folder.store(), MNEME_READ_ONLY, &store));
   EXPECT_OK(mneme_store_close(store));
-  ASSERT_EQ(write(go[1], &byte, 1), 1);
-  int status = 0;
-  ASSERT_EQ(waitpid(child, &status, 0), child);
-  EXPECT_EQ(status, 0);
-  ASSERT_OK(Open(path, MNEME_READ_WRITE, &store));
+  Touch(folder.path() + "/go");
+  EXPECT_EQ(WaitFor(child), 0);
+  ASSERT_OK(Open(folder.store(), MNEME_READ_WRITE, &store));
   EXPECT_OK(mneme_store_close(store));
-  for (const int end : {ready[0], ready[1], go[0], go[1]}) close(end);
 }
 
 TEST_F(StoreTest, ReadersReadAndChangeNothing) {
@@ -331,6 +333,36 @@ int CancelAt(void* context, int64_t done, int64_t total) {
   EXPECT_GE(done, 0);
   EXPECT_TRUE(total == 0 || done <= total) << done << " of " << total;
   return --*static_cast<int*>(context) < 0;
+}
+
+TEST_F(StoreTest, VerifyTellsItsProgressOverTheWholeStoreAndReadsWhatInfoCounts) {
+  int64_t bytes = 0;
+  for (const char* const name : {"a", "b", "c"}) {
+    mneme_memory* const memory = NewMemory(name);
+    for (const int32_t layer : {kLayer, kOtherLayer}) ASSERT_OK(AppendTokens(memory, layer, *name == 'b' ? 900 : 300));
+    ASSERT_OK(mneme_commit(memory, MNEME_BUFFERED, nullptr));
+    bytes += InfoOf(memory).bytes;
+    EXPECT_OK(mneme_memory_close(memory));
+  }
+  ASSERT_OK(mneme_truncate(memory_, 0));
+  ASSERT_OK(mneme_commit(memory_, MNEME_BUFFERED, nullptr));
+  struct Told {
+    int64_t calls = 0, done = 0, total = 0;
+  } told;
+  const auto progress = [](void* context, int64_t done, int64_t total) {
+    Told& told = *static_cast<Told*>(context);
+    EXPECT_TRUE(told.calls == 0 || total == told.total) << total << " after " << told.total;
+    EXPECT_GE(done, told.done);
+    EXPECT_LE(done, total);
+    told = {told.calls + 1, done, total};
+    return 0;
+  };
+  mneme_verify_report report = MNEME_VERIFY_REPORT_INIT;
+  ASSERT_OK(mneme_store_verify(store_, progress, &told, &report));
+  EXPECT_GE(told.calls, 3);
+  EXPECT_EQ(told.done, told.total);
+  EXPECT_EQ(told.total, bytes);
+  EXPECT_EQ(report.bytes_read, bytes);
 }
 
 TEST_F(StoreTest, ACallbackCancels) {

@@ -1,5 +1,9 @@
 #include "tests/capi/testing.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <system_error>
@@ -25,6 +29,25 @@ TempFolder::TempFolder(const std::string& root) : path_(root + "/mneme-test-XXXX
 TempFolder::~TempFolder() {
   std::error_code ignored;
   std::filesystem::remove_all(path_, ignored);
+}
+
+pid_t SpawnThisTest(const std::string& argument) {
+  const auto* const test = ::testing::UnitTest::GetInstance()->current_test_info();
+  const std::string filter = std::string("--gtest_filter=") + test->test_suite_name() + "." + test->name();
+  std::fflush(nullptr);
+  const pid_t child = fork();
+  if (child != 0) return child;
+  setenv("MNEME_TEST_CHILD", argument.c_str(), 1);
+  execl("/proc/self/exe", "capi_tests", filter.c_str(), nullptr);
+  _exit(127);
+}
+
+const char* ChildArgument() { return std::getenv("MNEME_TEST_CHILD"); }
+
+int WaitFor(pid_t child) {
+  int status = 0;
+  EXPECT_EQ(waitpid(child, &status, 0), child);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
 }
 
 Tensor::Tensor(std::vector<int64_t> extents) : shape(std::move(extents)), strides(shape.size(), 1) {

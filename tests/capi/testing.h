@@ -1,6 +1,8 @@
 #ifndef MNEME_TESTS_CAPI_TESTING_H_
 #define MNEME_TESTS_CAPI_TESTING_H_
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <cstring>
 #include <string>
@@ -34,6 +36,14 @@ class TempFolder {
  private:
   std::string path_;
 };
+
+// Starts the running test once more, alone in a process of its own, where ChildArgument() is `argument`. (A plain fork
+// would lack the background threads that RocksDB believes to have.)
+pid_t SpawnThisTest(const std::string& argument);
+// Null in the process that was started first.
+const char* ChildArgument();
+// The exit status of a child; 1000 and more for one that a signal ended.
+int WaitFor(pid_t child);
 
 // A buffer for an output that shall not be written.
 template <typename T>

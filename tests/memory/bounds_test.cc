@@ -1,5 +1,8 @@
 // Bounds in tokens, RAM and disk.
 
+#include <filesystem>
+#include <optional>
+
 #include "tests/memory/attend_call.h"
 
 namespace mneme {
@@ -171,6 +174,75 @@ TEST_F(BoundsTest, DiskIsGivenBack) {
   other.reset();
   ASSERT_OK(store_->DropMemory("other"));
   EXPECT_LE(DiskUsage(folder_.store()), empty + (uint64_t{4} << 20));
+}
+
+// What du says of the files that rows of whole chunks lie in: the write-ahead log is trimmed once in a while only.
+uint64_t RowFiles(const std::string& path) {
+  uint64_t bytes = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(path)) {
+    if (entry.path().extension() == ".blob") bytes += std::filesystem::file_size(entry.path());
+  }
+  return bytes;
+}
+
+// What a bounded memory has let go of is off the disk as well, though its first tokens are pinned, segments are large
+// beside its bound, and tokens come in bulk or few at a time.
+TEST_F(BoundsTest, ABoundedMemoryTakesTheDiskOfItsBound) {
+  card_ = MakeCard(2, 2, 64);
+  options_.segment_tokens = 4096;
+  options_.pinned_tokens = 16;
+  Open();
+  for (const int64_t bound : {17, 5000}) {
+    for (const int64_t step : {100, 2000}) {
+      SCOPED_TRACE(absl::StrCat("bound ", bound, ", commits of ", step));
+      options_.max_tokens = bound;
+      auto memory = Create(absl::StrCat("m", bound, "/", step));
+      Oracle oracle(card_, options_);
+      while (oracle.Whole() < 10000) {
+        AppendTokens(*memory, &oracle, kOwner, oracle.Whole(), step);
+        ASSERT_OK(memory->Commit(Durability::kBuffered, nullptr));
+      }
+      ExpectHolds(*memory, oracle);
+      EXPECT_EQ(memory->Info().tokens, bound);
+      // One segment may be evicted but for a row, and the tail holds what fills none.
+      const int64_t segment = std::max<int64_t>(step, 512);
+      EXPECT_LE(RowFiles(folder_.store()),
+                static_cast<uint64_t>(memory->Info().bytes / bound * (bound + 2 * segment)) * 105 / 100);
+      ASSERT_OK(store_->CloseMemory(memory));
+      memory.reset();
+      ASSERT_OK(store_->DropMemory(absl::StrCat("m", bound, "/", step)));
+      EXPECT_EQ(RowFiles(folder_.store()), 0u);
+    }
+  }
+}
+
+// Evicting most of a segment gives its disk back, not only evicting the whole of it.
+TEST_F(BoundsTest, EvictingMostOfASegmentGivesItsDiskBack) {
+  card_ = MakeCard(2, 2, 64);
+  options_.segment_tokens = 8192;
+  options_.pinned_tokens = 20;
+  Open();
+  auto memory = Create();
+  Oracle oracle(card_, options_);
+  AppendTokens(*memory, &oracle, kOwner, 0, 8192);
+  ASSERT_OK(memory->Commit(Durability::kBuffered, nullptr));
+  const uint64_t all = RowFiles(folder_.store());
+  std::optional<Snapshot> snapshot = memory->TakeSnapshot();
+  for (const int64_t keep : {6000, 3000, 500, 20}) {
+    ASSERT_OK(memory->Evict(keep));
+    oracle.Evict(keep);
+    ExpectHolds(*memory, oracle);
+    EXPECT_GE(RowFiles(folder_.store()), all) << "a snapshot still sees all of it";
+  }
+  snapshot.reset();
+  ASSERT_OK(memory->Maintain(nullptr));
+  EXPECT_LE(RowFiles(folder_.store()), all / 20);
+  ASSERT_OK(store_->CloseMemory(memory));
+  memory.reset();
+  store_.reset();
+  Open();
+  memory = *store_->OpenMemory("m", nullptr);
+  ExpectHolds(*memory, oracle);
 }
 
 // A memory that is forked at every step would end up as a heap of crumbs.

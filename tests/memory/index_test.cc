@@ -218,6 +218,7 @@ TEST_P(IndexTest, AMissingOrDamagedBlobIsBuiltAgainAndReported) {
   const auto runs = memory_->TakeSnapshot().state->runs;
   ASSERT_FALSE(runs.empty());
   ASSERT_OK(store_->database().DropIndexes({runs[0]->id()}));
+  Reopen();  // until then, what was dropped cannot be written again
   EXPECT_EQ(Results(), results);
   // Three indices: two KV heads of one layer and one of the other.
   EXPECT_EQ(Stats().indexes_rebuilt, 3);
@@ -285,6 +286,39 @@ TEST_P(IndexTest, NeverReturnsWhatIsEvictedOrTruncated) {
     Results();
   }
   EXPECT_EQ(Stats().indexes_rebuilt, 0);
+}
+
+// Blobs that no manifest names any more, or never came to name, are not left for the next open to collect.
+TEST_P(IndexTest, NoBlobOutlivesItsName) {
+  Create();
+  Fill(1800, 600);
+  Reopen();
+  {
+    // A search that began before the eviction finds no blobs, and builds for itself what it needs.
+    const Snapshot snapshot = memory_->TakeSnapshot();
+    const Oracle before = *oracle_;
+    ASSERT_OK(memory_->Evict(200));
+    oracle_->Evict(200);
+    AttendCase made;
+    made.layer = card_.layers[0];
+    made.sequences = {{memory_.get(), &before, &snapshot, 2, 3, 0, -1}};
+    made.SetTopK(5);
+    made.approximate = true;
+    AttendCall call(random_, made);
+    call.RunAndCheck();
+    EXPECT_GT(Stats().indexes_rebuilt, 0);
+  }
+  // Builds that are cancelled after some heads.
+  Fill(600, 600);
+  ASSERT_OK(memory_->Truncate(1900));
+  oracle_->Truncate(1900);
+  AppendTokens(*memory_, oracle_.get(), kOwner, 1900, 700);
+  int calls = 0;
+  EXPECT_TRUE(absl::IsCancelled(memory_->Maintain([&](int64_t, int64_t) { return ++calls < 3; })));
+  EXPECT_EQ(calls, 3);
+  ExpectHolds(*memory_, *oracle_);
+  Reopen();
+  EXPECT_EQ(Stats().database.orphans_collected, 0u);
 }
 
 TEST_P(IndexTest, AForkSharesTheIndices) {

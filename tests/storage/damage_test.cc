@@ -1,6 +1,9 @@
+#include <algorithm>
 #include <fstream>
 #include <random>
 #include <sstream>
+
+#include "absl/strings/match.h"
 
 #include "tests/storage/tamper.h"
 #include "tests/storage/testing.h"
@@ -60,21 +63,37 @@ TEST(DamageTest, ADamagedBlobFileNamesTheChunk) {
   ASSERT_OK(database->DropSegments({segment}));
 }
 
-TEST(DamageTest, AMissingOrShortBlobFileIsDataLoss) {
-  for (const bool missing : {true, false}) {
-    const TempFolder folder;
-    const SegmentId segment = CommitChunked(*OpenOrDie(folder.store()), "m", 512);
-    const std::vector<fs::path> blobs = FilesWith(folder.store(), ".blob");
-    ASSERT_EQ(blobs.size(), 1u);
-    if (missing) {
-      fs::remove(blobs[0]);
-    } else {
-      fs::resize_file(blobs[0], 1000);
+// Rows of 4 KiB and more lie in blob files, smaller ones in table files. Whatever is missing or short: an error of data
+// that names the file, from open or from the read.
+TEST(DamageTest, AMissingOrShortFileIsDataLossAndNamed) {
+  for (const char* const extension : {".blob", ".sst"}) {
+    for (const auto mode : {DatabaseOptions::Mode::kReadWrite, DatabaseOptions::Mode::kReadOnly,
+                            DatabaseOptions::Mode::kFollow}) {
+      for (const int size : {-1, 0, 1000}) {
+        SCOPED_TRACE(absl::StrCat(extension, " of ", size, " bytes, mode ", static_cast<int>(mode)));
+        const TempFolder folder;
+        const SegmentId segment = CommitChunked(*OpenOrDie(folder.store()), "m", 512);
+        OpenOrDie(folder.store());  // from the log into tables
+        const std::vector<fs::path> files = FilesWith(folder.store(), extension);
+        ASSERT_GE(files.size(), 1u);
+        for (const fs::path& file : files) {
+          if (size < 0) {
+            fs::remove(file);
+          } else {
+            fs::resize_file(file, static_cast<uintmax_t>(size));
+          }
+        }
+        DatabaseOptions options;
+        options.mode = mode;
+        const auto database = Database::Open(folder.store(), options);
+        const absl::Status status =
+            database.ok() ? ReadRows(**database, segment, kTestKeys, 0, 1).status() : database.status();
+        EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+        EXPECT_TRUE(std::any_of(files.begin(), files.end(), [&](const fs::path& file) {
+          return absl::StrContains(status.message(), file.filename().string());
+        })) << status;
+      }
     }
-    const auto database = Database::Open(folder.store(), DatabaseOptions());
-    const absl::Status status =
-        database.ok() ? ReadRows(**database, segment, kTestKeys, 0, 1).status() : database.status();
-    EXPECT_TRUE(absl::IsDataLoss(status)) << status;
   }
 }
 

@@ -1,7 +1,10 @@
 #include "storage/database.h"
 
+#include <algorithm>
 #include <random>
 #include <thread>
+
+#include "absl/strings/match.h"
 
 #include "tests/storage/testing.h"
 
@@ -74,7 +77,7 @@ TEST_F(DatabaseTest, MissingRowsAreNamed) {
               HasSubstr(absl::StrCat("segment ", segment, " layer 0 head 0 values chunk 1")));
   status = ReadRows(*database_, segment, kTestValues, 512, 513).status();
   EXPECT_TRUE(absl::IsDataLoss(status));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("chunk 2: missing"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("values chunk 2 (rows 512 to 767): missing"));
   EXPECT_TRUE(absl::IsDataLoss(ReadRows(*database_, segment, kTestValues, 0, 1, 64).status()));
   EXPECT_TRUE(absl::IsDataLoss(ReadRows(*database_, segment + 1, kTestValues, 0, 1).status()));
 }
@@ -239,6 +242,8 @@ TEST_F(DatabaseTest, IndexBlobsOfAnySizeComeBackAndAreReplaced) {
   }
   ASSERT_OK(database_->DropIndexes({index}));
   EXPECT_TRUE(absl::IsNotFound(database_->GetIndexBlob(index, 2, 1).status()));
+  ASSERT_OK(database_->PutIndexBlob(index, 2, 1, "late"));  // of a search that still held it
+  EXPECT_TRUE(absl::IsNotFound(database_->GetIndexBlob(index, 2, 1).status()));
   EXPECT_TRUE(absl::IsInvalidArgument(database_->PutIndexBlob(0, 0, 0, "x")));
   EXPECT_TRUE(absl::IsInvalidArgument(database_->PutIndexBlob(1, -1, 0, "x")));
 }
@@ -274,7 +279,16 @@ TEST_F(DatabaseTest, VerifyReadsAllAndCanBeCancelled) {
   manifest.segments[0].chunked_rows = 601;  // and one of these lies in no chunk
   manifest.has_token_ids = true;
   ASSERT_OK(database_->VerifyMemory(manifest, nullptr, damaged));
-  EXPECT_EQ(damages.size(), 7u);  // keys and values of chunk 2, three chunks of token ids, logs of layers -1 and 0
+  // Keys and values of chunk 2, three chunks of each token column, logs of layers -1 and 0.
+  EXPECT_EQ(damages.size(), 10u);
+  const auto naming = [&](const std::string& what) {
+    return std::count_if(damages.begin(), damages.end(), [&](const absl::Status& status) {
+      return absl::StrContains(status.message(), what);
+    });
+  };
+  EXPECT_EQ(naming("positions chunk "), 3);
+  EXPECT_EQ(naming("token ids chunk "), 3);
+  EXPECT_EQ(naming("keys chunk 2 (rows 512 to 767)"), 1);
 }
 
 TEST_F(DatabaseTest, ManyThreadsCommitReadAndDropAtOnce) {
