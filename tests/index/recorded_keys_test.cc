@@ -1,0 +1,163 @@
+// Index kinds on what they are for: keys that a real model computed, and queries that would search them. The recording is
+// made by `mneme-llama record`; MNEME_RECORDED_QK names it.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "gtest/gtest.h"
+#include "index/key_index.h"
+#include "index/top_k.h"
+#include "tests/index/recorded_qk.h"
+
+namespace mneme {
+namespace {
+
+constexpr int64_t kWanted = 32;
+
+struct Case {
+  const char* spec;
+  int64_t fetch;      // candidates for kWanted rows
+  int32_t kv_heads;   // of each layer; graphs are slow to build
+  double recall;      // of each layer, at least
+  double candidates;  // the same among 4 * kWanted candidates, which is what memories ask for before they rank exactly
+};
+
+// Row numbers of the best rows by exact scores, [queries][kWanted].
+std::vector<std::vector<int64_t>> BestRows(const float* keys, int64_t rows, const float* queries, int64_t count,
+                                           int64_t dim) {
+  std::vector<std::vector<int64_t>> best;
+  for (int64_t q = 0; q < count; ++q) {
+    TopK top(kWanted);
+    for (int64_t r = 0; r < rows; ++r) {
+      float dot = 0;
+      for (int64_t d = 0; d < dim; ++d) dot += keys[r * dim + d] * queries[q * dim + d];
+      top.Push(dot, r);
+    }
+    std::vector<int64_t>& of_query = best.emplace_back();
+    for (const Scored& scored : top.Sorted()) of_query.push_back(scored.index);
+  }
+  return best;
+}
+
+// The share of `best` among the first `fetch` found.
+double Recall(const KeyIndex& index, const std::vector<float>& queries, int64_t fetch,
+              const std::vector<std::vector<int64_t>>& best) {
+  const auto count = static_cast<int64_t>(best.size());
+  std::vector<int64_t> found(static_cast<size_t>(count * fetch));
+  EXPECT_TRUE(index.Search(queries.data(), count, fetch, found.data()).ok());
+  int64_t hits = 0;
+  for (int64_t q = 0; q < count; ++q) {
+    const auto begin = found.begin() + q * fetch;
+    for (const int64_t row : best[static_cast<size_t>(q)]) hits += std::count(begin, begin + fetch, row);
+  }
+  return static_cast<double>(hits) / static_cast<double>(count * kWanted);
+}
+
+double SecondsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+class RecordedKeysTest : public testing::TestWithParam<Case> {};
+
+INSTANTIATE_TEST_SUITE_P(Kinds, RecordedKeysTest,
+                         testing::Values(Case{"flat", 32, 8, 1.0, 1.0}, Case{"ivf", 32, 8, 0.5, 0.5},
+                                         Case{"ivfpq", 128, 8, 0.5, 0.5}, Case{"hnsw", 32, 1, 0.5, 0.5}),
+                         [](const auto& info) { return std::string(info.param.spec); });
+
+TEST_P(RecordedKeysTest, BestRowsAreFoundAndABlobFindsTheSame) {
+  const Case& test = GetParam();
+  const char* path = std::getenv("MNEME_RECORDED_QK");
+  if (path == nullptr) {
+    std::printf("SKIPPED: MNEME_RECORDED_QK names no recording\n");
+    GTEST_SKIP();
+  }
+  std::vector<RecordedLayer> layers;
+  std::string error;
+  ASSERT_TRUE(ReadRecordedQk(path, &layers, &error)) << error;
+  ASSERT_FALSE(layers.empty());
+  const auto spec = ParseIndexSpec(test.spec);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  for (const RecordedLayer& layer : layers) {
+    EXPECT_GE(layer.rows, 32768);
+    const int32_t group = layer.query_heads / layer.kv_heads;
+    const int32_t heads = std::min(layer.kv_heads, test.kv_heads);
+    const int64_t used = std::min(layer.queries, 64);
+    double recall = 0, candidates = 0, built = 0, searched = 0;
+    size_t bytes = 0;
+    for (int32_t head = 0; head < heads; ++head) {
+      SCOPED_TRACE("layer " + std::to_string(layer.layer) + ", KV head " + std::to_string(head));
+      std::vector<float> queries;
+      for (int32_t q = head * group; q < (head + 1) * group; ++q) {
+        queries.insert(queries.end(), layer.Queries(q), layer.Queries(q) + used * layer.dim);
+      }
+      const float* keys = layer.Keys(head);
+      const auto best = BestRows(keys, layer.rows, queries.data(), used * group, layer.dim);
+
+      auto start = std::chrono::steady_clock::now();
+      const auto index = BuildKeyIndex(*spec, keys, layer.rows, layer.dim);
+      ASSERT_TRUE(index.ok()) << index.status();
+      built += SecondsSince(start);
+      start = std::chrono::steady_clock::now();
+      const double of_head = Recall(**index, queries, test.fetch, best);
+      searched += SecondsSince(start);
+      const double candidates_of_head = Recall(**index, queries, 4 * kWanted, best);
+      recall += of_head / heads;
+      candidates += candidates_of_head / heads;
+      bytes += (*index)->MemoryBytes();
+
+      // What is loaded is that index, not one built again: it answers alike and serialises to the same bytes.
+      const auto blob = (*index)->Serialize();
+      ASSERT_TRUE(blob.ok()) << blob.status();
+      const auto loaded = LoadKeyIndex(*spec, *blob, layer.rows, layer.dim);
+      ASSERT_TRUE(loaded.ok()) << loaded.status();
+      EXPECT_EQ(Recall(**loaded, queries, test.fetch, best), of_head);
+      EXPECT_EQ(*(*loaded)->Serialize(), *blob);
+    }
+    std::printf("[  RECALL  ] %s, layer %d, %d keys a head: best %ld among %ld %.3f, among %ld %.3f; %zu bytes a row, built in "
+                "%.1f s, %.0f us a query\n",
+                test.spec, layer.layer, layer.rows, static_cast<long>(kWanted), static_cast<long>(test.fetch), recall,
+                static_cast<long>(4 * kWanted), candidates, bytes / static_cast<size_t>(heads * layer.rows), built / heads,
+                searched / static_cast<double>(heads * group * used) * 1e6);
+    EXPECT_GE(recall, test.recall) << "layer " << layer.layer;
+    EXPECT_GE(candidates, test.candidates) << "layer " << layer.layer;
+  }
+}
+
+TEST(RecordedQkTest, ReadsWhatIsThereAndRefusesTheRest) {
+  const std::string path = testing::TempDir() + "/recorded_qk_test.bin";
+  const int32_t numbers[] = {1, 5, 2, 1,
+                             3, 4, 2};  // layers; layer 5: 2 query heads, 1 KV head, dim 3, 4 rows, 2 queries
+  std::string bytes = "MNEMEQK1";
+  bytes.append(reinterpret_cast<const char*>(numbers), sizeof(numbers));
+  for (int i = 0; i < 12 + 12; ++i) {
+    const auto value = static_cast<float>(i);
+    bytes.append(reinterpret_cast<const char*>(&value), sizeof(value));
+  }
+  std::vector<RecordedLayer> layers;
+  std::string error;
+  const auto write = [&path](absl::string_view content) {
+    FILE* file = std::fopen(path.c_str(), "wb");
+    std::fwrite(content.data(), 1, content.size(), file);
+    std::fclose(file);
+  };
+  write(bytes);
+  ASSERT_TRUE(ReadRecordedQk(path, &layers, &error)) << error;
+  ASSERT_EQ(layers.size(), 1u);
+  EXPECT_EQ(layers[0].layer, 5);
+  EXPECT_EQ(layers[0].Keys(0)[11], 11);
+  EXPECT_EQ(layers[0].Queries(1)[5], 23);
+  write(absl::string_view(bytes).substr(0, bytes.size() - 1));
+  EXPECT_FALSE(ReadRecordedQk(path, &layers, &error));
+  bytes[0] = 'X';
+  write(bytes);
+  EXPECT_FALSE(ReadRecordedQk(path, &layers, &error));
+  std::remove(path.c_str());
+}
+
+}  // namespace
+}  // namespace mneme
