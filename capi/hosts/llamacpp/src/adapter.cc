@@ -111,8 +111,8 @@ Status Adapter::Bind(llama_context* context) {
 // Nothing may be thrown through llama.cpp's C code.
 bool Adapter::OnNode(ggml_tensor* node, bool ask, void* adapter) {
   GraphStep& step = static_cast<Adapter*>(adapter)->step_;
-  if (ask) return step.Wants(*node);
   try {
+    if (ask) return step.Wants(*node);
     step.Computed(*node);
   } catch (...) {
     step.Fail({MNEME_RESOURCE_EXHAUSTED, "no memory for the rows of a layer"});
