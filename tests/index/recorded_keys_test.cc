@@ -1,10 +1,10 @@
-// Index kinds on what they are for: keys that a real model computed, and queries that would search them. The recording is
-// made by `mneme-llama record`; MNEME_RECORDED_QK names it.
+// Index kinds on what they are for: keys that a real model computed, and queries that would search them. The recording
+// is made by `mneme-llama record`; MNEME_RECORDED_QK names it.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <memory>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -21,11 +21,12 @@ constexpr int64_t kWanted = 32;
 
 struct Case {
   const char* spec;
-  int64_t fetch;      // candidates for kWanted rows
-  int32_t kv_heads;   // of each layer; graphs are slow to build
-  double recall;      // of each layer, at least
-  double candidates;  // the same among 4 * kWanted candidates, which is what memories ask for before they rank exactly
+  int64_t fetch;     // candidates for kWanted rows
+  int32_t kv_heads;  // of each layer, at most; graphs are slow to build
+  double recall;     // of each layer, at least
 };
+
+void PrintTo(const Case& test, std::ostream* out) { *out << test.spec; }
 
 // Row numbers of the best rows by exact scores, [queries][kWanted].
 std::vector<std::vector<int64_t>> BestRows(const float* keys, int64_t rows, const float* queries, int64_t count,
@@ -44,18 +45,21 @@ std::vector<std::vector<int64_t>> BestRows(const float* keys, int64_t rows, cons
   return best;
 }
 
-// The share of `best` among the first `fetch` found.
-double Recall(const KeyIndex& index, const std::vector<float>& queries, int64_t fetch,
-              const std::vector<std::vector<int64_t>>& best) {
-  const auto count = static_cast<int64_t>(best.size());
+std::vector<int64_t> Search(const KeyIndex& index, const std::vector<float>& queries, int64_t fetch) {
+  const int64_t count = static_cast<int64_t>(queries.size()) / index.dim();
   std::vector<int64_t> found(static_cast<size_t>(count * fetch));
   EXPECT_TRUE(index.Search(queries.data(), count, fetch, found.data()).ok());
+  return found;
+}
+
+// The share of `best` among what was found.
+double Recall(const std::vector<int64_t>& found, int64_t fetch, const std::vector<std::vector<int64_t>>& best) {
   int64_t hits = 0;
-  for (int64_t q = 0; q < count; ++q) {
-    const auto begin = found.begin() + q * fetch;
-    for (const int64_t row : best[static_cast<size_t>(q)]) hits += std::count(begin, begin + fetch, row);
+  for (size_t q = 0; q < best.size(); ++q) {
+    const auto begin = found.begin() + static_cast<int64_t>(q) * fetch;
+    for (const int64_t row : best[q]) hits += std::count(begin, begin + fetch, row);
   }
-  return static_cast<double>(hits) / static_cast<double>(count * kWanted);
+  return static_cast<double>(hits) / static_cast<double>(static_cast<int64_t>(best.size()) * kWanted);
 }
 
 double SecondsSince(std::chrono::steady_clock::time_point start) {
@@ -64,9 +68,11 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
 
 class RecordedKeysTest : public testing::TestWithParam<Case> {};
 
+// What was measured less a margin: ivf 0.956, ivfpq 0.956 and hnsw 0.712 in Gemma 3 270M's layer 5; in SmolLM2's layers
+// 3, 10, 20 and 28 at least 0.972, 0.971 and 0.941.
 INSTANTIATE_TEST_SUITE_P(Kinds, RecordedKeysTest,
-                         testing::Values(Case{"flat", 32, 8, 1.0, 1.0}, Case{"ivf", 32, 8, 0.5, 0.5},
-                                         Case{"ivfpq", 128, 8, 0.5, 0.5}, Case{"hnsw", 32, 1, 0.5, 0.5}),
+                         testing::Values(Case{"flat", 32, 8, 1.0}, Case{"ivf", 32, 8, 0.9}, Case{"ivfpq", 128, 8, 0.9},
+                                         Case{"hnsw", 32, 1, 0.62}),
                          [](const auto& info) { return std::string(info.param.spec); });
 
 TEST_P(RecordedKeysTest, BestRowsAreFoundAndABlobFindsTheSame) {
@@ -87,7 +93,7 @@ TEST_P(RecordedKeysTest, BestRowsAreFoundAndABlobFindsTheSame) {
     const int32_t group = layer.query_heads / layer.kv_heads;
     const int32_t heads = std::min(layer.kv_heads, test.kv_heads);
     const int64_t used = std::min(layer.queries, 64);
-    double recall = 0, candidates = 0, built = 0, searched = 0;
+    double recall = 0, built = 0, searched = 0;
     size_t bytes = 0;
     for (int32_t head = 0; head < heads; ++head) {
       SCOPED_TRACE("layer " + std::to_string(layer.layer) + ", KV head " + std::to_string(head));
@@ -103,28 +109,25 @@ TEST_P(RecordedKeysTest, BestRowsAreFoundAndABlobFindsTheSame) {
       ASSERT_TRUE(index.ok()) << index.status();
       built += SecondsSince(start);
       start = std::chrono::steady_clock::now();
-      const double of_head = Recall(**index, queries, test.fetch, best);
+      const std::vector<int64_t> found = Search(**index, queries, test.fetch);
       searched += SecondsSince(start);
-      const double candidates_of_head = Recall(**index, queries, 4 * kWanted, best);
-      recall += of_head / heads;
-      candidates += candidates_of_head / heads;
+      recall += Recall(found, test.fetch, best) / heads;
       bytes += (*index)->MemoryBytes();
 
-      // What is loaded is that index, not one built again: it answers alike and serialises to the same bytes.
+      // Loading has only the blob to go by, so what answers alike was not built again.
       const auto blob = (*index)->Serialize();
       ASSERT_TRUE(blob.ok()) << blob.status();
       const auto loaded = LoadKeyIndex(*spec, *blob, layer.rows, layer.dim);
       ASSERT_TRUE(loaded.ok()) << loaded.status();
-      EXPECT_EQ(Recall(**loaded, queries, test.fetch, best), of_head);
+      EXPECT_EQ(Search(**loaded, queries, test.fetch), found);
       EXPECT_EQ(*(*loaded)->Serialize(), *blob);
     }
-    std::printf("[  RECALL  ] %s, layer %d, %d keys a head: best %ld among %ld %.3f, among %ld %.3f; %zu bytes a row, built in "
-                "%.1f s, %.0f us a query\n",
+    std::printf("[  RECALL  ] %s, layer %d, %d keys a head: best %ld among %ld %.3f; %zu bytes a row, built in %.1f s, "
+                "%.0f us a query\n",
                 test.spec, layer.layer, layer.rows, static_cast<long>(kWanted), static_cast<long>(test.fetch), recall,
-                static_cast<long>(4 * kWanted), candidates, bytes / static_cast<size_t>(heads * layer.rows), built / heads,
+                bytes / static_cast<size_t>(heads * layer.rows), built / heads,
                 searched / static_cast<double>(heads * group * used) * 1e6);
     EXPECT_GE(recall, test.recall) << "layer " << layer.layer;
-    EXPECT_GE(candidates, test.candidates) << "layer " << layer.layer;
   }
 }
 

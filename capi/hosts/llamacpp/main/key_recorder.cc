@@ -43,7 +43,8 @@ class Listener {
 
  private:
   LayerRecording* Find(int32_t number) {
-    const auto found = std::find_if(layers_.begin(), layers_.end(), [&](const auto& one) { return one.layer == number; });
+    const auto found =
+        std::find_if(layers_.begin(), layers_.end(), [&](const auto& one) { return one.layer == number; });
     return found == layers_.end() ? nullptr : &*found;
   }
 
@@ -103,8 +104,8 @@ ContextPtr ListeningContext(const llama_model* model, const ModelSettings& setti
   return context;
 }
 
-// Keeps the first `pinned` tokens, without which models lose their footing, and the newest, `keep` in all. The newest move
-// up to the pinned: positions grow no larger than the cache.
+// Keeps the first `pinned` tokens, without which models lose their footing, and the newest, `keep` in all. The newest
+// move up to the pinned: positions grow no larger than the cache.
 void Slide(llama_context* context, int64_t pinned, int64_t keep) {
   const llama_memory_t cache = llama_get_memory(context);
   const int64_t held = llama_memory_seq_pos_max(cache, 0) + 1;

@@ -35,8 +35,8 @@ struct LayerRecording {
 };
 
 // Reads the first plan.tokens() of `tokens` block by block and records `layers` (ascending, of the model). Without any
-// memory: a token sees the block before its own and the first `pinned` tokens. What lies above the last of the layers is
-// not computed. Throws Failure.
+// memory: a token sees the block before its own and the first `pinned` tokens. What lies above the last of the layers
+// is not computed. Throws Failure.
 std::vector<LayerRecording> RecordKeys(const llama_model* model, const ModelShape& shape, const ModelSettings& settings,
                                        const std::vector<int32_t>& layers, const RecordingPlan& plan,
                                        std::span<const llama_token> tokens, const std::string& title);

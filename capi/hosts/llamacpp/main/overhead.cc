@@ -151,7 +151,9 @@ void AddOverhead(CLI::App& program) {
       "overhead", "What the adapter costs while the memory has nothing to say, and what appending and committing cost.");
   AddModelOptions(command, &arguments->model);
   AddTextOptions(command, &arguments->text);
-  command->add_option("--rounds", arguments->rounds, "measure so often, with and without in turn; the best of each block and token counts")
+  command
+      ->add_option("--rounds", arguments->rounds,
+                   "measure so often, with and without in turn; the best of the block and of each token counts")
       ->capture_default_str();
   command->add_flag("--json", arguments->json, "print the figures as JSON");
   command->callback([arguments] { Run(*arguments); });

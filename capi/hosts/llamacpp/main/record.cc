@@ -36,8 +36,8 @@ ModelShape ShapeOf(const llama_model* model, const std::string& path) {
   return shape;
 }
 
-// Those asked for, in order; or one early, one late and two between of the global ones. Unlike memories, recordings may be
-// of sliding-window layers.
+// Those asked for, in order; or one early, one late and two between of the global ones. Unlike memories, recordings may
+// be of sliding-window layers.
 std::vector<int32_t> LayersOf(const ModelShape& shape, std::vector<int32_t> wanted) {
   if (wanted.empty()) {
     std::vector<int32_t> global;

@@ -39,8 +39,8 @@ void GraphStep::Begin(BatchPlan* plan, const int32_t* token_ids) {
   EndPart();
   queries_.tokens = keys_.tokens = values_.tokens = -1;
   deferred_values_ = nullptr;
-  overwrites_ = settings_.always_overwrite ||
-                std::any_of(plan->steps.begin(), plan->steps.end(), [](const SequenceStep& step) { return step.visible; });
+  const auto visible = [](const SequenceStep& step) { return step.visible; };
+  overwrites_ = settings_.always_overwrite || std::any_of(plan->steps.begin(), plan->steps.end(), visible);
 }
 
 void GraphStep::EndPart() {

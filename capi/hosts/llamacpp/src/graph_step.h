@@ -33,9 +33,9 @@ struct AttendSettings {
 // order), each through all layers. For every chosen layer the step copies the part's queries, keys and values, replaces
 // the attention output, and appends the rows.
 //
-// Each node that the step stops at costs: llama.cpp starts its threads anew for what follows. So values are copied where
-// the keys are, and while no row of a memory is visible there is one stop a layer, at the keys, but for the first layer,
-// whose mask and positions show what the cache contains.
+// Each node that the step stops at costs: llama.cpp starts its threads anew for what follows. So values are copied
+// where the keys are, and while no row of a memory is visible there is one stop a layer, at the keys, but for the first
+// layer, whose mask and positions show what the cache contains.
 //
 // The first error ends the graph and is kept in status(); what llama.cpp computed is then worthless.
 class GraphStep {
