@@ -35,14 +35,15 @@ function(mneme_add_library name)
   mneme_target_defaults(mneme_${name})
 endfunction()
 
-# mneme_add_test_suite(FOLDER SOURCES file... LINK library...): one GoogleTest program for a folder's tests.
+# mneme_add_test_suite(FOLDER SOURCES file... LINK library... [PROPERTIES name value...]): one GoogleTest program for a
+# folder's tests. PROPERTIES: of each of its tests.
 function(mneme_add_test_suite folder)
-  cmake_parse_arguments(ARG "" "" "SOURCES;LINK" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINK;PROPERTIES" ${ARGN})
   add_executable(${folder}_tests ${ARG_SOURCES})
   mneme_target_defaults(${folder}_tests)
   target_link_libraries(${folder}_tests PRIVATE ${ARG_LINK} GTest::gmock GTest::gtest_main)
   gtest_discover_tests(${folder}_tests TEST_PREFIX "${folder}/" DISCOVERY_TIMEOUT 60
-    PROPERTIES LABELS ${folder} TIMEOUT 300)
+    PROPERTIES LABELS ${folder} TIMEOUT 300 ${ARG_PROPERTIES})
   foreach(source IN LISTS ARG_SOURCES)
     set_property(GLOBAL APPEND PROPERTY MNEME_TEST_SOURCES "${CMAKE_CURRENT_SOURCE_DIR}/${source}")
   endforeach()

@@ -7,7 +7,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <random>
@@ -19,7 +18,6 @@
 #include "base/checksum.h"
 #include "gtest/gtest.h"
 #include "index/top_k.h"
-#include "tests/index/recorded_qk.h"
 
 namespace mneme {
 namespace {
@@ -155,38 +153,6 @@ TEST_P(KeyIndexRecallTest, FindsAttentionsBestRows) {
   EXPECT_GE(recall, GetParam().recall);
   EXPECT_EQ((*index)->rows(), data.rows);
   EXPECT_EQ((*index)->dim(), data.dim);
-}
-
-// Every layer of a recording; the figures are printed, the bounds those of the synthetic keys, less a little.
-TEST_P(KeyIndexRecallTest, FindsARecordedModelsBestRows) {
-  const char* path = std::getenv("MNEME_RECORDED_QK");
-  if (path == nullptr) {
-    std::printf("SKIPPED: MNEME_RECORDED_QK names no recording\n");
-    GTEST_SKIP();
-  }
-  std::vector<RecordedLayer> layers;
-  std::string error;
-  ASSERT_TRUE(ReadRecordedQk(path, &layers, &error)) << error;
-  for (const RecordedLayer& layer : layers) {
-    const int32_t group = layer.query_heads / layer.kv_heads;
-    double sum = 0;
-    for (int32_t head = 0; head < layer.kv_heads; ++head) {
-      Attention data{layer.rows, 0, layer.dim, {}, {}};
-      data.keys.assign(layer.Keys(head), layer.Keys(head) + int64_t{layer.rows} * layer.dim);
-      for (int32_t q = head * group; q < (head + 1) * group; ++q) {
-        const int64_t used = std::min(layer.queries, 64);
-        data.values.insert(data.values.end(), layer.Queries(q), layer.Queries(q) + used * layer.dim);
-        data.queries += used;
-      }
-      auto index = BuildKeyIndex(Spec(GetParam().spec), data.keys.data(), data.rows, data.dim);
-      ASSERT_TRUE(index.ok()) << index.status();
-      sum += Recall(**index, data, 32, GetParam().fetch);
-    }
-    const double recall = sum / layer.kv_heads;
-    std::printf("%-28s layer %d: recall of the best 32 among %ld: %.3f\n", GetParam().spec, layer.layer,
-                static_cast<long>(GetParam().fetch), recall);
-    EXPECT_GE(recall, GetParam().recall - 0.1) << "layer " << layer.layer;
-  }
 }
 
 class KeyIndexKindTest : public testing::TestWithParam<const char*> {};
@@ -449,37 +415,6 @@ TEST(IndexSpecTest, GpuKindsAreNotBuiltIn) {
 TEST(FaissVersionTest, HasThreeNumbers) {
   const absl::string_view version = FaissVersion();
   EXPECT_EQ(std::count(version.begin(), version.end(), '.'), 2) << version;
-}
-
-TEST(RecordedQkTest, ReadsWhatIsThereAndRefusesTheRest) {
-  const std::string path = testing::TempDir() + "/recorded_qk_test.bin";
-  const int32_t numbers[] = {1, 5, 2, 1,
-                             3, 4, 2};  // layers; layer 5: 2 query heads, 1 KV head, dim 3, 4 rows, 2 queries
-  std::string bytes = "MNEMEQK1";
-  bytes.append(reinterpret_cast<const char*>(numbers), sizeof(numbers));
-  for (int i = 0; i < 12 + 12; ++i) {
-    const auto value = static_cast<float>(i);
-    bytes.append(reinterpret_cast<const char*>(&value), sizeof(value));
-  }
-  std::vector<RecordedLayer> layers;
-  std::string error;
-  const auto write = [&path](absl::string_view content) {
-    FILE* file = std::fopen(path.c_str(), "wb");
-    std::fwrite(content.data(), 1, content.size(), file);
-    std::fclose(file);
-  };
-  write(bytes);
-  ASSERT_TRUE(ReadRecordedQk(path, &layers, &error)) << error;
-  ASSERT_EQ(layers.size(), 1u);
-  EXPECT_EQ(layers[0].layer, 5);
-  EXPECT_EQ(layers[0].Keys(0)[11], 11);
-  EXPECT_EQ(layers[0].Queries(1)[5], 23);
-  write(absl::string_view(bytes).substr(0, bytes.size() - 1));
-  EXPECT_FALSE(ReadRecordedQk(path, &layers, &error));
-  bytes[0] = 'X';
-  write(bytes);
-  EXPECT_FALSE(ReadRecordedQk(path, &layers, &error));
-  std::remove(path.c_str());
 }
 
 }  // namespace

@@ -12,6 +12,7 @@ namespace mneme {
 // Queries and keys recorded from a real model. File, little endian: magic "MNEMEQK1", int32 layers, then per
 // layer: int32 layer, q_heads, kv_heads, dim, rows, queries; keys f32 [kv_heads][rows][dim];
 // queries f32 [q_heads][queries][dim].
+// The inner product of a query and a key is the score (mneme-llama record: unrotated keys, rotated and scaled queries).
 struct RecordedLayer {
   int32_t layer = 0;
   int32_t query_heads = 0;

@@ -21,18 +21,21 @@ struct Arguments {
   bool json = false;
 };
 
-// Seconds of one round, each the best of all rounds: what disturbs a measurement only ever adds to it.
-struct Times {
-  double block = 1e9;   // one block of prefill
-  double single = 1e9;  // decoding one token, mean over a round
-  double append = 1e9;  // of `block`: appending and committing
+// Seconds of the same work, done several times: what disturbs a measurement only ever adds to it, so the least counts.
+class Best {
+ public:
+  void Take(double seconds) { best_ = std::min(best_, seconds); }
+  double seconds() const { return best_; }
 
-  void Take(const Times& round) {
-    block = std::min(block, round.block);
-    single = std::min(single, round.single);
-    append = std::min(append, round.append);
-  }
+ private:
+  double best_ = 1e9;
 };
+
+double Mean(const std::vector<Best>& times) {
+  double sum = 0.0;
+  for (const Best& time : times) sum += time.seconds();
+  return sum / static_cast<double>(times.size());
+}
 
 double Seconds(const std::function<void()>& work) {
   const auto start = std::chrono::steady_clock::now();
@@ -64,15 +67,11 @@ class Plain {
   ContextPtr context_;
 };
 
-template <typename Decode>
-Times Measure(std::span<const llama_token> block, std::span<const llama_token> rest, const Decode& decode) {
-  Times times;
-  times.block = Seconds([&] { decode(block); });
-  times.single = Seconds([&] {
-                   for (size_t i = 0; i < rest.size(); ++i) decode(rest.subspan(i, 1));
-                 }) /
-                 static_cast<double>(rest.size());
-  return times;
+// What mneme_append has taken so far.
+double AppendSeconds(const Session& session) {
+  mneme_llama_stats_t stats = MNEME_LLAMA_STATS_INIT;
+  CheckAdapter(mneme_llama_stats(session.adapter(), &stats));
+  return static_cast<double>(stats.append_us) * 1e-6;
 }
 
 void Run(const Arguments& arguments) {
@@ -88,46 +87,47 @@ void Run(const Arguments& arguments) {
   Plain plain(model.get(), arguments.model);
   const TemporaryFolder folder;
   const Store store(folder.path(), ThreadsOf(arguments.model));
-  Times without;
-  Times with;
+  Best block_without, block_with, append;
+  std::vector<Best> single_without(single), single_with(single);
   for (int32_t round = 0; round <= arguments.rounds; ++round) {
+    const bool counts = round > 0;  // pages and caches are warm from then on
     plain.Clear();
-    const Times one = Measure(block, rest, [&](std::span<const llama_token> some) { plain.Decode(some); });
-
     // The window holds everything, so that nothing of the memory is visible yet; rows are appended all the same.
     const Memory memory(store, "round " + std::to_string(round), session, /*create=*/true, 0, "f16");
     session.Attach(0, memory.get(), MNEME_LLAMA_APPEND);
-    mneme_llama_stats_t before = MNEME_LLAMA_STATS_INIT;
-    CheckAdapter(mneme_llama_stats(session.adapter(), &before));
-    Times other;
-    other.block = Seconds([&] { session.Decode(block, /*all_logits=*/false); });
-    mneme_llama_stats_t after = MNEME_LLAMA_STATS_INIT;
-    CheckAdapter(mneme_llama_stats(session.adapter(), &after));
-    other.append = static_cast<double>(after.append_us - before.append_us) * 1e-6;
-    other.block -= other.append;
-    other.append += Seconds([&] { CheckEngine(mneme_commit(memory.get(), MNEME_BUFFERED, nullptr)); });
-    CheckAdapter(mneme_llama_stats(session.adapter(), &before));
-    other.single = Seconds([&] {
-                     for (size_t i = 0; i < rest.size(); ++i) session.Decode(rest.subspan(i, 1), false);
-                   }) /
-                   static_cast<double>(rest.size());
-    CheckAdapter(mneme_llama_stats(session.adapter(), &after));
-    other.single -= static_cast<double>(after.append_us - before.append_us) * 1e-6 / static_cast<double>(rest.size());
+    const double plain_block = Seconds([&] { plain.Decode(block); });
+    const double before_block = AppendSeconds(session);
+    double block_seconds = Seconds([&] { session.Decode(block, /*all_logits=*/false); });
+    const double appending = AppendSeconds(session) - before_block;
+    block_seconds -= appending;
+    const double committing = Seconds([&] { CheckEngine(mneme_commit(memory.get(), MNEME_BUFFERED, nullptr)); });
+    if (counts) {
+      block_without.Take(plain_block);
+      block_with.Take(block_seconds);
+      append.Take(appending + committing);
+    }
+    // Token by token in turn, so that both meet the same machine.
+    for (size_t i = 0; i < single; ++i) {
+      const double alone = Seconds([&] { plain.Decode(rest.subspan(i, 1)); });
+      const double before = AppendSeconds(session);
+      double with = Seconds([&] { session.Decode(rest.subspan(i, 1), /*all_logits=*/false); });
+      with -= AppendSeconds(session) - before;
+      if (!counts) continue;
+      single_without[i].Take(alone);
+      single_with[i].Take(with);
+    }
     session.Detach(0);
-    if (round == 0) continue;  // pages and caches are warm from here on
-    without.Take(one);
-    with.Take(other);
   }
-  const double block_cost = with.block / without.block - 1.0;
-  const double single_cost = with.single / without.single - 1.0;
-  const double append_share = with.append / without.block;
+  const double block_cost = block_with.seconds() / block_without.seconds() - 1.0;
+  const double single_cost = Mean(single_with) / Mean(single_without) - 1.0;
+  const double append_share = append.seconds() / block_without.seconds();
   if (arguments.json) {
     const nlohmann::json report = {{"block_tokens", window},
-                                   {"model_block_seconds", without.block},
-                                   {"adapter_block_seconds", with.block},
-                                   {"model_token_seconds", without.single},
-                                   {"adapter_token_seconds", with.single},
-                                   {"append_commit_block_seconds", with.append},
+                                   {"model_block_seconds", block_without.seconds()},
+                                   {"adapter_block_seconds", block_with.seconds()},
+                                   {"model_token_seconds", Mean(single_without)},
+                                   {"adapter_token_seconds", Mean(single_with)},
+                                   {"append_commit_block_seconds", append.seconds()},
                                    {"adapter_block_fraction", block_cost},
                                    {"adapter_token_fraction", single_cost},
                                    {"append_commit_fraction", append_share}};
@@ -136,10 +136,10 @@ void Run(const Arguments& arguments) {
   }
   std::printf("%-38s %12s %12s %9s\n", "nothing remembered yet", "model alone", "with adapter", "cost");
   std::printf("%-38s %9.1f ms %9.1f ms %8.1f%%\n", ("a block of " + std::to_string(window) + " tokens").c_str(),
-              without.block * 1e3, with.block * 1e3, block_cost * 100);
-  std::printf("%-38s %9.2f ms %9.2f ms %8.1f%%\n", "one token", without.single * 1e3, with.single * 1e3,
+              block_without.seconds() * 1e3, block_with.seconds() * 1e3, block_cost * 100);
+  std::printf("%-38s %9.2f ms %9.2f ms %8.1f%%\n", "one token", Mean(single_without) * 1e3, Mean(single_with) * 1e3,
               single_cost * 100);
-  std::printf("%-38s %12s %9.1f ms %8.1f%%\n", "appending and committing the block", "", with.append * 1e3,
+  std::printf("%-38s %12s %9.1f ms %8.1f%%\n", "appending and committing the block", "", append.seconds() * 1e3,
               append_share * 100);
 }
 
@@ -151,7 +151,9 @@ void AddOverhead(CLI::App& program) {
       "overhead", "What the adapter costs while the memory has nothing to say, and what appending and committing cost.");
   AddModelOptions(command, &arguments->model);
   AddTextOptions(command, &arguments->text);
-  command->add_option("--rounds", arguments->rounds, "measure so often, with and without in turn; the best counts")
+  command
+      ->add_option("--rounds", arguments->rounds,
+                   "measure so often, with and without in turn; the best of the block and of each token counts")
       ->capture_default_str();
   command->add_flag("--json", arguments->json, "print the figures as JSON");
   command->callback([arguments] { Run(*arguments); });

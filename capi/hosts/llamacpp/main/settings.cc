@@ -2,9 +2,13 @@
 
 namespace mneme::llama {
 
-void AddModelOptions(CLI::App* command, ModelSettings* settings) {
+void AddModelFileOptions(CLI::App* command, ModelSettings* settings) {
   command->add_option("--model", settings->model, "GGUF file")->required()->check(CLI::ExistingFile);
   command->add_option("--threads", settings->threads, "threads; 0: one a core")->capture_default_str();
+}
+
+void AddModelOptions(CLI::App* command, ModelSettings* settings) {
+  AddModelFileOptions(command, settings);
   command->add_option("--layers", settings->layers, "layers with a memory; default: all global ones")->delimiter(',');
   command->add_option("--policy", settings->policy, "where retrieved rows stand: fixed, as-stored, window-start, clamped")
       ->check(CLI::IsMember({"fixed", "as-stored", "window-start", "clamped"}))

@@ -37,6 +37,8 @@ struct StoreSettings {
   std::string stored_type = "f16";
 };
 
+// --model and --threads alone.
+void AddModelFileOptions(CLI::App* command, ModelSettings* settings);
 void AddModelOptions(CLI::App* command, ModelSettings* settings);
 void AddTextOptions(CLI::App* command, TextSettings* settings);
 void AddStoreOptions(CLI::App* command, StoreSettings* settings, bool required);

@@ -46,18 +46,6 @@ AttendSettings SettingsOf(const mneme_llama_options& options) {
   return settings;
 }
 
-std::optional<std::string> ModelMetadata(const llama_model* model, const std::string& key) {
-  std::string value(64, '\0');
-  int32_t size = llama_model_meta_val_str(model, key.c_str(), value.data(), value.size());
-  if (size < 0) return std::nullopt;
-  if (static_cast<size_t>(size) >= value.size()) {
-    value.resize(static_cast<size_t>(size) + 1);
-    size = llama_model_meta_val_str(model, key.c_str(), value.data(), value.size());
-  }
-  value.resize(static_cast<size_t>(size));
-  return value;
-}
-
 }  // namespace
 
 Adapter::Adapter(const llama_model* model, const mneme_llama_options& options, ModelShape shape,
@@ -80,8 +68,7 @@ Status Adapter::Create(const llama_model* model, const mneme_llama_options& opti
   if (options.model_path != nullptr) MNEME_LLAMA_RETURN_IF_ERROR(ReadGgufFile(options.model_path, &file));
   if (options.weights_fingerprint != nullptr) file.fingerprint = options.weights_fingerprint;
   ModelShape shape;
-  MNEME_LLAMA_RETURN_IF_ERROR(ReadModelShape(
-      [model](const std::string& key) { return ModelMetadata(model, key); }, file.rope_divisors, &shape));
+  MNEME_LLAMA_RETURN_IF_ERROR(ReadModelShape(model, file.rope_divisors, &shape));
   std::vector<int32_t> wanted;
   if (options.layers != nullptr) wanted.assign(options.layers, options.layers + options.n_layers);
   std::vector<int32_t> layers;
@@ -124,8 +111,8 @@ Status Adapter::Bind(llama_context* context) {
 // Nothing may be thrown through llama.cpp's C code.
 bool Adapter::OnNode(ggml_tensor* node, bool ask, void* adapter) {
   GraphStep& step = static_cast<Adapter*>(adapter)->step_;
-  if (ask) return step.Wants(*node);
   try {
+    if (ask) return step.Wants(*node);
     step.Computed(*node);
   } catch (...) {
     step.Fail({MNEME_RESOURCE_EXHAUSTED, "no memory for the rows of a layer"});

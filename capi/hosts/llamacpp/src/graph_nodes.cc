@@ -82,6 +82,9 @@ Status CheckRows(const char* what, const ggml_tensor& rows, int64_t dim, int64_t
 }  // namespace
 
 NodeName ParseNodeName(const ggml_tensor& node, bool normed) {
+  // Asked for every node of every graph, so most must be told by a letter.
+  const char initial = node.name[0];
+  if (initial != 'k' && initial != 'K' && initial != 'Q' && initial != 'V') return {};
   const std::string_view name(node.name);
   if (int32_t layer = LayerOf(name, "kqv_out"); layer >= 0) return {NodeKind::kAttentionOut, layer};
   if (int32_t layer = LayerOf(name, "Vcur"); layer >= 0) return {NodeKind::kValue, layer};

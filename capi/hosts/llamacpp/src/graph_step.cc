@@ -36,9 +36,17 @@ void GraphStep::Begin(BatchPlan* plan, const int32_t* token_ids) {
   token_ids_ = token_ids;
   status_ = Status();
   part_begin_ = 0;
+  EndPart();
+  queries_.tokens = keys_.tokens = values_.tokens = -1;
+  deferred_values_ = nullptr;
+  const auto visible = [](const SequenceStep& step) { return step.visible; };
+  overwrites_ = settings_.always_overwrite || std::any_of(plan->steps.begin(), plan->steps.end(), visible);
+}
+
+void GraphStep::EndPart() {
+  part_checked_ = false;
   windows_.clear();
   part_runs_.clear();
-  queries_.tokens = keys_.tokens = values_.tokens = -1;
 }
 
 bool GraphStep::Chosen(int32_t layer) const { return std::binary_search(layers_.begin(), layers_.end(), layer); }
@@ -46,17 +54,18 @@ bool GraphStep::Chosen(int32_t layer) const { return std::binary_search(layers_.
 bool GraphStep::WantsKind(NodeName name) const {
   switch (name.kind) {
     case NodeKind::kNone: return false;
-    case NodeKind::kQuery:
+    case NodeKind::kQuery: return !settings_.rotated() && overwrites_;
     case NodeKind::kKey: return !settings_.rotated();
     case NodeKind::kRotatedKey: return settings_.rotated() || name.layer == layers_.front();
-    case NodeKind::kValue:
-    case NodeKind::kAttentionOut: return true;
+    case NodeKind::kValue: return true;
+    case NodeKind::kAttentionOut: return overwrites_ || name.layer == layers_.front();
   }
   return false;
 }
 
-bool GraphStep::Wants(const ggml_tensor& node) const {
+bool GraphStep::Wants(const ggml_tensor& node) {
   if (plan_ == nullptr || plan_->steps.empty()) return false;
+  if (deferred_values_ != nullptr) CheckDeferredValues(node);
   if (!status_.ok()) return true;  // to end the graph at its next node
   const NodeName name = ParseNodeName(node, shape_.normed);
   if (!Chosen(name.layer) || !WantsKind(name)) return false;
@@ -65,8 +74,28 @@ bool GraphStep::Wants(const ggml_tensor& node) const {
     case NodeKind::kQuery: return HasHeads(node, layer.key_dim, layer.q_heads);
     case NodeKind::kKey:
     case NodeKind::kRotatedKey: return HasHeads(node, layer.key_dim, layer.kv_heads);
-    case NodeKind::kValue: return HasHeads(node, layer.value_dim, layer.kv_heads);
+    case NodeKind::kValue:
+      return HasHeads(node, layer.value_dim, layer.kv_heads) && !DeferValues(node);
     default: return true;
+  }
+}
+
+bool GraphStep::DeferValues(const ggml_tensor& values) {
+  if (keys_.tokens >= 0) return false;  // the keys came first
+  deferred_values_ = &values;
+  return true;
+}
+
+// The allocator gives the place of values to others once they have been used.
+void GraphStep::CheckDeferredValues(const ggml_tensor& node) {
+  const auto is_view = [](const ggml_tensor& tensor) {
+    return tensor.op == GGML_OP_RESHAPE || tensor.op == GGML_OP_VIEW || tensor.op == GGML_OP_PERMUTE ||
+           tensor.op == GGML_OP_TRANSPOSE;
+  };
+  if (is_view(node)) return;
+  for (const ggml_tensor* source : node.src) {
+    while (source != nullptr && source != deferred_values_ && is_view(*source)) source = source->src[0];
+    if (source == deferred_values_) status_ = Refused("the graph uses a layer's values before it computes the keys");
   }
 }
 
@@ -77,12 +106,22 @@ void GraphStep::Computed(ggml_tensor& node) {
     status_ = FinishLayer(name.layer, node);
     return;
   }
-  const Timer timer(&capture_us_);
-  if (name.kind == NodeKind::kRotatedKey) {
-    if (name.layer == layers_.front()) status_ = CheckPositions(node);
-    if (!settings_.rotated()) return;
+  {
+    const Timer timer(&capture_us_);
+    if (name.kind == NodeKind::kRotatedKey) {
+      if (name.layer == layers_.front()) status_ = CheckPositions(node);
+      if (!settings_.rotated()) return;
+    }
+    Copy(node, name.kind == NodeKind::kQuery ? &queries_ : name.kind == NodeKind::kValue ? &values_ : &keys_);
+    if (name.kind != NodeKind::kQuery && deferred_values_ != nullptr) {
+      Copy(*deferred_values_, &values_);
+      deferred_values_ = nullptr;
+    }
   }
-  Copy(node, name.kind == NodeKind::kQuery ? &queries_ : name.kind == NodeKind::kValue ? &values_ : &keys_);
+  const bool complete = keys_.tokens >= 0 && values_.tokens >= 0;
+  if (status_.ok() && complete && !overwrites_ && name.layer != layers_.front()) {
+    status_ = AppendLayer(name.layer, node.ne[2]);
+  }
 }
 
 void GraphStep::Copy(const ggml_tensor& node, Rows* rows) {
@@ -108,8 +147,8 @@ Status GraphStep::FinishLayer(int32_t number, const ggml_tensor& output) {
     if (Status status = FindAttentionInputs(output, layer, &inputs); !status.ok()) {
       return {status.code(), LayerText(number) + status.message()};
     }
-    if (keys_.tokens != tokens || values_.tokens != tokens || (!settings_.rotated() && queries_.tokens != tokens)) {
-      return Refused(LayerText(number) + "the graph does not have the queries, keys and values that the adapter expects");
+    if (overwrites_ && !settings_.rotated() && queries_.tokens != tokens) {
+      return Refused(LayerText(number) + "the graph does not have the queries that the adapter expects");
     }
     MNEME_LLAMA_RETURN_IF_ERROR(BeginPart(*inputs.mask, tokens));
   }
@@ -119,6 +158,13 @@ Status GraphStep::FinishLayer(int32_t number, const ggml_tensor& output) {
     const Timer timer(&attend_us_);
     MNEME_LLAMA_RETURN_IF_ERROR(AttendRun(number, inputs, part_runs_[i], windows_[i], output));
   }
+  return AppendLayer(number, tokens);
+}
+
+Status GraphStep::AppendLayer(int32_t number, int64_t tokens) {
+  if (!part_checked_ || keys_.tokens != tokens || values_.tokens != tokens) {
+    return Refused(LayerText(number) + "the graph does not have the keys and values that the adapter expects");
+  }
   for (const Run& run : part_runs_) {
     const Timer timer(&append_us_);
     MNEME_LLAMA_RETURN_IF_ERROR(AppendRun(number, run));
@@ -126,8 +172,7 @@ Status GraphStep::FinishLayer(int32_t number, const ggml_tensor& output) {
   keys_.tokens = values_.tokens = queries_.tokens = -1;
   if (number == layers_.back()) {
     part_begin_ += tokens;
-    windows_.clear();
-    part_runs_.clear();
+    EndPart();
   }
   return Status();
 }
@@ -152,7 +197,7 @@ Status GraphStep::CheckPositions(const ggml_tensor& rotated_key) const {
 // At the part's first layer: cuts the batch's runs to the part, and holds the mask against what the adapter believes the
 // cache to contain. They differ if the host changed the cache.
 Status GraphStep::BeginPart(const ggml_tensor& mask, int64_t tokens) {
-  if (!windows_.empty()) return Status();
+  if (part_checked_) return Status();
   if (part_begin_ + tokens > static_cast<int64_t>(plan_->positions.size())) {
     return Refused("llama.cpp runs more tokens than the batch has");
   }
@@ -171,6 +216,7 @@ Status GraphStep::BeginPart(const ggml_tensor& mask, int64_t tokens) {
     part_runs_.push_back({begin, end, run.step});
     windows_.push_back(std::move(window));
   }
+  part_checked_ = true;
   return Status();
 }
 

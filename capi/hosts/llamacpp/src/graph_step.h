@@ -33,6 +33,10 @@ struct AttendSettings {
 // order), each through all layers. For every chosen layer the step copies the part's queries, keys and values, replaces
 // the attention output, and appends the rows.
 //
+// Each node that the step stops at costs: llama.cpp starts its threads anew for what follows. So values are copied
+// where the keys are, and while no row of a memory is visible there is one stop a layer, at the keys, but for the first
+// layer, whose mask and positions show what the cache contains.
+//
 // The first error ends the graph and is kept in status(); what llama.cpp computed is then worthless.
 class GraphStep {
  public:
@@ -43,7 +47,7 @@ class GraphStep {
   void End() { plan_ = nullptr; }
 
   // The two calls of ggml_backend_sched_eval_callback.
-  bool Wants(const ggml_tensor& node) const;
+  bool Wants(const ggml_tensor& node);
   void Computed(ggml_tensor& node);
 
   void Fail(Status status) { status_ = std::move(status); }
@@ -67,9 +71,15 @@ class GraphStep {
   // The wanted kinds: unrotated queries and keys, or rotated keys where they are kept as stored. The first layer's rotated
   // keys are looked at in any case: they show the positions.
   bool WantsKind(NodeName name) const;
+  // Whether the graph can wait with `values` for the keys, which in llama.cpp's graphs come next.
+  bool DeferValues(const ggml_tensor& values);
+  void CheckDeferredValues(const ggml_tensor& node);
   static void Copy(const ggml_tensor& node, Rows* rows);
+  // At the attention output, or, where that is left as it is, as soon as the keys and values are there.
   Status FinishLayer(int32_t layer, const ggml_tensor& output);
+  Status AppendLayer(int32_t layer, int64_t tokens);
   Status CheckPositions(const ggml_tensor& rotated_key) const;
+  void EndPart();
   Status BeginPart(const ggml_tensor& mask, int64_t tokens);
   Status AttendRun(int32_t layer, const AttentionInputs& inputs, const Run& part, const LocalWindow& window,
                    const ggml_tensor& output);
@@ -85,9 +95,12 @@ class GraphStep {
   Rows queries_;
   Rows keys_;
   Rows values_;
+  bool overwrites_ = false;                       // whether attention outputs of this batch are replaced
+  const ggml_tensor* deferred_values_ = nullptr;  // of the layer that runs; computed with its keys
   int64_t part_begin_ = 0;             // tokens of the batch before this part
+  bool part_checked_ = false;          // the two below are filled
   std::vector<Run> part_runs_;         // of the part that have a memory, counted from its first token
-  std::vector<LocalWindow> windows_;   // of part_runs_; empty until the part's first layer
+  std::vector<LocalWindow> windows_;   // of part_runs_
   std::vector<int64_t> positions_;     // scratch
   std::vector<int64_t> local_positions_;
   std::vector<float> scale_, bias_, decay_, gate_;  // per head

@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <map>
 
+#include "llama.h"
+
 namespace mneme::llama {
 namespace {
 
@@ -86,7 +88,23 @@ Status ReadRotaryScale(Reader& reader, float* scale) {
   return Status();
 }
 
+std::optional<std::string> ModelMetadata(const llama_model* model, const std::string& key) {
+  std::string value(64, '\0');
+  int32_t size = llama_model_meta_val_str(model, key.c_str(), value.data(), value.size());
+  if (size < 0) return std::nullopt;
+  if (static_cast<size_t>(size) >= value.size()) {
+    value.resize(static_cast<size_t>(size) + 1);
+    size = llama_model_meta_val_str(model, key.c_str(), value.data(), value.size());
+  }
+  value.resize(static_cast<size_t>(size));
+  return value;
+}
+
 }  // namespace
+
+Status ReadModelShape(const llama_model* model, const std::vector<float>& rope_divisors, ModelShape* shape) {
+  return ReadModelShape([model](const std::string& key) { return ModelMetadata(model, key); }, rope_divisors, shape);
+}
 
 Status ReadModelShape(const MetadataLookup& lookup, const std::vector<float>& rope_divisors, ModelShape* shape) {
   const std::optional<std::string> architecture = lookup("general.architecture");

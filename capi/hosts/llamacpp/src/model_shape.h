@@ -9,6 +9,8 @@
 
 #include "capi/hosts/llamacpp/src/status.h"
 
+struct llama_model;
+
 namespace mneme::llama {
 
 // Rotary embedding of one layer, as ggml_rope_ext is called for it.
@@ -45,6 +47,7 @@ using MetadataLookup = std::function<std::optional<std::string>(const std::strin
 // MNEME_UNIMPLEMENTED, with the reason, for a model that the adapter cannot serve correctly: an architecture that it
 // does not know, attention sinks as weights, latent attention, other rotary scalings.
 Status ReadModelShape(const MetadataLookup& lookup, const std::vector<float>& rope_divisors, ModelShape* shape);
+Status ReadModelShape(const llama_model* model, const std::vector<float>& rope_divisors, ModelShape* shape);
 
 }  // namespace mneme::llama
 
