@@ -184,14 +184,14 @@ class CertifiedScan::Impl {
       float step = most / greatest;
       float inverse = 1.0f / step;
       if (!(step > 0) || !std::isfinite(inverse)) step = inverse = 0;  // all zero, or too small to matter
-      int8_t* values = values_.data() + i * coded_dim;
       int32_t sum = 0;
       double squares = 0, error = 0;
       for (int64_t d = 0; d < dim_; ++d) {
         constexpr float kShift = 0x1.8p23f;  // adding it rounds to a whole number
         const float whole = std::min(std::max((turned[d] * inverse + kShift) - kShift, -greatest), greatest);
-        values[d] = static_cast<int8_t>(whole);
-        sum += values[d];
+        const auto value = static_cast<int8_t>(whole);
+        values_[static_cast<size_t>(codes::ValueAt(i, d, coded_dim, count_, kernels_->group))] = value;
+        sum += value;
         const double rest = turned[d] - static_cast<double>(whole) * step;
         error += rest * rest;
         squares += static_cast<double>(vector[d]) * vector[d];
@@ -203,7 +203,6 @@ class CertifiedScan::Impl {
       coded.norm = static_cast<float>(std::sqrt(squares) * 1.0001) + kTiny;
       coded.slack_weight = coded.norm * rounding;
       codes::Query& query = queries_[static_cast<size_t>(i)];
-      query.values = values;
       query.start = -codes::kZeroCode * sum;
       query.step = step;
       query.inverse_step = step > 0 ? 1 / step : kInfinity;
@@ -228,7 +227,8 @@ class CertifiedScan::Impl {
         int64_t contiguous;
         const char* blocks = codes_->Blocks(block * kBlockRows, &contiguous);
         const int64_t n = std::min(contiguous, blocks_end - block);
-        kernels_->scan(blocks, n, block * kBlockRows, codes_->coded_dim(), queries_.data(), count_, &Impl::Sink, this);
+        kernels_->scan(blocks, n, block * kBlockRows, codes_->coded_dim(), values_.data(), queries_.data(),
+                       count_, &Impl::Sink, this);
         block += n;
       }
       row = chunk_end;

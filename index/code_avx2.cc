@@ -20,6 +20,7 @@ constexpr int64_t kPrefetchBytes = 4096;
 #define MNEME_INLINE inline __attribute__((always_inline))
 
 MNEME_INLINE Floats Splat(float value) { return _mm256_set1_ps(value); }
+MNEME_INLINE Ints SplatInt(int32_t value) { return _mm256_set1_epi32(value); }
 MNEME_INLINE Floats LoadFloats(const char* from) { return _mm256_loadu_ps(reinterpret_cast<const float*>(from)); }
 MNEME_INLINE Ints LoadInts(const char* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
 MNEME_INLINE Floats ToFloats(Ints values) { return _mm256_cvtepi32_ps(values); }
@@ -37,36 +38,31 @@ MNEME_INLINE bool AnyAbove(const Ints (&sums)[kParts], int32_t least) {
   return _mm256_testz_si256(above, above) == 0;
 }
 
-MNEME_INLINE Ints FourValues(const Query& query, int64_t d) {
+MNEME_INLINE Ints FourValues(const int8_t* values) {
   int32_t four;
-  __builtin_memcpy(&four, query.values + d, sizeof(four));
+  __builtin_memcpy(&four, values, sizeof(four));
   return _mm256_set1_epi32(four);
 }
 
 // Two products of a code (at most 127) and a value (within ± 64) fill half the range of 16 bits, so two pairs of them are
-// summed there before they are widened.
+// summed there before they are widened. One part after the other: eight sums, two vectors of keys and what a step needs
+// just fit sixteen registers.
 template <int kQ>
-MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const Query* queries, Ints (&sums)[kQ][kParts]) {
+MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* values, Ints (&sums)[kQ][kParts]) {
   const Ints ones = _mm256_set1_epi16(1);
-  for (int q = 0; q < kQ; ++q) {
-    for (int p = 0; p < kParts; ++p) sums[q][p] = _mm256_set1_epi32(queries[q].start);
-  }
-  for (int64_t d = 0; d < dim; d += 8) {
+  for (int64_t d = 0; d < dim; d += 8, values += 8 * kQ) {
     const char* at = reinterpret_cast<const char*>(codes + d * kBlockRows);
-    Ints even[kParts], odd[kParts];
-    for (int p = 0; p < kParts; ++p) {
-      even[p] = LoadInts(at + p * 32);
-      odd[p] = LoadInts(at + 64 + p * 32);
-    }
     _mm_prefetch(at + kPrefetchBytes, _MM_HINT_T0);
     _mm_prefetch(at + kPrefetchBytes + 64, _MM_HINT_T0);
-    for (int q = 0; q < kQ; ++q) {
-      const Ints first = FourValues(queries[q], d), second = FourValues(queries[q], d + 4);
-      for (int p = 0; p < kParts; ++p) {
-        const Ints pairs =
-            _mm256_add_epi16(_mm256_maddubs_epi16(even[p], first), _mm256_maddubs_epi16(odd[p], second));
+    for (int p = 0; p < kParts; ++p) {
+      const Ints first = LoadInts(at + p * 32), second = LoadInts(at + 64 + p * 32);
+      for (int q = 0; q < kQ; ++q) {
+        const Ints pairs = _mm256_add_epi16(_mm256_maddubs_epi16(first, FourValues(values + 8 * q)),
+                                            _mm256_maddubs_epi16(second, FourValues(values + 8 * q + 4)));
         sums[q][p] = _mm256_add_epi32(sums[q][p], _mm256_madd_epi16(pairs, ones));
       }
+      // Or the compiler keeps all broadcasts for the second part, and spills sums instead.
+      asm volatile("");
     }
   }
 }
@@ -78,6 +74,6 @@ MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const Query* queri
 
 namespace mneme::codes {
 
-const Kernels kAvx2Kernels = {"avx2", 64, &Scan};
+const Kernels kAvx2Kernels = {"avx2", 64, kQueries, &Scan};
 
 }  // namespace mneme::codes

@@ -19,6 +19,7 @@ constexpr int64_t kPrefetchBytes = 4096;
 #define MNEME_INLINE inline __attribute__((always_inline))
 
 MNEME_INLINE Floats Splat(float value) { return _mm512_set1_ps(value); }
+MNEME_INLINE Ints SplatInt(int32_t value) { return _mm512_set1_epi32(value); }
 MNEME_INLINE Floats LoadFloats(const char* from) { return _mm512_loadu_ps(from); }
 MNEME_INLINE Ints LoadInts(const char* from) { return _mm512_loadu_si512(from); }
 MNEME_INLINE Floats ToFloats(Ints values) { return _mm512_cvtepi32_ps(values); }
@@ -32,29 +33,26 @@ MNEME_INLINE bool AnyAbove(const Ints (&sums)[kParts], int32_t least) {
   return _mm512_cmpgt_epi32_mask(sums[0], _mm512_set1_epi32(least)) != 0;
 }
 
-MNEME_INLINE Ints FourValues(const Query& query, int64_t d) {
+MNEME_INLINE Ints FourValues(const int8_t* values) {
   int32_t four;
-  __builtin_memcpy(&four, query.values + d, sizeof(four));
+  __builtin_memcpy(&four, values, sizeof(four));
   return _mm512_set1_epi32(four);
 }
 
-// vpdpbusd sums four products of a code and a value into each of 16 rows' sums. Few queries take two chains of sums each,
-// to hide its latency.
+// vpdpbusd sums four products of a code and a value into each of 16 rows' sums. Two chains of sums a query, to hide its
+// latency where queries are few.
 template <int kQ>
-MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const Query* queries, Ints (&sums)[kQ][kParts]) {
+MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* values, Ints (&sums)[kQ][kParts]) {
   Ints more[kQ];
-  for (int q = 0; q < kQ; ++q) {
-    sums[q][0] = _mm512_set1_epi32(queries[q].start);
-    more[q] = _mm512_setzero_si512();
-  }
-  for (int64_t d = 0; d < dim; d += 8) {
+  for (int q = 0; q < kQ; ++q) more[q] = _mm512_setzero_si512();
+  for (int64_t d = 0; d < dim; d += 8, values += 8 * kQ) {
     const char* at = reinterpret_cast<const char*>(codes + d * kBlockRows);
-    const Ints even = LoadInts(at), odd = LoadInts(at + 64);
+    const Ints first = LoadInts(at), second = LoadInts(at + 64);
     _mm_prefetch(at + kPrefetchBytes, _MM_HINT_T0);
     _mm_prefetch(at + kPrefetchBytes + 64, _MM_HINT_T0);
     for (int q = 0; q < kQ; ++q) {
-      sums[q][0] = _mm512_dpbusd_epi32(sums[q][0], even, FourValues(queries[q], d));
-      more[q] = _mm512_dpbusd_epi32(more[q], odd, FourValues(queries[q], d + 4));
+      sums[q][0] = _mm512_dpbusd_epi32(sums[q][0], first, FourValues(values + 8 * q));
+      more[q] = _mm512_dpbusd_epi32(more[q], second, FourValues(values + 8 * q + 4));
     }
   }
   for (int q = 0; q < kQ; ++q) sums[q][0] = _mm512_add_epi32(sums[q][0], more[q]);
@@ -67,6 +65,6 @@ MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const Query* queri
 
 namespace mneme::codes {
 
-const Kernels kAvx512VnniKernels = {"avx512vnni", 127, &Scan};
+const Kernels kAvx512VnniKernels = {"avx512vnni", 127, kQueries, &Scan};
 
 }  // namespace mneme::codes

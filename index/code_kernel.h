@@ -33,11 +33,10 @@ inline constexpr int64_t kScalesAt = 64;
 inline constexpr int64_t kBoundsAt = kScalesAt + 4 * kBlockRows;
 inline constexpr int64_t BlockBytes(int64_t dim) { return dim * kBlockRows + kBoundsAt + 4 * kBlockRows; }
 
-// One query during a scan. What row r can reach at most is
+// One query during a scan, its values apart (see Kernels). What row r can reach at most is
 //   base + step * scale[r] * (start + values · codes[r]) + error_weight * error[r] + norm_weight * norm[r]
 struct Query {
-  const int8_t* values;  // [dim], within ± Kernels::greatest_value
-  int32_t start;         // -kZeroCode * (sum of values)
+  int32_t start;  // -kZeroCode * (sum of values)
   float step;
   float inverse_step;  // infinity if the step is 0
   float base;
@@ -53,11 +52,20 @@ using Sink = void (*)(void* context, int64_t number, Query& query, int64_t row, 
 struct Kernels {
   const char* name;
   int greatest_value;  // of a query's element
+  int group;           // queries that share a load of keys
 
-  // `count` consecutive blocks, the first one beginning with row `row`, against n queries.
-  void (*scan)(const char* blocks, int64_t count, int64_t row, int64_t dim, Query* queries, int64_t n, Sink sink,
-               void* context);
+  // `count` consecutive blocks, the first one beginning with row `row`, against n queries. `values` holds theirs, group
+  // after group, each [dim / 8][queries of the group][8]; the last group has what is left of n.
+  void (*scan)(const char* blocks, int64_t count, int64_t row, int64_t dim, const int8_t* values, Query* queries,
+               int64_t n, Sink sink, void* context);
 };
+
+// Where element d of query i of n lies in `values`.
+inline int64_t ValueAt(int64_t i, int64_t d, int64_t dim, int64_t n, int64_t group) {
+  const int64_t first = i / group * group;
+  const int64_t size = n - first < group ? n - first : group;
+  return first * dim + (d / 8 * size + (i - first)) * 8 + d % 8;
+}
 
 extern const Kernels kPlainKernels;
 #if defined(__x86_64__)

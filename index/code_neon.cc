@@ -17,6 +17,7 @@ constexpr int kQueries = 4;
 #define MNEME_INLINE inline __attribute__((always_inline))
 
 MNEME_INLINE Floats Splat(float value) { return vdupq_n_f32(value); }
+MNEME_INLINE Ints SplatInt(int32_t value) { return vdupq_n_s32(value); }
 MNEME_INLINE Floats LoadFloats(const char* from) { return vld1q_f32(reinterpret_cast<const float*>(from)); }
 MNEME_INLINE Ints LoadInts(const char* from) { return vld1q_s32(reinterpret_cast<const int32_t*>(from)); }
 MNEME_INLINE Floats ToFloats(Ints values) { return vcvtq_f32_s32(values); }
@@ -36,19 +37,16 @@ MNEME_INLINE bool AnyAbove(const Ints (&sums)[kParts], int32_t least) {
 
 // sdot takes signed bytes on both sides; codes are below 128, so they are the same number either way.
 template <int kQ>
-MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const Query* queries, Ints (&sums)[kQ][kParts]) {
-  for (int q = 0; q < kQ; ++q) {
-    for (int p = 0; p < kParts; ++p) sums[q][p] = vdupq_n_s32(queries[q].start);
-  }
+MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* values, Ints (&sums)[kQ][kParts]) {
   for (int64_t d = 0; d < dim; d += 4) {
     const auto* at = reinterpret_cast<const int8_t*>(codes + d * kBlockRows);
     int8x16_t keys[kParts];
     for (int p = 0; p < kParts; ++p) keys[p] = vld1q_s8(at + p * 16);
     for (int q = 0; q < kQ; ++q) {
       int32_t four;
-      __builtin_memcpy(&four, queries[q].values + d, sizeof(four));
-      const int8x16_t values = vreinterpretq_s8_s32(vdupq_n_s32(four));
-      for (int p = 0; p < kParts; ++p) sums[q][p] = vdotq_s32(sums[q][p], keys[p], values);
+      __builtin_memcpy(&four, values + (d / 8 * kQ + q) * 8 + d % 8, sizeof(four));
+      const int8x16_t query = vreinterpretq_s8_s32(vdupq_n_s32(four));
+      for (int p = 0; p < kParts; ++p) sums[q][p] = vdotq_s32(sums[q][p], keys[p], query);
     }
   }
 }
@@ -60,6 +58,6 @@ MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const Query* queri
 
 namespace mneme::codes {
 
-const Kernels kNeonKernels = {"neon", 127, &Scan};
+const Kernels kNeonKernels = {"neon", 127, kQueries, &Scan};
 
 }  // namespace mneme::codes

@@ -14,6 +14,7 @@ constexpr int kParts = kBlockRows / kWidth;
 constexpr int kQueries = 1;
 
 inline Floats Splat(float value) { return Floats{value, value, value, value}; }
+inline Ints SplatInt(int32_t value) { return Ints{value, value, value, value}; }
 inline Floats LoadFloats(const char* from) {
   Floats values;
   __builtin_memcpy(&values, from, sizeof(values));
@@ -42,16 +43,16 @@ inline bool AnyAbove(const Ints (&sums)[kParts], int32_t least) {
 }
 
 template <int kQ>
-inline void DotBlock(const uint8_t* codes, int64_t dim, const Query* queries, Ints (&sums)[kQ][kParts]) {
+inline void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* values, Ints (&sums)[kQ][kParts]) {
   for (int q = 0; q < kQ; ++q) {
     int32_t dots[kBlockRows];
-    for (int32_t& dot : dots) dot = queries[q].start;
+    __builtin_memcpy(dots, sums[q], sizeof(dots));
     for (int64_t d = 0; d < dim; d += 4) {
-      const int8_t* values = queries[q].values + d;
-      const uint8_t* four = codes + d * kBlockRows;
+      const int8_t* four = values + (d / 8 * kQ + q) * 8 + d % 8;
+      const uint8_t* keys = codes + d * kBlockRows;
       for (int r = 0; r < kBlockRows; ++r) {
-        dots[r] += four[4 * r] * values[0] + four[4 * r + 1] * values[1] + four[4 * r + 2] * values[2] +
-                   four[4 * r + 3] * values[3];
+        dots[r] += keys[4 * r] * four[0] + keys[4 * r + 1] * four[1] + keys[4 * r + 2] * four[2] +
+                   keys[4 * r + 3] * four[3];
       }
     }
     __builtin_memcpy(sums[q], dots, sizeof(dots));
@@ -65,6 +66,6 @@ inline void DotBlock(const uint8_t* codes, int64_t dim, const Query* queries, In
 
 namespace mneme::codes {
 
-const Kernels kPlainKernels = {"plain", 127, &Scan};
+const Kernels kPlainKernels = {"plain", 127, kQueries, &Scan};
 
 }  // namespace mneme::codes

@@ -241,13 +241,13 @@ TEST_P(CertifiedScanTest, NoRowExceedsItsBound) {
         for (int64_t i = 0; i < dim; ++i) {
           base += static_cast<double>(data.queries[static_cast<size_t>(i)]) * coded.Mean(chunk)[i];
         }
-        codes::Query query{values.data(), -codes::kZeroCode * sum, step, 1 / step, static_cast<float>(base),
+        codes::Query query{-codes::kZeroCode * sum, step, 1 / step, static_cast<float>(base),
                            static_cast<float>(std::sqrt(norm)), static_cast<float>(std::sqrt(error)), -kInfinity};
         int64_t contiguous;
         const char* blocks = coded.Blocks(chunk, &contiguous);
         ASSERT_GE(contiguous, KeyCodes::kChunkRows / 16);
         kernels.scan(
-            blocks, KeyCodes::kChunkRows / 16, chunk, coded.coded_dim(), &query, 1,
+            blocks, KeyCodes::kChunkRows / 16, chunk, coded.coded_dim(), values.data(), &query, 1,
             [](void* context, int64_t, codes::Query&, int64_t row, const float* most, uint32_t mask) {
               for (int i = 0; i < 16; ++i) {
                 Row& own = (*static_cast<std::vector<Row>*>(context))[static_cast<size_t>(row + i)];

@@ -54,20 +54,21 @@ int Check() {
       extremes.inverse_scale = 1 / extremes.scale;
       __builtin_memcpy(block + dim * kBlockRows, &extremes, sizeof(extremes));
     }
-    std::vector<int8_t> values(static_cast<size_t>(n * dim));
+    // As the plain kernels want them, and as the checked ones do.
+    std::vector<int8_t> values(static_cast<size_t>(n * dim)), packed(values.size());
     std::vector<Query> queries(static_cast<size_t>(n));
     for (int64_t i = 0; i < n; ++i) {
       int32_t sum = 0;
       for (int64_t d = 0; d < dim; ++d) {
         const int value = static_cast<int>(random() % (2u * static_cast<uint32_t>(MNEME_CHECKED.greatest_value) + 1)) -
                           MNEME_CHECKED.greatest_value;
-        values[static_cast<size_t>(i * dim + d)] = static_cast<int8_t>(value);
+        values[static_cast<size_t>(ValueAt(i, d, dim, n, kPlainKernels.group))] = static_cast<int8_t>(value);
+        packed[static_cast<size_t>(ValueAt(i, d, dim, n, MNEME_CHECKED.group))] = static_cast<int8_t>(value);
         sum += value;
       }
       const float step = 0.001f + 0.01f * uniform(random);
       const float spread = step * 40.0f * 36.0f * sqrtf(static_cast<float>(dim));
-      queries[static_cast<size_t>(i)] = {values.data() + i * dim,
-                                         -kZeroCode * sum,
+      queries[static_cast<size_t>(i)] = {-kZeroCode * sum,
                                          step,
                                          1 / step,
                                          uniform(random) - 0.5f,
@@ -77,13 +78,15 @@ int Check() {
     }
     // The saturating corner of 16-bit sums.
     if (round % 5 == 0) {
-      for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<int8_t>(MNEME_CHECKED.greatest_value);
+      for (size_t i = 0; i < values.size(); ++i) {
+        values[i] = packed[i] = static_cast<int8_t>(MNEME_CHECKED.greatest_value);
+      }
       for (Query& query : queries) query.start = -kZeroCode * static_cast<int32_t>(dim) * MNEME_CHECKED.greatest_value;
     }
     Told expected, actual;
     std::vector<Query> copy = queries;
-    kPlainKernels.scan(bytes.data(), blocks, 160, dim, copy.data(), n, &Take, &expected);
-    MNEME_CHECKED.scan(bytes.data(), blocks, 160, dim, queries.data(), n, &Take, &actual);
+    kPlainKernels.scan(bytes.data(), blocks, 160, dim, values.data(), copy.data(), n, &Take, &expected);
+    MNEME_CHECKED.scan(bytes.data(), blocks, 160, dim, packed.data(), queries.data(), n, &Take, &actual);
     for (int64_t i = 0; i < n; ++i) {
       const Query& query = queries[static_cast<size_t>(i)];
       for (int64_t row = 160; row < 160 + blocks * kBlockRows; ++row) {
