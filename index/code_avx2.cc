@@ -19,23 +19,15 @@ constexpr int64_t kPrefetchBytes = 4096;
 
 #define MNEME_INLINE inline __attribute__((always_inline))
 
-MNEME_INLINE Floats Splat(float value) { return _mm256_set1_ps(value); }
 MNEME_INLINE Ints SplatInt(int32_t value) { return _mm256_set1_epi32(value); }
-MNEME_INLINE Floats LoadFloats(const char* from) { return _mm256_loadu_ps(reinterpret_cast<const float*>(from)); }
 MNEME_INLINE Ints LoadInts(const char* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
-MNEME_INLINE Floats ToFloats(Ints values) { return _mm256_cvtepi32_ps(values); }
-MNEME_INLINE Floats AsFloats(Ints bits) { return _mm256_castsi256_ps(bits); }
-MNEME_INLINE Ints ShiftUp16(Ints bits) { return _mm256_slli_epi32(bits, 16); }
-MNEME_INLINE Ints UpperHalf(Ints bits) { return _mm256_and_si256(bits, _mm256_set1_epi32(-65536)); }
-MNEME_INLINE Floats MulAdd(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
-MNEME_INLINE uint32_t Below(Floats a, Floats b) {
-  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
+MNEME_INLINE Floats WidenScales(const uint16_t* scales) {
+  const Ints wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
-
-MNEME_INLINE bool AnyAbove(const Ints (&sums)[kParts], int32_t least) {
-  const Ints bound = _mm256_set1_epi32(least);
-  const Ints above = _mm256_or_si256(_mm256_cmpgt_epi32(sums[0], bound), _mm256_cmpgt_epi32(sums[1], bound));
-  return _mm256_testz_si256(above, above) == 0;
+MNEME_INLINE uint32_t NotBelow(Ints sums, Floats scales, float factor, float term) {
+  const Floats bound = _mm256_fmsub_ps(scales, _mm256_set1_ps(factor), _mm256_set1_ps(term));
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(_mm256_cvtepi32_ps(sums), bound, _CMP_NLT_UQ)));
 }
 
 MNEME_INLINE Ints FourValues(const int8_t* values) {

@@ -18,19 +18,15 @@ constexpr int64_t kPrefetchBytes = 4096;
 
 #define MNEME_INLINE inline __attribute__((always_inline))
 
-MNEME_INLINE Floats Splat(float value) { return _mm512_set1_ps(value); }
 MNEME_INLINE Ints SplatInt(int32_t value) { return _mm512_set1_epi32(value); }
-MNEME_INLINE Floats LoadFloats(const char* from) { return _mm512_loadu_ps(from); }
 MNEME_INLINE Ints LoadInts(const char* from) { return _mm512_loadu_si512(from); }
-MNEME_INLINE Floats ToFloats(Ints values) { return _mm512_cvtepi32_ps(values); }
-MNEME_INLINE Floats AsFloats(Ints bits) { return _mm512_castsi512_ps(bits); }
-MNEME_INLINE Ints ShiftUp16(Ints bits) { return _mm512_slli_epi32(bits, 16); }
-MNEME_INLINE Ints UpperHalf(Ints bits) { return _mm512_and_si512(bits, _mm512_set1_epi32(-65536)); }
-MNEME_INLINE Floats MulAdd(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
-MNEME_INLINE uint32_t Below(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
-
-MNEME_INLINE bool AnyAbove(const Ints (&sums)[kParts], int32_t least) {
-  return _mm512_cmpgt_epi32_mask(sums[0], _mm512_set1_epi32(least)) != 0;
+MNEME_INLINE Floats WidenScales(const uint16_t* scales) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+MNEME_INLINE uint32_t NotBelow(Ints sums, Floats scales, float factor, float term) {
+  const Floats bound = _mm512_fmsub_ps(scales, _mm512_set1_ps(factor), _mm512_set1_ps(term));
+  return _mm512_cmp_ps_mask(_mm512_cvtepi32_ps(sums), bound, _CMP_NLT_UQ);
 }
 
 MNEME_INLINE Ints FourValues(const int8_t* values) {

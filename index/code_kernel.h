@@ -11,30 +11,26 @@ namespace mneme::codes {
 
 inline constexpr int kBlockRows = 16;
 
-// A code c stands for scale * (c - kZeroCode); 1 … 127, so that AVX2 can sum two products in 16 bits.
+// A code c stands for (c - kZeroCode) / inverse_scale, its row's; 1 … 127, so that AVX2 can sum two products in 16 bits.
 inline constexpr int kZeroCode = 64;
 inline constexpr int kGreatestCode = 63;  // of |c - kZeroCode|
 
-// The greatest of a block's rows: what rules out most blocks at a glance.
-struct Extremes {
-  float inverse_scale;  // of the greatest scale; infinity if all are 0
-  float scale;
-  float error;
-  float norm;
+// What a block's codes come with. Lengths are in steps of the row's own scale, where they hardly differ between rows.
+struct alignas(64) Header {
+  uint16_t inverse_scale[kBlockRows];  // bf16
+  float error;                         // at least the norm of what any row's code leaves out
+  float norm;                          // at least the norm of what any row's code stands for
 };
 
 // A block of kBlockRows rows, `dim` being a multiple of 16:
-//   uint8_t  codes[dim / 4][kBlockRows][4]
-//   Extremes extremes, and nothing up to 64 bytes
-//   float    scale[kBlockRows]
-//   uint32_t bounds[kBlockRows]   upper half: the norm of the row's error, lower half: the norm of what its code stands
-//                                 for; both bf16, rounded up
-inline constexpr int64_t kScalesAt = 64;
-inline constexpr int64_t kBoundsAt = kScalesAt + 4 * kBlockRows;
-inline constexpr int64_t BlockBytes(int64_t dim) { return dim * kBlockRows + kBoundsAt + 4 * kBlockRows; }
+//   Header  header
+//   uint8_t codes[dim / 4][kBlockRows][4]
+inline constexpr int64_t BlockBytes(int64_t dim) {
+  return dim * kBlockRows + static_cast<int64_t>(sizeof(Header));
+}
 
 // One query during a scan, its values apart (see Kernels). What row r can reach at most is
-//   base + step * scale[r] * (start + values · codes[r]) + error_weight * error[r] + norm_weight * norm[r]
+//   base + (step * (start + values · codes[r]) + error_weight * error + norm_weight * norm) / inverse_scale[r]
 struct Query {
   int32_t start;  // -kZeroCode * (sum of values)
   float step;

@@ -16,23 +16,14 @@ constexpr int kQueries = 4;
 
 #define MNEME_INLINE inline __attribute__((always_inline))
 
-MNEME_INLINE Floats Splat(float value) { return vdupq_n_f32(value); }
 MNEME_INLINE Ints SplatInt(int32_t value) { return vdupq_n_s32(value); }
-MNEME_INLINE Floats LoadFloats(const char* from) { return vld1q_f32(reinterpret_cast<const float*>(from)); }
-MNEME_INLINE Ints LoadInts(const char* from) { return vld1q_s32(reinterpret_cast<const int32_t*>(from)); }
-MNEME_INLINE Floats ToFloats(Ints values) { return vcvtq_f32_s32(values); }
-MNEME_INLINE Floats AsFloats(Ints bits) { return vreinterpretq_f32_s32(bits); }
-MNEME_INLINE Ints ShiftUp16(Ints bits) { return vshlq_n_s32(bits, 16); }
-MNEME_INLINE Ints UpperHalf(Ints bits) { return vandq_s32(bits, vdupq_n_s32(-65536)); }
-MNEME_INLINE Floats MulAdd(Floats a, Floats b, Floats c) { return vfmaq_f32(c, a, b); }
-MNEME_INLINE uint32_t Below(Floats a, Floats b) {
-  const uint32x4_t bit = {1, 2, 4, 8};
-  return vaddvq_u32(vandq_u32(vcltq_f32(a, b), bit));
+MNEME_INLINE Floats WidenScales(const uint16_t* scales) {
+  return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(scales), 16));
 }
-
-MNEME_INLINE bool AnyAbove(const Ints (&sums)[kParts], int32_t least) {
-  const Ints greatest = vmaxq_s32(vmaxq_s32(sums[0], sums[1]), vmaxq_s32(sums[2], sums[3]));
-  return vmaxvq_s32(greatest) > least;
+MNEME_INLINE uint32_t NotBelow(Ints sums, Floats scales, float factor, float term) {
+  const Floats bound = vsubq_f32(vmulq_n_f32(scales, factor), vdupq_n_f32(term));
+  const uint32x4_t bit = {1, 2, 4, 8};
+  return 15u & ~vaddvq_u32(vandq_u32(vcltq_f32(vcvtq_f32_s32(sums), bound), bit));
 }
 
 // sdot takes signed bytes on both sides; codes are below 128, so they are the same number either way.

@@ -7,39 +7,18 @@ namespace {
 
 typedef float Floats __attribute__((vector_size(16)));
 typedef int32_t Ints __attribute__((vector_size(16)));
-typedef uint32_t Bits __attribute__((vector_size(16)));
 
 constexpr int kWidth = 4;
 constexpr int kParts = kBlockRows / kWidth;
 constexpr int kQueries = 1;
 
-inline Floats Splat(float value) { return Floats{value, value, value, value}; }
 inline Ints SplatInt(int32_t value) { return Ints{value, value, value, value}; }
-inline Floats LoadFloats(const char* from) {
-  Floats values;
-  __builtin_memcpy(&values, from, sizeof(values));
-  return values;
+inline Floats WidenScales(const uint16_t* scales) {
+  return reinterpret_cast<Floats>(Ints{scales[0], scales[1], scales[2], scales[3]} << 16);
 }
-inline Ints LoadInts(const char* from) {
-  Ints values;
-  __builtin_memcpy(&values, from, sizeof(values));
-  return values;
-}
-inline Floats ToFloats(Ints values) { return __builtin_convertvector(values, Floats); }
-inline Floats AsFloats(Ints bits) { return reinterpret_cast<Floats>(bits); }
-inline Ints ShiftUp16(Ints bits) { return reinterpret_cast<Ints>(reinterpret_cast<Bits>(bits) << 16); }
-inline Ints UpperHalf(Ints bits) { return reinterpret_cast<Ints>(reinterpret_cast<Bits>(bits) & 0xffff0000u); }
-inline Floats MulAdd(Floats a, Floats b, Floats c) { return a * b + c; }
-inline uint32_t Below(Floats a, Floats b) {
-  uint32_t bits = 0;
-  for (int i = 0; i < kWidth; ++i) bits |= static_cast<uint32_t>(a[i] < b[i]) << i;
-  return bits;
-}
-
-inline bool AnyAbove(const Ints (&sums)[kParts], int32_t least) {
-  Ints above = {};
-  for (int p = 0; p < kParts; ++p) above |= sums[p] > Ints{least, least, least, least};
-  return (above[0] | above[1] | above[2] | above[3]) != 0;
+inline uint32_t NotBelow(Ints sums, Floats scales, float factor, float term) {
+  const Ints below = __builtin_convertvector(sums, Floats) < scales * factor - term;
+  return (below[0] == 0 ? 1u : 0u) | (below[1] == 0 ? 2u : 0u) | (below[2] == 0 ? 4u : 0u) | (below[3] == 0 ? 8u : 0u);
 }
 
 template <int kQ>

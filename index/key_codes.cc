@@ -12,15 +12,6 @@
 namespace mneme {
 namespace {
 
-// The least bf16 that is not below `value`, which is not negative; infinity and NaN stay.
-uint32_t BF16Up(float value) { return (std::bit_cast<uint32_t>(value) + 0xffffu) >> 16; }
-
-struct CodedRow {
-  float scale;
-  float error;  // norm of what the code leaves out
-  float norm;   // norm of what the code stands for
-};
-
 // To the nearest whole number, for |value| < 2^22: std::nearbyint is a call on CPUs without SSE4.1.
 float Round(float value) {
   constexpr float kShift = 0x1.8p23f;
@@ -36,48 +27,56 @@ float SumOf(const float (&parts)[kParts]) {
   return sum;
 }
 
-// Below this squares leave f32's range.
-constexpr float kSmall = 1e-15f;
-
-// Codes values [dim], dim a multiple of kParts, as code[i] = round(values[i] / scale) + kZeroCode.
-CodedRow Encode(const float* values, int64_t dim, uint8_t* code) {
-  static_assert(kParts == 16);
-  float mosts[kParts] = {}, squares_of[kParts] = {};
-  for (int64_t i = 0; i < dim; i += kParts) {
+// The greatest magnitude of n values, n a multiple of kParts; NaN is passed over.
+float Greatest(const float* values, int64_t n) {
+  float parts[kParts] = {};
+  for (int64_t i = 0; i < n; i += kParts) {
     for (int64_t j = 0; j < kParts; ++j) {
       const float size = std::fabs(values[i + j]);
-      mosts[j] = size > mosts[j] ? size : mosts[j];
-      squares_of[j] += size * size;
+      parts[j] = size > parts[j] ? size : parts[j];
     }
   }
-  const float most = *std::max_element(mosts, mosts + kParts);
-  const float squares = SumOf(squares_of);
-  if (!(squares < std::numeric_limits<float>::infinity()) || most < kSmall) {
-    // No code: too great for f32's range (the scan shall look at the row itself) or next to nothing.
-    std::fill_n(code, dim, static_cast<uint8_t>(codes::kZeroCode));
-    const float error = most < kSmall ? most * std::sqrt(static_cast<float>(dim)) * 1.001f
-                                      : std::numeric_limits<float>::infinity();
-    return {0, error, 0};
-  }
-  const float scale = most / static_cast<float>(codes::kGreatestCode);
-  const float inverse = 1.0f / scale;
+  return *std::max_element(parts, parts + kParts);
+}
+
+// The greatest bf16 that is not above `value`, which is positive and finite.
+uint16_t BF16Down(float value) { return static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16); }
+
+struct CodedRow {
+  uint16_t inverse_scale;  // bf16
+  float error;             // norm of what the code leaves out, in steps of the scale
+  float norm;              // norm of what the code stands for, likewise
+};
+
+// Codes values [dim], dim a multiple of kParts, as code[i] = round(values[i] * inverse_scale) + kZeroCode.
+CodedRow Encode(const float* values, int64_t dim, uint8_t* code) {
   constexpr auto kGreatest = static_cast<float>(codes::kGreatestCode);
-  float errors[kParts] = {}, norms[kParts] = {};
+  // Beyond these, squares or reciprocals leave f32's range: next to nothing codes as nothing, what is too great has no
+  // bound, and the scan looks at the row itself.
+  constexpr float kSmall = 1e-15f, kGreat = 1e15f;
+  const float greatest = Greatest(values, dim);
+  const uint16_t inverse_bits = BF16Down(greatest > kSmall && greatest < kGreat ? kGreatest / greatest : 1.0f);
+  const auto inverse = std::bit_cast<float>(static_cast<uint32_t>(inverse_bits) << 16);
+  float errors[kParts] = {}, norms[kParts] = {}, all[kParts] = {};
   for (int64_t i = 0; i < dim; i += kParts) {
     for (int64_t j = 0; j < kParts; ++j) {
-      float whole = Round(values[i + j] * inverse);
+      const float exact = values[i + j] * inverse;
+      float whole = Round(exact);
       whole = whole > kGreatest ? kGreatest : whole;
-      whole = whole < -kGreatest ? -kGreatest : whole;
-      const float stands_for = whole * scale;
-      const float rest = values[i + j] - stands_for;
+      whole = whole > -kGreatest ? whole : -kGreatest;  // NaN, too
+      const float rest = exact - whole;
       errors[j] += rest * rest;
-      norms[j] += stands_for * stands_for;
+      norms[j] += whole * whole;
+      all[j] += exact * exact;
       code[i + j] = static_cast<uint8_t>(static_cast<int>(whole) + codes::kZeroCode);
     }
   }
+  const float squares = SumOf(all);
+  if (!(greatest < kGreat) || squares != squares) return {inverse_bits, std::numeric_limits<float>::infinity(), 0};
   // Room for the rounding of these sums, of the mean's subtraction and of the rotation (2^-20 of the norm).
   constexpr float kRoom = 1.0001f;
-  return {scale, std::sqrt(SumOf(errors)) * kRoom + 3e-6f * std::sqrt(squares), std::sqrt(SumOf(norms)) * kRoom};
+  return {inverse_bits, std::sqrt(SumOf(errors)) * kRoom + 3e-6f * std::sqrt(squares) + kSmall,
+          std::sqrt(SumOf(norms)) * kRoom};
 }
 
 }  // namespace
@@ -129,28 +128,21 @@ void KeyCodes::AppendMean(const KeyRows& keys, int64_t first_row, float* key) {
 void KeyCodes::AppendBlock(const KeyRows& keys, int64_t first_row, float* key) {
   const float* mean = Mean(first_row);
   auto* block = static_cast<uint8_t*>(blocks_.Next());
+  uint8_t* codes_of_block = block + sizeof(codes::Header);
+  codes::Header header = {};
   std::vector<uint8_t> code(static_cast<size_t>(coded_dim_));
-  float scales[kBlockRows];
-  uint32_t bounds[kBlockRows];
-  codes::Extremes extremes = {};
   std::fill(key + dim_, key + coded_dim_, 0.0f);
   for (int64_t r = 0; r < kBlockRows; ++r) {
     keys.Decode(first_row + r, key);
     for (int64_t i = 0; i < dim_; ++i) key[i] -= mean[i];
     Rotate(key, dim_);
     const CodedRow row = Encode(key, coded_dim_, code.data());
-    for (int64_t i = 0; i < coded_dim_; i += 4) std::memcpy(block + i * kBlockRows + r * 4, code.data() + i, 4);
-    scales[r] = row.scale;
-    bounds[r] = BF16Up(row.error) << 16 | BF16Up(row.norm);
-    extremes.scale = std::max(extremes.scale, row.scale);
-    extremes.error = std::max(extremes.error, std::bit_cast<float>(bounds[r] & 0xffff0000u));
-    extremes.norm = std::max(extremes.norm, std::bit_cast<float>(bounds[r] << 16));
+    for (int64_t i = 0; i < coded_dim_; i += 4) std::memcpy(codes_of_block + i * kBlockRows + r * 4, code.data() + i, 4);
+    header.inverse_scale[r] = row.inverse_scale;
+    header.error = std::max(header.error, row.error);
+    header.norm = std::max(header.norm, row.norm);
   }
-  extremes.inverse_scale = extremes.scale > 0 ? 1 / extremes.scale : std::numeric_limits<float>::infinity();
-  std::memset(block + coded_dim_ * kBlockRows, 0, codes::kScalesAt);
-  std::memcpy(block + coded_dim_ * kBlockRows, &extremes, sizeof(extremes));
-  std::memcpy(block + coded_dim_ * kBlockRows + codes::kScalesAt, scales, sizeof(scales));
-  std::memcpy(block + coded_dim_ * kBlockRows + codes::kBoundsAt, bounds, sizeof(bounds));
+  std::memcpy(block, &header, sizeof(header));
   blocks_.Publish();
 }
 

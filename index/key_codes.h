@@ -10,8 +10,8 @@
 
 namespace mneme {
 
-// Seven-bit codes of a KeyRows' keys, in blocks that a scan reads at the speed of memory, each row with a bound on what
-// its code leaves out. docs/scan.md has the layout and the arithmetic.
+// Seven-bit codes of a KeyRows' keys, in blocks that a scan reads at the speed of memory, with bounds on what they leave
+// out. docs/scan.md has the layout and the arithmetic.
 //
 // A row's code is made of (row - mean of earlier rows), rotated. Rows are coded by whole blocks, so up to
 // kBlockRows - 1 of the newest rows have none.
