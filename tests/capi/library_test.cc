@@ -14,7 +14,8 @@ using ::testing::StartsWith;
 TEST(LibraryTest, TheVersionNamesWhatIsInside) {
   EXPECT_EQ(mneme_abi_version(), MNEME_ABI_VERSION);
   EXPECT_THAT(mneme_version(),
-              MatchesRegex("[0-9]+\\.[0-9]+\\.[0-9]+ \\(faiss [0-9.]+, rocksdb [0-9.]+, [a-z0-9-]+, cuda (off|on)\\)"));
+              MatchesRegex("[0-9]+\\.[0-9]+\\.[0-9]+ \\(faiss [0-9.]+, rocksdb [0-9.]+, rows [a-z0-9]+, "
+                           "codes [a-z0-9]+, cuda (off|on)\\)"));
   EXPECT_EQ(mneme_version(), mneme_version()) << "static text";
 }
 
