@@ -4,14 +4,15 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 
-#include "attention/rotary.h"
 #include "base/mutex.h"
 #include "base/status.h"
-#include "memory/age_penalties.h"
+#include "memory/piece_scan.h"
+#include "memory/retrieve_plan.h"
 
 namespace mneme {
 namespace {
@@ -20,8 +21,8 @@ namespace {
 constexpr int64_t kMinRowsPerItem = 2048;
 // Query tokens of one work item; enough to use each load of a key many times.
 constexpr int64_t kQueriesPerItem = 64;
-// Smaller owners are scanned by their keys: codes would cost more than they spare.
-constexpr int64_t kLeastCodedRows = 512;
+// Of many neighbouring queries every so manieth goes first: what it finds tells the others how good a row has to be.
+constexpr int64_t kQueriesPerScout = 8;
 // An index gives this many candidates for each row wanted; the exact keys then choose.
 constexpr int64_t kCandidatesPerRow = 4;
 constexpr int64_t kMinCandidates = 64;
@@ -70,203 +71,14 @@ void AddUncovered(const VisibleRows& piece, const std::vector<VisibleRun>& runs,
   add(piece.token_end());
 }
 
-// Everything the work items of one sequence share.
-struct Plan {
-  const RetrieveRequest* request;
-  const Sequence* sequence;
-  const MemoryView* view;
-  int64_t queries;                // of the sequence
-  std::vector<int32_t> heads;     // query heads that have a memory
-  std::vector<int64_t> positions;  // [queries]
-  std::vector<float> vectors;     // [query_heads][queries][key_dim] as the keys want them
-  std::vector<float> plain;       // kClamped: the same, not rotated
-  std::shared_ptr<const AgePenalties> penalties;
-
-  const float* Vector(int64_t head, int64_t query) const {
-    return vectors.data() + (head * queries + query) * request->layer.key_dim;
-  }
-  const float* Plain(int64_t head, int64_t query) const {
-    return plain.data() + (head * queries + query) * request->layer.key_dim;
-  }
-  Ranking RankingOf(int64_t head, int64_t query, const VisibleRows& rows) const {
-    const HeadRule& rule = request->heads[static_cast<size_t>(head)];
-    Ranking ranking;
-    ranking.scale = rule.scale;
-    ranking.soft_cap = request->layer.soft_cap;
-    if (rows.pinned) return ranking;
-    ranking.addend = request->joint ? rule.memory_bias : 0.0f;
-    if (rule.decay > 0) {
-      ranking.decay = rule.decay;
-      ranking.row_penalty = penalties->ForRows(positions[static_cast<size_t>(query)], rows.first_token);
-    }
-    return ranking;
-  }
-};
-
-void PrepareVector(const Plan& plan, int64_t head, int64_t query, float* vector, float* plain,
-                   const RotaryTurn& head_turn) {
-  const RetrieveRequest& request = *plan.request;
-  const auto dim = static_cast<size_t>(request.layer.key_dim);
-  const RowTensor& tensor = request.memory_query;
-  ConvertToF32(tensor.dtype, tensor.Row(plan.sequence->query_begin + query, head), vector, dim);
-  if (request.normalise_query) {
-    double squares = 1e-6;
-    for (size_t i = 0; i < dim; ++i) squares += static_cast<double>(vector[i]) * vector[i];
-    const auto factor = static_cast<float>(1.0 / std::sqrt(squares));
-    for (size_t i = 0; i < dim; ++i) vector[i] *= factor;
-  }
-  switch (request.policy) {
-    case PositionPolicy::kAsStored: break;
-    case PositionPolicy::kClamped:
-      std::copy(vector, vector + dim, plain);
-      head_turn.Apply(vector);
-      break;
-    case PositionPolicy::kFixedDistance: head_turn.Apply(vector); break;
-    case PositionPolicy::kWindowStart:
-      RotateQueryByDistance(
-          request.layer.rotary,
-          static_cast<double>(request.query_local_positions[plan.sequence->query_begin + query]), vector);
-      break;
-  }
-}
-
-void PrepareVectors(Plan& plan, Executor& executor) {
-  const RetrieveRequest& request = *plan.request;
-  const int64_t dim = request.layer.key_dim;
-  plan.vectors.resize(static_cast<size_t>(request.layer.query_heads * plan.queries * dim));
-  if (request.policy == PositionPolicy::kClamped) plan.plain.resize(plan.vectors.size());
-  const auto prepare = [&](size_t i) {
-    const int64_t head = plan.heads[i];
-    RotaryTurn turn;
-    if (request.policy == PositionPolicy::kFixedDistance || request.policy == PositionPolicy::kClamped) {
-      turn = RotaryTurn::OfQueryByDistance(request.layer.rotary, request.heads[static_cast<size_t>(head)].distance);
-    }
-    for (int64_t query = 0; query < plan.queries; ++query) {
-      const int64_t at = (head * plan.queries + query) * dim;
-      PrepareVector(plan, head, query, plan.vectors.data() + at,
-                    plan.plain.empty() ? nullptr : plan.plain.data() + at, turn);
-    }
-  };
-  if (plan.queries >= 16) {
-    executor.ParallelFor(plan.heads.size(), prepare);
-  } else {
-    for (size_t i = 0; i < plan.heads.size(); ++i) prepare(i);
-  }
-}
-
-// Rows whose true distance decides their rotation, one by one (kClamped): those nearer than the head's distance. Rows
-// at or beyond it go with the clamped query.
-void ScoreClamped(const Plan& plan, const VisibleRows& rows, int64_t row_begin, int64_t row_end, int64_t kv_head,
-                  int64_t head, int64_t query, TopK& top) {
-  const LayerCard& layer = plan.request->layer;
-  const HeadRule& rule = plan.request->heads[static_cast<size_t>(head)];
-  const auto dim = static_cast<size_t>(layer.key_dim);
-  const KeyRows& keys = *rows.keys->heads[static_cast<size_t>(kv_head)];
-  const Ranking ranking = plan.RankingOf(head, query, rows);
-  std::vector<float> key(dim), turned(dim);
-  for (int64_t row = row_begin; row < row_end; ++row) {
-    const int64_t position = rows.columns != nullptr ? rows.columns->Position(row) : rows.first_token + row;
-    const auto distance = static_cast<double>(plan.positions[static_cast<size_t>(query)] - position);
-    const float* vector = plan.Vector(head, query);
-    if (distance < static_cast<double>(rule.distance)) {
-      std::copy_n(plan.Plain(head, query), dim, turned.data());
-      RotateQueryByDistance(layer.rotary, distance, turned.data());
-      vector = turned.data();
-    }
-    float dot;
-    DotRows(keys, absl::MakeConstSpan(&row, 1), vector, &dot);
-    top.Push(ranking.Logit(dot, row), rows.first_token + row);
-  }
-}
-
-// Scans pieces of the memory for queries [query_begin, query_end) of some heads of one group. An object keeps its buffers
-// for the next time.
-class PieceScan {
- public:
-  // top: [heads][queries]. floors: the same, or empty.
-  void Begin(const Plan& plan, int64_t kv_head, absl::Span<const int32_t> heads, int64_t query_begin,
-             int64_t query_end, absl::Span<const float> floors, TopK* top) {
-    plan_ = &plan;
-    kv_head_ = kv_head;
-    heads_ = heads;
-    query_begin_ = query_begin;
-    query_end_ = query_end;
-    top_ = top;
-    const int64_t dim = plan.request->layer.key_dim;
-    const int64_t queries = query_end - query_begin;
-    const auto count = static_cast<int64_t>(heads.size()) * queries;
-    vectors_.resize(static_cast<size_t>(count * dim));
-    rankings_.resize(static_cast<size_t>(count));
-    for (size_t g = 0; g < heads.size(); ++g) {
-      std::copy_n(plan.Vector(heads[g], query_begin), queries * dim,
-                  vectors_.data() + static_cast<int64_t>(g) * queries * dim);
-    }
-    scan_.Begin(vectors_.data(), count, dim, floors.empty() ? nullptr : floors.data(), top);
-  }
-
-  // Rows [row_begin, row_end) of `rows`.
-  void Add(const VisibleRows& rows, int64_t row_begin, int64_t row_end) {
-    const int64_t far_end = plan_->request->policy == PositionPolicy::kClamped ? AddNear(rows, row_begin, row_end) : row_end;
-    if (far_end <= row_begin) return;
-    const int64_t queries = query_end_ - query_begin_;
-    for (size_t g = 0; g < heads_.size(); ++g) {
-      for (int64_t query = 0; query < queries; ++query) {
-        rankings_[g * static_cast<size_t>(queries) + static_cast<size_t>(query)] =
-            plan_->RankingOf(heads_[g], query_begin_ + query, rows);
-      }
-    }
-    const KeyRows& keys = *rows.keys->heads[static_cast<size_t>(kv_head_)];
-    KeyCodes& coded = *rows.keys->codes[static_cast<size_t>(kv_head_)];
-    if (keys.size() >= kLeastCodedRows) coded.Extend(keys);
-    scan_.Add(keys, coded, row_begin, far_end, rows.first_token, rankings_.data());
-  }
-
-  void End() { plan_->sequence->memory->store().scan_counters().Add(scan_.End()); }
-
- private:
-  // kClamped: scores rows that may be nearer than a head's distance one by one; returns where the others end.
-  int64_t AddNear(const VisibleRows& rows, int64_t row_begin, int64_t row_end) {
-    // Rows before far_end are beyond every query's and head's distance.
-    int64_t far_end = row_begin;
-    if (rows.columns == nullptr) {
-      int64_t nearest_far = std::numeric_limits<int64_t>::max();
-      for (const int32_t head : heads_) {
-        const auto reach =
-            static_cast<int64_t>(std::ceil(plan_->request->heads[static_cast<size_t>(head)].distance));
-        for (int64_t query = query_begin_; query < query_end_; ++query) {
-          nearest_far = std::min(nearest_far, plan_->positions[static_cast<size_t>(query)] - reach + 1);
-        }
-      }
-      far_end = std::clamp(nearest_far - rows.first_token, row_begin, row_end);
-    }
-    const int64_t queries = query_end_ - query_begin_;
-    for (size_t g = 0; g < heads_.size(); ++g) {
-      for (int64_t query = 0; query < queries; ++query) {
-        ScoreClamped(*plan_, rows, far_end, row_end, kv_head_, heads_[g], query_begin_ + query,
-                     top_[static_cast<int64_t>(g) * queries + query]);
-      }
-    }
-    return far_end;
-  }
-
-  const Plan* plan_ = nullptr;
-  int64_t kv_head_ = 0;
-  absl::Span<const int32_t> heads_;
-  int64_t query_begin_ = 0, query_end_ = 0;
-  TopK* top_ = nullptr;
-  std::vector<float> vectors_;
-  std::vector<Ranking> rankings_;
-  CertifiedScan scan_;
-};
-
-// One a thread, so that searching allocates nothing once it has run.
-PieceScan& ThreadPieceScan() {
-  thread_local PieceScan scan;
-  return scan;
+std::vector<int64_t> Numbers(int64_t begin, int64_t end) {
+  std::vector<int64_t> numbers(static_cast<size_t>(end - begin));
+  std::iota(numbers.begin(), numbers.end(), begin);
+  return numbers;
 }
 
 // Candidates of one index, re-ranked by the exact keys.
-absl::Status SearchRun(const Plan& plan, const VisibleRun& visible, int64_t kv_head, absl::Span<const int32_t> heads,
+absl::Status SearchRun(const RetrievePlan& plan, const VisibleRun& visible, int64_t kv_head, absl::Span<const int32_t> heads,
                        int64_t query_begin, int64_t query_end, TopK* top) {
   const RetrieveRequest& request = *plan.request;
   const MemoryView& view = *plan.view;
@@ -280,8 +92,9 @@ absl::Status SearchRun(const Plan& plan, const VisibleRun& visible, int64_t kv_h
   const double asked = std::max<double>(kMinCandidates, kCandidatesPerRow * static_cast<double>(std::min(wanted, seen)));
   const auto fetch = static_cast<int64_t>(std::min<double>(asked * widen, static_cast<double>(run.tokens())));
   const auto scan = [&](absl::Span<const int32_t> which, int64_t begin_query, int64_t end_query, TopK* best) {
+    const std::vector<int64_t> numbers = Numbers(begin_query, end_query);
     PieceScan& pieces = ThreadPieceScan();
-    pieces.Begin(plan, kv_head, which, begin_query, end_query, {}, best);
+    pieces.Begin(plan, kv_head, which, numbers, {}, best);
     for (const VisibleRows& owner : view.rows) {
       const int64_t begin = std::max(owner.token_begin(), visible.token_begin) - owner.first_token;
       const int64_t end = std::min(owner.token_end(), visible.token_end) - owner.first_token;
@@ -300,28 +113,36 @@ absl::Status SearchRun(const Plan& plan, const VisibleRun& visible, int64_t kv_h
         return plan.sequence->memory->DecodeKeys(*view.snapshot.state, layer, head, run.first_token(), run.tokens(),
                                                  keys);
       }));
-  std::vector<float> vectors;
-  std::vector<int64_t> rows(static_cast<size_t>(queries * fetch));
+  std::vector<float> vectors, dots;
+  std::vector<int64_t> rows(static_cast<size_t>(queries * fetch)), tokens;
+  std::vector<const char*> keys;
+  std::vector<const VisibleRows*> owners;
   for (size_t g = 0; g < heads.size(); ++g) {
     vectors.assign(plan.Vector(heads[g], query_begin),
                    plan.Vector(heads[g], query_begin) + queries * request.layer.key_dim);
     MNEME_RETURN_IF_ERROR(index->Search(vectors.data(), queries, fetch, rows.data()));
     for (int64_t query = 0; query < queries; ++query) {
       TopK& best = top[static_cast<int64_t>(g) * queries + query];
-      int64_t found = 0;
+      keys.clear();
+      owners.clear();
+      tokens.clear();
       for (int64_t i = 0; i < fetch; ++i) {
         const int64_t row = rows[static_cast<size_t>(query * fetch + i)];
         if (row < 0) continue;
         const int64_t token = run.first_token() + row;
         if (token < visible.token_begin || token >= visible.token_end) continue;
-        ++found;
-        const VisibleRows& owner = view.Find(token);
-        const int64_t owner_row = token - owner.first_token;
-        float dot;
-        DotRows(*owner.keys->heads[static_cast<size_t>(kv_head)], absl::MakeConstSpan(&owner_row, 1),
-                plan.Vector(heads[g], query_begin + query), &dot);
-        best.Push(plan.RankingOf(heads[g], query_begin + query, owner).Logit(dot, owner_row), token);
+        owners.push_back(&view.Find(token));
+        tokens.push_back(token);
+        keys.push_back(owners.back()->keys->heads[static_cast<size_t>(kv_head)]->Row(token - owners.back()->first_token));
       }
+      dots.resize(keys.size());
+      DotKeys(plan.sequence->memory->options().stored_dtype, request.layer.key_dim, keys,
+              plan.Vector(heads[g], query_begin + query), dots.data());
+      for (size_t i = 0; i < keys.size(); ++i) {
+        const Ranking ranking = plan.RankingOf(heads[g], query_begin + query, *owners[i]);
+        best.Push(ranking.Logit(dots[i], tokens[i] - owners[i]->first_token), tokens[i]);
+      }
+      const auto found = static_cast<int64_t>(keys.size());
       if (found >= std::min(request.heads[static_cast<size_t>(heads[g])].top_k, seen)) continue;
       // Too few came back (lists probed in vain, most of the index evicted): the exact scan answers instead.
       best.Reset(best.k());
@@ -331,47 +152,14 @@ absl::Status SearchRun(const Plan& plan, const VisibleRun& visible, int64_t kv_h
   return absl::OkStatus();
 }
 
-// For each head and query a logit that the worst of its k best is known to reach: that of the worst of what the last
-// query found, if all of it can still be seen; else -infinity.
-std::vector<float> Floors(const Plan& plan, const LastFound::Tokens& last, int64_t kv_head,
-                          absl::Span<const int32_t> heads, int64_t query_begin, int64_t query_end) {
-  const MemoryView& view = *plan.view;
-  const RetrieveRequest& request = *plan.request;
-  const int64_t queries = query_end - query_begin;
-  std::vector<float> floors(heads.size() * static_cast<size_t>(queries), -std::numeric_limits<float>::infinity());
-  std::vector<const VisibleRows*> owners;
-  std::vector<const char*> keys;
-  std::vector<float> dots;
-  for (size_t g = 0; g < heads.size(); ++g) {
-    const auto head = static_cast<size_t>(heads[g]);
-    if (head >= last.size()) continue;
-    const std::vector<int64_t>& tokens = last[head];
-    if (static_cast<int64_t>(tokens.size()) != request.heads[head].top_k) continue;
-    owners.clear();
-    keys.clear();
-    for (const int64_t token : tokens) {
-      const VisibleRows* owner = view.FindVisible(token);
-      if (owner == nullptr) break;
-      owners.push_back(owner);
-      keys.push_back(owner->keys->heads[static_cast<size_t>(kv_head)]->Row(token - owner->first_token));
-    }
-    if (keys.size() < tokens.size()) continue;
-    dots.resize(keys.size());
-    for (int64_t query = 0; query < queries; ++query) {
-      DotKeys(owners.front()->keys->heads[static_cast<size_t>(kv_head)]->dtype(), request.layer.key_dim, keys,
-              plan.Vector(heads[g], query_begin + query), dots.data());
-      float worst = std::numeric_limits<float>::infinity();
-      for (size_t i = 0; i < dots.size(); ++i) {
-        const float logit = plan.RankingOf(heads[g], query_begin + query, *owners[i])
-                                .Logit(dots[i], tokens[i] - owners[i]->first_token);
-        // NaN never enters the k best.
-        worst = logit < worst || logit != logit ? logit : worst;
-        if (logit != logit) break;
-      }
-      if (worst == worst) floors[g * static_cast<size_t>(queries) + static_cast<size_t>(query)] = worst;
-    }
+// Empty ones, [heads][queries].
+std::vector<TopK> TopsFor(const RetrieveRequest& request, absl::Span<const int32_t> heads, int64_t queries) {
+  std::vector<TopK> top;
+  top.reserve(heads.size() * static_cast<size_t>(queries));
+  for (const int32_t head : heads) {
+    for (int64_t i = 0; i < queries; ++i) top.emplace_back(request.heads[static_cast<size_t>(head)].top_k);
   }
-  return floors;
+  return top;
 }
 
 // One work item: a group's heads, a range of queries, a part of the memory: rows [scan_begin, scan_end) of all that are
@@ -437,7 +225,11 @@ int64_t QueryPosition(const RetrieveRequest& request, const Sequence& sequence, 
 
 absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, const MemoryView& view,
                       Executor& executor, std::vector<TopK>& result) {
-  Plan plan{&request, &sequence, &view, sequence.query_end - sequence.query_begin, {}, {}, {}, {}, nullptr};
+  RetrievePlan plan;
+  plan.request = &request;
+  plan.sequence = &sequence;
+  plan.view = &view;
+  plan.queries = sequence.query_end - sequence.query_begin;
   const int64_t query_heads = request.layer.query_heads;
   const int64_t group = request.layer.group();
   bool decays = false;
@@ -516,21 +308,28 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
     const absl::Span<const int32_t> heads = absl::MakeConstSpan(plan.heads).subspan(
         static_cast<size_t>(first - plan.heads.begin()), static_cast<size_t>(last - first));
     if (heads.empty()) return;
-    const int64_t queries = item.query_end - item.query_begin;
-    std::vector<TopK> top;
-    top.reserve(heads.size() * static_cast<size_t>(queries));
-    for (const int32_t head : heads) {
-      for (int64_t i = 0; i < queries; ++i) top.emplace_back(request.heads[static_cast<size_t>(head)].top_k);
-    }
-    absl::Status own;
+    // Adds what was found for `queries` to the result. top: [heads][queries].
+    const auto merge = [&](absl::Span<const int64_t> queries, std::vector<TopK>& top) {
+      MutexLock lock(&mutex);
+      for (size_t g = 0; g < heads.size(); ++g) {
+        for (size_t i = 0; i < queries.size(); ++i) {
+          result[static_cast<size_t>(queries[i] * query_heads + heads[g])].Merge(top[g * queries.size() + i]);
+        }
+      }
+    };
     if (item.run != nullptr) {
-      own = SearchRun(plan, *item.run, item.kv_head, heads, item.query_begin, item.query_end, top.data());
+      std::vector<TopK> top = TopsFor(request, heads, item.query_end - item.query_begin);
+      const absl::Status own =
+          SearchRun(plan, *item.run, item.kv_head, heads, item.query_begin, item.query_end, top.data());
+      merge(Numbers(item.query_begin, item.query_end), top);
+      MutexLock lock(&mutex);
+      status.Update(own);
+      return;
     }
-    if (item.run == nullptr) {
-      std::vector<float> floors;
-      if (last_found != nullptr) floors = Floors(plan, *last_found, item.kv_head, heads, item.query_begin, item.query_end);
+    const auto scan = [&](absl::Span<const int64_t> queries, absl::Span<const float> floors) {
+      std::vector<TopK> top = TopsFor(request, heads, static_cast<int64_t>(queries.size()));
       PieceScan& pieces = ThreadPieceScan();
-      pieces.Begin(plan, item.kv_head, heads, item.query_begin, item.query_end, floors, top.data());
+      pieces.Begin(plan, item.kv_head, heads, queries, floors, top.data());
       int64_t counted = 0;
       for (const VisibleRows& piece : scanned) {
         const int64_t begin = std::max(piece.row_begin, piece.row_begin + item.scan_begin - counted);
@@ -539,18 +338,51 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
         if (begin < end) pieces.Add(piece, begin, end);
       }
       pieces.End();
-    }
-    MutexLock lock(&mutex);
-    if (!own.ok()) {
-      status.Update(own);
+      merge(queries, top);
+      return top;
+    };
+    const std::vector<int64_t> all = Numbers(item.query_begin, item.query_end);
+    if (!exact) {
+      scan(all, {});
       return;
     }
-    for (size_t g = 0; g < heads.size(); ++g) {
-      for (int64_t i = 0; i < queries; ++i) {
-        result[static_cast<size_t>((item.query_begin + i) * query_heads + heads[g])].Merge(
-            top[g * static_cast<size_t>(queries) + static_cast<size_t>(i)]);
+    // tokens_of(head's place, query): k tokens that were good for a query like this one, or others.
+    const auto floors_by = [&](absl::Span<const int64_t> queries, const auto& tokens_of) {
+      std::vector<float> floors;
+      for (size_t g = 0; g < heads.size(); ++g) {
+        for (const int64_t query : queries) {
+          const absl::Span<const int64_t> tokens = tokens_of(g, query);
+          const int64_t wanted = request.heads[static_cast<size_t>(heads[g])].top_k;
+          floors.push_back(static_cast<int64_t>(tokens.size()) == wanted
+                               ? FloorOf(plan, item.kv_head, heads[g], query, tokens)
+                               : -std::numeric_limits<float>::infinity());
+        }
       }
+      return floors;
+    };
+    const auto by_last = [&](size_t g, int64_t) -> absl::Span<const int64_t> {
+      if (last_found == nullptr) return {};
+      return (*last_found)[static_cast<size_t>(heads[g])];
+    };
+    if (static_cast<int64_t>(all.size()) < 2 * kQueriesPerScout) {
+      scan(all, floors_by(all, by_last));
+      return;
     }
+    std::vector<int64_t> scouts, others;
+    for (const int64_t query : all) {
+      ((query - item.query_begin) % kQueriesPerScout == kQueriesPerScout / 2 ? scouts : others).push_back(query);
+    }
+    std::vector<TopK> seen = scan(scouts, floors_by(scouts, by_last));
+    std::vector<std::vector<int64_t>> tokens;  // [heads][scouts]
+    for (TopK& top : seen) {
+      std::vector<int64_t>& own = tokens.emplace_back();
+      for (const Scored& row : top.Sorted()) own.push_back(row.index);
+    }
+    scan(others, floors_by(others, [&](size_t g, int64_t query) -> absl::Span<const int64_t> {
+           const auto scout = std::min<size_t>(static_cast<size_t>((query - item.query_begin) / kQueriesPerScout),
+                                               scouts.size() - 1);
+           return tokens[g * scouts.size() + scout];
+         }));
   });
   if (status.ok() && exact) {
     auto found = std::make_shared<LastFound::Tokens>(static_cast<size_t>(query_heads));

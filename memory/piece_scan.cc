@@ -1,0 +1,135 @@
+#include "memory/piece_scan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "attention/rotary.h"
+
+namespace mneme {
+namespace {
+
+// Smaller owners are scanned by their keys: codes would cost more than they spare.
+constexpr int64_t kLeastCodedRows = 512;
+
+// Rows whose true distance decides their rotation, one by one (kClamped): those nearer than the head's distance. Rows
+// at or beyond it go with the clamped query.
+void ScoreClamped(const RetrievePlan& plan, const VisibleRows& rows, int64_t row_begin, int64_t row_end, int64_t kv_head,
+                  int64_t head, int64_t query, TopK& top) {
+  const LayerCard& layer = plan.request->layer;
+  const HeadRule& rule = plan.request->heads[static_cast<size_t>(head)];
+  const auto dim = static_cast<size_t>(layer.key_dim);
+  const KeyRows& keys = *rows.keys->heads[static_cast<size_t>(kv_head)];
+  const Ranking ranking = plan.RankingOf(head, query, rows);
+  std::vector<float> key(dim), turned(dim);
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    const int64_t position = rows.columns != nullptr ? rows.columns->Position(row) : rows.first_token + row;
+    const auto distance = static_cast<double>(plan.positions[static_cast<size_t>(query)] - position);
+    const float* vector = plan.Vector(head, query);
+    if (distance < static_cast<double>(rule.distance)) {
+      std::copy_n(plan.Plain(head, query), dim, turned.data());
+      RotateQueryByDistance(layer.rotary, distance, turned.data());
+      vector = turned.data();
+    }
+    float dot;
+    DotRows(keys, absl::MakeConstSpan(&row, 1), vector, &dot);
+    top.Push(ranking.Logit(dot, row), rows.first_token + row);
+  }
+}
+
+}  // namespace
+
+void PieceScan::Begin(const RetrievePlan& plan, int64_t kv_head, absl::Span<const int32_t> heads,
+                      absl::Span<const int64_t> queries, absl::Span<const float> floors, TopK* top) {
+  plan_ = &plan;
+  kv_head_ = kv_head;
+  heads_ = heads;
+  queries_ = queries;
+  top_ = top;
+  const auto dim = static_cast<size_t>(plan.request->layer.key_dim);
+  const size_t count = heads.size() * queries.size();
+  vectors_.resize(count * dim);
+  rankings_.resize(count);
+  float* vector = vectors_.data();
+  for (const int32_t head : heads) {
+    for (const int64_t query : queries) vector = std::copy_n(plan.Vector(head, query), dim, vector);
+  }
+  scan_.Begin(vectors_.data(), static_cast<int64_t>(count), static_cast<int64_t>(dim),
+              floors.empty() ? nullptr : floors.data(), top);
+}
+
+void PieceScan::Add(const VisibleRows& rows, int64_t row_begin, int64_t row_end) {
+  const bool clamped = plan_->request->policy == PositionPolicy::kClamped;
+  const int64_t far_end = clamped ? AddNear(rows, row_begin, row_end) : row_end;
+  if (far_end <= row_begin) return;
+  for (size_t g = 0; g < heads_.size(); ++g) {
+    for (size_t i = 0; i < queries_.size(); ++i) {
+      rankings_[g * queries_.size() + i] = plan_->RankingOf(heads_[g], queries_[i], rows);
+    }
+  }
+  const KeyRows& keys = *rows.keys->heads[static_cast<size_t>(kv_head_)];
+  KeyCodes& coded = *rows.keys->codes[static_cast<size_t>(kv_head_)];
+  if (keys.size() >= kLeastCodedRows) coded.Extend(keys);
+  scan_.Add(keys, coded, row_begin, far_end, rows.first_token, rankings_.data());
+}
+
+void PieceScan::End() { plan_->sequence->memory->store().scan_counters().Add(scan_.End()); }
+
+int64_t PieceScan::AddNear(const VisibleRows& rows, int64_t row_begin, int64_t row_end) {
+  // Rows before far_end are beyond every query's and head's distance.
+  int64_t far_end = row_begin;
+  if (rows.columns == nullptr) {
+    int64_t nearest_far = std::numeric_limits<int64_t>::max();
+    for (const int32_t head : heads_) {
+      const auto reach =
+          static_cast<int64_t>(std::ceil(plan_->request->heads[static_cast<size_t>(head)].distance));
+      for (const int64_t query : queries_) {
+        nearest_far = std::min(nearest_far, plan_->positions[static_cast<size_t>(query)] - reach + 1);
+      }
+    }
+    far_end = std::clamp(nearest_far - rows.first_token, row_begin, row_end);
+  }
+  for (size_t g = 0; g < heads_.size(); ++g) {
+    for (size_t i = 0; i < queries_.size(); ++i) {
+      ScoreClamped(*plan_, rows, far_end, row_end, kv_head_, heads_[g], queries_[i], top_[g * queries_.size() + i]);
+    }
+  }
+  return far_end;
+}
+
+PieceScan& ThreadPieceScan() {
+  thread_local PieceScan scan;
+  return scan;
+}
+
+float FloorOf(const RetrievePlan& plan, int64_t kv_head, int64_t head, int64_t query,
+              absl::Span<const int64_t> tokens) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  constexpr size_t kBatch = 16;
+  float worst = kInfinity;
+  for (size_t first = 0; first < tokens.size(); first += kBatch) {
+    const size_t n = std::min(kBatch, tokens.size() - first);
+    const VisibleRows* owners[kBatch];
+    const char* keys[kBatch];
+    float dots[kBatch];
+    DType dtype = DType::kF32;
+    for (size_t i = 0; i < n; ++i) {
+      owners[i] = plan.view->FindVisible(tokens[first + i]);
+      if (owners[i] == nullptr) return -kInfinity;
+      const KeyRows& rows = *owners[i]->keys->heads[static_cast<size_t>(kv_head)];
+      keys[i] = rows.Row(tokens[first + i] - owners[i]->first_token);
+      dtype = rows.dtype();
+    }
+    DotKeys(dtype, plan.request->layer.key_dim, absl::MakeConstSpan(keys, n), plan.Vector(head, query), dots);
+    for (size_t i = 0; i < n; ++i) {
+      const float logit =
+          plan.RankingOf(head, query, *owners[i]).Logit(dots[i], tokens[first + i] - owners[i]->first_token);
+      // NaN never enters the k best, so it proves nothing.
+      if (logit != logit) return -kInfinity;
+      worst = std::min(worst, logit);
+    }
+  }
+  return worst == kInfinity ? -kInfinity : worst;
+}
+
+}  // namespace mneme

@@ -1,0 +1,52 @@
+#ifndef MNEME_MEMORY_PIECE_SCAN_H_
+#define MNEME_MEMORY_PIECE_SCAN_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/span.h"
+
+#include "index/certified_scan.h"
+#include "memory/retrieve_plan.h"
+
+namespace mneme {
+
+// Scans pieces of the memory for some queries of some heads of one group, exactly. An object keeps its buffers for the
+// next time.
+class PieceScan {
+ public:
+  // queries: numbers within the sequence; heads: of one KV head. Both are used until End.
+  // top: [heads][queries]. floors: the same (see CertifiedScan), or empty.
+  void Begin(const RetrievePlan& plan, int64_t kv_head, absl::Span<const int32_t> heads,
+             absl::Span<const int64_t> queries, absl::Span<const float> floors, TopK* top);
+
+  // Rows [row_begin, row_end) of `rows`.
+  void Add(const VisibleRows& rows, int64_t row_begin, int64_t row_end);
+
+  // `top` is complete when this returns.
+  void End();
+
+ private:
+  // kClamped: scores rows that may be nearer than a head's distance one by one; returns where the others end.
+  int64_t AddNear(const VisibleRows& rows, int64_t row_begin, int64_t row_end);
+
+  const RetrievePlan* plan_ = nullptr;
+  int64_t kv_head_ = 0;
+  absl::Span<const int32_t> heads_;
+  absl::Span<const int64_t> queries_;
+  TopK* top_ = nullptr;
+  std::vector<float> vectors_;
+  std::vector<Ranking> rankings_;
+  CertifiedScan scan_;
+};
+
+// One a thread, so that searching allocates nothing once it has run.
+PieceScan& ThreadPieceScan();
+
+// A logit that the worst of the k best rows for this query is known to reach, if `tokens` are k different ones: that of the
+// worst of them; -infinity if one of them cannot be seen.
+float FloorOf(const RetrievePlan& plan, int64_t kv_head, int64_t head, int64_t query, absl::Span<const int64_t> tokens);
+
+}  // namespace mneme
+
+#endif  // MNEME_MEMORY_PIECE_SCAN_H_
