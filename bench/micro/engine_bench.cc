@@ -11,12 +11,14 @@
 #include <filesystem>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "benchmark/benchmark.h"
 #include "mneme.h"
 
+#include "bench/micro/read_bandwidth.h"
+
+namespace mneme {
 namespace {
 
 void Check(mneme_status status) {
@@ -91,29 +93,10 @@ std::vector<float> RandomFloats(size_t n) {
 }
 
 // Bytes a second that `threads` threads read from a buffer of `bytes`.
-double ReadBandwidth(size_t bytes, int threads) {
-  static std::vector<uint64_t> buffer;
-  buffer.resize(bytes / sizeof(uint64_t), 1);
-  double best = 0;
-  for (int round = 0; round < 5; ++round) {
-    const auto start = std::chrono::steady_clock::now();
-    std::vector<std::thread> readers;
-    for (int t = 0; t < threads; ++t) {
-      readers.emplace_back([&, t] {
-        const size_t piece = buffer.size() / static_cast<size_t>(threads);
-        const uint64_t* data = buffer.data() + piece * static_cast<size_t>(t);
-        uint64_t sums[32] = {};
-        for (size_t i = 0; i + 32 <= piece; i += 32) {
-          for (size_t lane = 0; lane < 32; ++lane) sums[lane] += data[i + lane];
-        }
-        for (const uint64_t sum : sums) benchmark::DoNotOptimize(sum);
-      });
-    }
-    for (std::thread& reader : readers) reader.join();
-    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
-    best = std::max(best, static_cast<double>(bytes) / time.count());
-  }
-  return best;
+double BufferBandwidth(size_t bytes, int threads) {
+  static std::vector<Words> buffer;
+  buffer.resize(bytes / sizeof(Words), Words{1, 1, 1, 1});
+  return ReadBandwidth(reinterpret_cast<const char*>(buffer.data()), bytes, static_cast<size_t>(threads));
 }
 
 // One layer-step: `queries` new tokens attend to N tokens of memory and 512 local rows, joint, k = 32.
@@ -176,7 +159,7 @@ void Attend(benchmark::State& state) {
   state.counters["keys"] = static_cast<double>(after.keys_checked - before.keys_checked) /
                            static_cast<double>(times.size()) / static_cast<double>(q_heads * queries);
   if (tokens > 0) {
-    const double bandwidth = ReadBandwidth(static_cast<size_t>(std::max(code_bytes, 1e6)), threads);
+    const double bandwidth = BufferBandwidth(static_cast<size_t>(std::max(code_bytes, 1e6)), threads);
     state.counters["read_GB/s"] = bandwidth / 1e9;
     state.counters["of_codes"] = code_bytes / best / bandwidth;
   }
@@ -186,6 +169,7 @@ void Attend(benchmark::State& state) {
 BENCHMARK(Attend)->Unit(benchmark::kMillisecond)->UseRealTime()
     ->ArgNames({"N", "G", "d", "heads", "threads", "queries", "like"})
     ->Args({0, 4, 128, 8, 2, 1, 0})->Args({64, 3, 64, 3, 1, 1, 0})->Args({4096, 4, 128, 8, 2, 1, 90})
+    ->Args({4096, 4, 128, 8, 2, 1, 0})->Args({16384, 4, 128, 8, 2, 1, 0})->Args({262144, 4, 128, 8, 2, 1, 0})
     ->Args({65536, 1, 128, 8, 2, 1, 90})
     ->Args({65536, 4, 128, 8, 2, 1, 90})->Args({65536, 4, 128, 8, 2, 1, 0})
     ->Args({65536, 8, 128, 8, 2, 1, 90})->Args({65536, 8, 128, 8, 2, 1, 0})
@@ -233,3 +217,4 @@ BENCHMARK(AppendCommit)->Unit(benchmark::kMillisecond)->UseRealTime()->ArgName("
 BENCHMARK(AppendCommit)->Unit(benchmark::kMillisecond)->UseRealTime()->ArgName("tokens")->Arg(512)->Iterations(48);
 
 }  // namespace
+}  // namespace mneme

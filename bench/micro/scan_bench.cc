@@ -18,6 +18,7 @@
 
 #include "base/dtype.h"
 #include "base/parallel.h"
+#include "bench/micro/read_bandwidth.h"
 #include "index/certified_scan.h"
 #include "index/key_codes.h"
 #include "index/key_index.h"
@@ -86,41 +87,16 @@ double Seconds(std::chrono::steady_clock::time_point since) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - since).count();
 }
 
-// The sum of all words, read as `streams` runs side by side: as little work a byte as reading allows. How many
-// runs a core reads fastest differs from machine to machine, so the caller tries.
-typedef uint64_t Words __attribute__((vector_size(32)));
-#if defined(__x86_64__)
-__attribute__((target("avx2")))
-#endif
-uint64_t
-Sum(const char* data, size_t bytes, size_t streams) {
-  const size_t run = bytes / streams / 128 * 128;
-  Words sums[4] = {};
-  for (size_t i = 0; i < run; i += 128) {
-    for (size_t s = 0; s < streams; ++s) {
-      const auto* words = reinterpret_cast<const Words*>(data + s * run + i);
-      for (size_t j = 0; j < 4; ++j) sums[j] += words[j];
+// Bytes a second that `threads` threads read of the very keys that are scanned, in the same pieces; the best of several.
+double KeyBandwidth(const Layer& layer, int64_t rows, int64_t threads) {
+  std::vector<Piece> pieces;
+  for (const auto& keys : layer.heads) {
+    for (int64_t begin = 0; begin < rows; begin += kChunkRows) {
+      const auto bytes = static_cast<size_t>(std::min(rows, begin + kChunkRows) - begin) * keys->row_bytes();
+      pieces.push_back({static_cast<const char*>(keys->Row(begin)), bytes});
     }
   }
-  const Words sum = sums[0] + sums[1] + sums[2] + sums[3];
-  return sum[0] + sum[1] + sum[2] + sum[3];
-}
-
-// Bytes a second that `pool` reads of the very keys that are scanned, in the same pieces; the best of several.
-double ReadBandwidth(const Layer& layer, int64_t rows, Executor& pool) {
-  const int64_t chunks = (rows + kChunkRows - 1) / kChunkRows;
-  double best = 0;
-  for (int round = 0; round < 21; ++round) {
-    const auto start = std::chrono::steady_clock::now();
-    pool.ParallelFor(static_cast<size_t>(kHeads * chunks), [&](size_t task) {
-      const KeyRows& keys = *layer.heads[task / static_cast<size_t>(chunks)];
-      const int64_t begin = static_cast<int64_t>(task % static_cast<size_t>(chunks)) * kChunkRows;
-      const auto bytes = static_cast<size_t>(std::min(rows, begin + kChunkRows) - begin) * keys.row_bytes();
-      benchmark::DoNotOptimize(Sum(keys.Row(begin), bytes, size_t{1} << round % 3));
-    });
-    best = std::max(best, static_cast<double>(layer.bytes) / Seconds(start));
-  }
-  return best;
+  return ReadBandwidth(pieces, static_cast<size_t>(threads));
 }
 
 // rows, queries a KV head, dim, dtype, threads
@@ -134,7 +110,7 @@ void BM_Scan(benchmark::State& state) {
   const std::vector<Ranking> rankings(static_cast<size_t>(count));
   std::vector<TopK> top(static_cast<size_t>(kHeads * chunks * count));
 
-  const double bandwidth = ReadBandwidth(layer, rows, pool);
+  const double bandwidth = KeyBandwidth(layer, rows, state.range(4));
   double best = std::numeric_limits<double>::infinity();
   for (auto _ : state) {
     const auto start = std::chrono::steady_clock::now();
@@ -186,20 +162,21 @@ void BM_CertifiedScan(benchmark::State& state) {
   const auto dtype = static_cast<DType>(state.range(3));
   Executor& pool = Threads(state.range(4));
   const bool steady = state.range(5) != 0;
+  const int64_t k = state.range(6);
   const Layer& layer = KeysOf(dtype, rows, dim);
   const std::vector<float> queries = RandomValues(static_cast<size_t>(kHeads * count * dim), 2);
   const std::vector<Ranking> rankings(static_cast<size_t>(count));
-  std::vector<TopK> top(static_cast<size_t>(kHeads * count), TopK(kTop));
+  std::vector<TopK> top(static_cast<size_t>(kHeads * count), TopK(k));
   std::vector<float> floors(top.size(), -std::numeric_limits<float>::infinity());
   std::vector<ScanCounts> counts(kHeads);
-  const double bandwidth = ReadBandwidth(layer, rows, pool);
+  const double bandwidth = KeyBandwidth(layer, rows, state.range(4));
   double best = std::numeric_limits<double>::infinity();
   for (auto _ : state) {
     std::fill(counts.begin(), counts.end(), ScanCounts());
     const auto start = std::chrono::steady_clock::now();
     pool.ParallelFor(kHeads, [&](size_t head) {
       const size_t first = head * static_cast<size_t>(count);
-      for (int64_t i = 0; i < count; ++i) top[first + static_cast<size_t>(i)].Reset(kTop);
+      for (int64_t i = 0; i < count; ++i) top[first + static_cast<size_t>(i)].Reset(k);
       ScanCertified(*layer.heads[head], *layer.codes[head], 0, rows, 0, queries.data() + static_cast<int64_t>(first) * dim,
                     count, rankings.data(), floors.data() + first, top.data() + first, &counts[head]);
       for (int64_t i = 0; i < count; ++i) benchmark::DoNotOptimize(top[first + static_cast<size_t>(i)].Sorted().data());
@@ -219,13 +196,20 @@ void BM_CertifiedScan(benchmark::State& state) {
 }
 
 void CertifiedArguments(benchmark::internal::Benchmark* bench) {
-  bench->ArgNames({"rows", "queries", "dim", "type", "threads", "steady"});
+  bench->ArgNames({"rows", "queries", "dim", "type", "threads", "steady", "k"});
+  const auto add = [bench](int64_t rows, int64_t count, int64_t dim, int64_t steady, int64_t k) {
+    bench->Args({rows, count, dim, static_cast<int64_t>(DType::kF16), 2, steady, k});
+  };
   for (const int64_t dim : {64, 128, 256}) {
     for (const int64_t count : {1, 3, 4, 8}) {
-      for (const int64_t steady : {0, 1}) bench->Args({65536, count, dim, static_cast<int64_t>(DType::kF16), 2, steady});
+      for (const int64_t steady : {0, 1}) add(65536, count, dim, steady, kTop);
     }
   }
-  bench->Args({16384, 2048, 128, static_cast<int64_t>(DType::kF16), 2, 0});
+  for (const int64_t k : {8, 256}) add(65536, 4, 128, 0, k);
+  for (const int64_t rows : {4096, 16384, 262144}) {
+    for (const int64_t count : {1, 4, 8}) add(rows, count, 128, 0, kTop);
+  }
+  add(16384, 2048, 128, 0, kTop);  // prefill
 }
 BENCHMARK(BM_CertifiedScan)->Apply(CertifiedArguments)->Unit(benchmark::kMillisecond)->UseRealTime()->MinTime(0.2);
 
