@@ -4,33 +4,36 @@
 #include <limits>
 
 namespace mneme {
-namespace {
-
-// Rows beyond k that are let in before the reservoir is cut: few, so that the threshold stays fresh (every row that it
-// lets in costs the reading of a key), and enough that cutting is rare for k = 1.
-int64_t Slack(int64_t k) { return std::max<int64_t>(16, k / 4); }
-
-}  // namespace
 
 void TopK::Reset(int64_t k) {
   k_ = std::max<int64_t>(k, 0);
-  constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
-  trim_at_ = k_ > kMost / 2 ? kMost : k_ + Slack(k_);
   threshold_ = k_ == 0 ? std::numeric_limits<float>::infinity() : -std::numeric_limits<float>::infinity();
-  threshold_index_ = kMost;
+  threshold_index_ = std::numeric_limits<int64_t>::max();
+  heap_ = false;
   rows_.clear();
 }
 
 void TopK::Push(float score, int64_t index) {
   const auto size = static_cast<int64_t>(rows_.size());
-  if (size >= k_) {
+  if (size < k_) {
+    if (score != score) return;
+    rows_.push_back({score, index});
+    if (size + 1 < k_) return;
+  } else {
     // The comparison is false for NaN, too.
     if (k_ == 0 || !Better({score, index}, {threshold_, threshold_index_})) return;
-  } else if (score != score) {
-    return;
+    if (heap_) {
+      ReplaceWorst({score, index});
+    } else {
+      *std::max_element(rows_.begin(), rows_.end(), Better) = {score, index};
+    }
   }
-  rows_.push_back({score, index});
-  if (size + 1 == k_ || size + 1 >= trim_at_) Trim();
+  if (!heap_) {
+    std::make_heap(rows_.begin(), rows_.end(), Better);
+    heap_ = true;
+  }
+  threshold_ = rows_.front().score;
+  threshold_index_ = rows_.front().index;
 }
 
 void TopK::Merge(const TopK& other) {
@@ -38,19 +41,22 @@ void TopK::Merge(const TopK& other) {
 }
 
 absl::Span<const Scored> TopK::Sorted() {
-  Trim();
   std::sort(rows_.begin(), rows_.end(), Better);
+  heap_ = false;
   return rows_;
 }
 
-// Cuts the reservoir to the k best; with k rows in, the worst of them is the threshold.
-void TopK::Trim() {
-  if (k_ == 0 || static_cast<int64_t>(rows_.size()) < k_) return;
-  const auto worst = rows_.begin() + (k_ - 1);
-  std::nth_element(rows_.begin(), worst, rows_.end(), Better);
-  threshold_ = worst->score;
-  threshold_index_ = worst->index;
-  rows_.resize(static_cast<size_t>(k_));
+void TopK::ReplaceWorst(Scored row) {
+  const size_t size = rows_.size();
+  size_t at = 0;
+  for (size_t child = 1; child < size; child = 2 * at + 1) {
+    // The worse of the two children moves up, if it is worse than the row.
+    if (child + 1 < size && Better(rows_[child], rows_[child + 1])) ++child;
+    if (!Better(row, rows_[child])) break;
+    rows_[at] = rows_[child];
+    at = child;
+  }
+  rows_[at] = row;
 }
 
 }  // namespace mneme

@@ -41,13 +41,14 @@ class TopK {
   absl::Span<const Scored> Sorted();
 
  private:
-  void Trim();
+  // Takes the place of the worst row in.
+  void ReplaceWorst(Scored row);
 
   int64_t k_ = 0;
-  int64_t trim_at_ = 0;          // rows held at which the reservoir is cut
-  float threshold_ = 0;          // the worst of the k best at the last cut …
+  float threshold_ = 0;          // the worst row's score once k are in …
   int64_t threshold_index_ = 0;  // … and its token index
-  std::vector<Scored> rows_;     // grows beyond k by some, then is cut to the k best; memory follows rows, never k
+  bool heap_ = false;            // k rows are in and lie as a heap, the worst of them first
+  std::vector<Scored> rows_;     // memory follows rows, never k
 };
 
 }  // namespace mneme
