@@ -86,7 +86,7 @@ kill_and_look() {
   "$mneme_llama" ingest "${input[@]}" --store "$store.killed" --memory killed --ack-file "$acknowledged" \
     >"$out/killed.log" 2>&1 &
   process=$!
-  while (($(wc -l <"$acknowledged") < 4)); do
+  while (($(wc -l <"$acknowledged") < 2)); do
     kill -0 "$process" 2>/dev/null || die "the process to be killed ended by itself: $out/killed.log"
     sleep 0.05
   done
@@ -103,7 +103,7 @@ kill_and_look() {
 
 # What the adapter costs while there is nothing to retrieve, and what appending and committing cost.
 measure_cost() {
-  llama overhead --json >"$out/overhead.json"
+  llama overhead --rounds 3 --json >"$out/overhead.json"
   python3 - "$out/overhead.json" <<'PY'
 import json, sys
 
