@@ -305,7 +305,7 @@ class FaissIndex final : public KeyIndex {
     const int64_t found = std::min(fetch, index_->ntotal);
     return Guarded(shape_.Text(), [&] {
       std::vector<float> scores(static_cast<size_t>(count * found));
-      std::vector<faiss::Index::idx_t> labels(static_cast<size_t>(count * found));
+      std::vector<int64_t> labels(static_cast<size_t>(count * found));
       index_->search(count, queries, found, scores.data(), labels.data());
       for (int64_t i = 0; i < count; ++i) {
         std::copy_n(labels.begin() + i * found, found, rows + i * fetch);
