@@ -67,6 +67,18 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+// The recording, which has a layer; skips the test where there is none.
+void ReadRecording(std::vector<RecordedLayer>* layers) {
+  const char* path = std::getenv("MNEME_RECORDED_QK");
+  if (path == nullptr) {
+    std::printf("SKIPPED: MNEME_RECORDED_QK names no recording\n");
+    GTEST_SKIP();
+  }
+  std::string error;
+  ASSERT_TRUE(ReadRecordedQk(path, layers, &error)) << error;
+  ASSERT_FALSE(layers->empty());
+}
+
 class RecordedKeysTest : public testing::TestWithParam<Case> {};
 
 // What was measured less a margin: ivf 0.956, ivfpq 0.956 and hnsw 0.712 in Gemma 3 270M's layer 5; in SmolLM2's layers
@@ -78,15 +90,9 @@ INSTANTIATE_TEST_SUITE_P(Kinds, RecordedKeysTest,
 
 TEST_P(RecordedKeysTest, BestRowsAreFoundAndABlobFindsTheSame) {
   const Case& test = GetParam();
-  const char* path = std::getenv("MNEME_RECORDED_QK");
-  if (path == nullptr) {
-    std::printf("SKIPPED: MNEME_RECORDED_QK names no recording\n");
-    GTEST_SKIP();
-  }
   std::vector<RecordedLayer> layers;
-  std::string error;
-  ASSERT_TRUE(ReadRecordedQk(path, &layers, &error)) << error;
-  ASSERT_FALSE(layers.empty());
+  ReadRecording(&layers);
+  if (testing::Test::IsSkipped() || testing::Test::HasFatalFailure()) return;
   const auto spec = ParseIndexSpec(test.spec);
   ASSERT_TRUE(spec.ok()) << spec.status();
   for (const RecordedLayer& layer : layers) {
@@ -134,14 +140,9 @@ TEST_P(RecordedKeysTest, BestRowsAreFoundAndABlobFindsTheSame) {
 
 // The exact scan from codes: the scan's own answer, from few keys.
 TEST(RecordedCodesTest, CodesOfRealKeysProveMostOfTheAnswer) {
-  const char* path = std::getenv("MNEME_RECORDED_QK");
-  if (path == nullptr) {
-    std::printf("SKIPPED: MNEME_RECORDED_QK names no recording\n");
-    GTEST_SKIP();
-  }
   std::vector<RecordedLayer> layers;
-  std::string error;
-  ASSERT_TRUE(ReadRecordedQk(path, &layers, &error)) << error;
+  ReadRecording(&layers);
+  if (testing::Test::IsSkipped() || testing::Test::HasFatalFailure()) return;
   for (const RecordedLayer& layer : layers) {
     const int32_t group = layer.query_heads / layer.kv_heads;
     const auto count = static_cast<size_t>(group);

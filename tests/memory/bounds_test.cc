@@ -16,6 +16,16 @@ class BoundsTest : public ::testing::Test {
 
   void Open(const StoreOptions& options = {}) { store_ = OpenStore(folder_.store(), options); }
   std::shared_ptr<Memory> Create(const std::string& name = "m") { return *store_->CreateMemory(name, card_, options_); }
+  // The store is closed and opened again, and the memory "m" in it.
+  void Reopen(std::shared_ptr<Memory>& memory, const StoreOptions& options = {}) {
+    ASSERT_OK(store_->CloseMemory(memory));
+    memory.reset();
+    store_.reset();
+    Open(options);
+    auto again = store_->OpenMemory("m", nullptr);
+    ASSERT_OK(again.status());
+    memory = *again;
+  }
   void Append(Memory& memory, Oracle* oracle, int64_t begin, int64_t n) {
     for (int64_t token = begin; token < begin + n; token += 500) {
       AppendTokens(memory, oracle, kOwner, token, std::min<int64_t>(500, begin + n - token));
@@ -59,11 +69,7 @@ TEST_F(BoundsTest, TheOldestGoFirstAndPinnedOnesStay) {
   ExpectHolds(*memory, oracle);
   // Three times the tokens, the same disk but for logs that RocksDB has not trimmed yet.
   EXPECT_LE(DiskUsage(folder_.path()), disk + (uint64_t{4} << 20));
-  ASSERT_OK(store_->CloseMemory(memory));
-  memory.reset();
-  store_.reset();
-  Open();
-  memory = *store_->OpenMemory("m", nullptr);
+  Reopen(memory);
   ExpectHolds(*memory, oracle);
 }
 
@@ -80,13 +86,9 @@ TEST_F(BoundsTest, ASmallRamBudgetChangesNoResult) {
   const int64_t all = memory->Info().ram_bytes;
   for (const int64_t budget : {int64_t{1}, all / 10, all / 2}) {
     SCOPED_TRACE(absl::StrCat("budget ", budget, " of ", all));
-    ASSERT_OK(store_->CloseMemory(memory));
-    memory.reset();
-    store_.reset();
     StoreOptions options;
     options.ram_budget_bytes = static_cast<size_t>(budget);
-    Open(options);
-    memory = *store_->OpenMemory("m", nullptr);
+    Reopen(memory, options);
     EXPECT_LT(memory->Info().ram_bytes, 1 << 20);  // nothing is read before it is asked for
     EXPECT_TRUE(Result(memory.get()) == wanted);
     EXPECT_TRUE(Result(memory.get()) == wanted);
@@ -127,11 +129,7 @@ TEST_F(BoundsTest, ADiskBudgetRefusesAndLosesNothing) {
     oracle.Evict(600);
   }
   ExpectHolds(*memory, oracle);
-  ASSERT_OK(store_->CloseMemory(memory));
-  memory.reset();
-  store_.reset();
-  Open();
-  memory = *store_->OpenMemory("m", nullptr);
+  Reopen(memory);
   ExpectHolds(*memory, oracle);
 }
 
@@ -237,11 +235,7 @@ TEST_F(BoundsTest, EvictingMostOfASegmentGivesItsDiskBack) {
   snapshot.reset();
   ASSERT_OK(memory->Maintain(nullptr));
   EXPECT_LE(RowFiles(folder_.store()), all / 20);
-  ASSERT_OK(store_->CloseMemory(memory));
-  memory.reset();
-  store_.reset();
-  Open();
-  memory = *store_->OpenMemory("m", nullptr);
+  Reopen(memory);
   ExpectHolds(*memory, oracle);
 }
 

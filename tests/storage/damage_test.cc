@@ -1,7 +1,5 @@
 #include <algorithm>
-#include <fstream>
 #include <random>
-#include <sstream>
 
 #include "absl/strings/match.h"
 
@@ -14,16 +12,6 @@ namespace {
 using ::testing::Contains;
 using ::testing::HasSubstr;
 namespace fs = std::filesystem;
-
-std::string ReadFile(const fs::path& path) {
-  std::ostringstream out;
-  out << std::ifstream(path, std::ios::binary).rdbuf();
-  return out.str();
-}
-
-void WriteFile(const fs::path& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
-}
 
 std::vector<fs::path> FilesWith(const std::string& folder, const std::string& extension) {
   std::vector<fs::path> files;

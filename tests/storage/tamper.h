@@ -1,7 +1,10 @@
 #ifndef MNEME_TESTS_STORAGE_TAMPER_H_
 #define MNEME_TESTS_STORAGE_TAMPER_H_
 
+#include <filesystem>
+#include <fstream>
 #include <functional>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -9,6 +12,16 @@
 #include "rocksdb/db.h"
 
 namespace mneme {
+
+inline std::string ReadFile(const std::filesystem::path& path) {
+  std::ostringstream out;
+  out << std::ifstream(path, std::ios::binary).rdbuf();
+  return out.str();
+}
+
+inline void WriteFile(const std::filesystem::path& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
+}
 
 // Changes a store from outside with RocksDB itself; `change` gets the column family `default`. Creates what is
 // missing.
