@@ -91,17 +91,11 @@ class Listener {
 };
 
 ContextPtr ListeningContext(const llama_model* model, const ModelSettings& settings, Listener* listener) {
-  llama_context_params params = llama_context_default_params();
-  params.n_ctx = 2 * static_cast<uint32_t>(settings.window);
-  params.n_batch = params.n_ubatch = static_cast<uint32_t>(settings.window);
-  params.kv_unified = true;
-  params.n_threads = params.n_threads_batch = ThreadsOf(settings);
+  llama_context_params params = WindowParams(settings);
   params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
   params.cb_eval = &Listener::OnNode;
   params.cb_eval_user_data = listener;
-  ContextPtr context(llama_init_from_model(const_cast<llama_model*>(model), params));
-  if (context == nullptr) throw Failure("llama.cpp cannot make a context");
-  return context;
+  return NewContext(model, params);
 }
 
 // Keeps the first `pinned` tokens, without which models lose their footing, and the newest, `keep` in all. The newest

@@ -47,14 +47,9 @@ double Seconds(const std::function<void()>& work) {
 class Plain {
  public:
   Plain(llama_model* model, const ModelSettings& settings) {
-    llama_context_params params = llama_context_default_params();
-    params.n_ctx = 2 * static_cast<uint32_t>(settings.window);
-    params.n_batch = params.n_ubatch = static_cast<uint32_t>(settings.window);
-    params.kv_unified = true;
-    params.n_threads = params.n_threads_batch = ThreadsOf(settings);
+    llama_context_params params = WindowParams(settings);
     params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
-    context_.reset(llama_init_from_model(model, params));
-    if (context_ == nullptr) throw Failure("llama.cpp cannot make a context");
+    context_ = NewContext(model, params);
   }
   void Clear() { llama_memory_clear(llama_get_memory(context_.get()), true); }
   void Decode(std::span<const llama_token> tokens) {

@@ -51,12 +51,7 @@ ModelPtr LoadModel(const std::string& path) {
   return model;
 }
 
-Session::Session(const llama_model* model, const ModelSettings& settings, int32_t n_seq)
-    : model_(model), window_(settings.window) {
-  const mneme_llama_options options = OptionsOf(settings);
-  mneme_llama* adapter = nullptr;
-  CheckAdapter(mneme_llama_create(model, &options, &adapter));
-  adapter_.reset(adapter);
+llama_context_params WindowParams(const ModelSettings& settings, int32_t n_seq) {
   llama_context_params params = llama_context_default_params();
   const auto block = static_cast<uint32_t>(settings.window);
   params.n_ctx = 2 * block * static_cast<uint32_t>(n_seq);
@@ -65,9 +60,24 @@ Session::Session(const llama_model* model, const ModelSettings& settings, int32_
   params.n_seq_max = static_cast<uint32_t>(n_seq);
   params.kv_unified = true;
   params.n_threads = params.n_threads_batch = ThreadsOf(settings);
+  return params;
+}
+
+ContextPtr NewContext(const llama_model* model, const llama_context_params& params) {
+  ContextPtr context(llama_init_from_model(const_cast<llama_model*>(model), params));
+  if (context == nullptr) throw Failure("llama.cpp cannot make a context");
+  return context;
+}
+
+Session::Session(const llama_model* model, const ModelSettings& settings, int32_t n_seq)
+    : model_(model), window_(settings.window) {
+  const mneme_llama_options options = OptionsOf(settings);
+  mneme_llama* adapter = nullptr;
+  CheckAdapter(mneme_llama_create(model, &options, &adapter));
+  adapter_.reset(adapter);
+  llama_context_params params = WindowParams(settings, n_seq);
   CheckAdapter(mneme_llama_prepare(adapter, &params));
-  context_.reset(llama_init_from_model(const_cast<llama_model*>(model), params));
-  if (context_ == nullptr) throw Failure("llama.cpp cannot make a context");
+  context_ = NewContext(model, params);
   CheckAdapter(mneme_llama_bind(adapter, context_.get()));
 }
 

@@ -31,6 +31,11 @@ int32_t ThreadsOf(const ModelSettings& settings);
 // Silences llama.cpp's log but for errors. Throws Failure.
 ModelPtr LoadModel(const std::string& path);
 
+// Of a context that holds windows of n_seq sequences, read block by block.
+llama_context_params WindowParams(const ModelSettings& settings, int32_t n_seq = 1);
+// Throws Failure.
+ContextPtr NewContext(const llama_model* model, const llama_context_params& params);
+
 // A model, its adapter and one context, for sequences that are read block by block.
 class Session {
  public:
