@@ -49,23 +49,11 @@ const codes::Kernels& CurrentKernels() {
   return best;
 }
 
-// The least dot product with which a row can have a logit of at least `threshold`, with room for every rounding on the
-// way from the exact dot product to the logit; -infinity if none can be given.
+// The least dot product with which a row of at least `least_penalty` can reach `threshold`; scale > 0.
 float DotGate(const Ranking& ranking, float least_penalty, float threshold) {
-  if (threshold == -kInfinity) return -kInfinity;
-  const double scale = ranking.scale, cap = ranking.soft_cap;
-  const double penalty = ranking.decay != 0 ? static_cast<double>(ranking.decay) * least_penalty : 0.0;
-  double least = threshold - static_cast<double>(ranking.addend) + penalty;
-  least -= 1e-6 * (std::fabs(threshold) + std::fabs(ranking.addend) + std::fabs(penalty));
-  if (cap > 0) {
-    const double ratio = least / cap - 1e-5 * (1 + std::fabs(least) / cap);
-    if (ratio >= 1) return kInfinity;
-    if (!(ratio > -1)) return -kInfinity;
-    least = cap * std::atanh(ratio);
-    least -= 1e-5 * std::fabs(least);
-  }
-  const double gate = least / scale;
-  return static_cast<float>(gate - 1e-6 * std::fabs(gate));
+  const double gate = ranking.LeastScaledDot(threshold, least_penalty) / static_cast<double>(ranking.scale);
+  // An infinite gate stays: taking a share of it off would make it NaN.
+  return static_cast<float>(std::isinf(gate) ? gate : gate - 1e-6 * std::fabs(gate));
 }
 
 // Sum in an order that compilers turn into vectors.

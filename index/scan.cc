@@ -82,19 +82,11 @@ struct SinkContext {
   int64_t first_token;
 };
 
-// The least scale * dot that can still reach the threshold through the soft cap, with room for every rounding on
-// the way. With a penalty a row there is no such number.
+// What spares the tanh of a soft cap: see scan::Query.
 float Gate(const scan::Query& query) {
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  if (!(query.soft_cap > 0) || query.decay != 0 || query.threshold == -kInfinity) return -kInfinity;
-  const double cap = query.soft_cap;
-  const double margin = 1e-5 * (1 + (std::fabs(query.addend) + std::fabs(query.threshold)) / cap);
-  const double least = (static_cast<double>(query.threshold) - query.addend) / cap - margin;
-  if (least >= 1) return kInfinity;
-  // Also where `least` is NaN, of infinities.
-  if (!(least > -1)) return -kInfinity;
-  const double gate = cap * std::atanh(least);
-  return static_cast<float>(gate - 1e-5 * std::fabs(gate));
+  if (!(query.soft_cap > 0) || query.decay != 0) return -std::numeric_limits<float>::infinity();
+  const Ranking ranking{query.scale, query.soft_cap, query.addend, 0, nullptr};
+  return static_cast<float>(ranking.LeastScaledDot(query.threshold, 0));
 }
 
 void PushSurvivors(void* context, int64_t number, scan::Query& query, int64_t row, const float* logits,
@@ -135,6 +127,24 @@ float Ranking::Logit(float dot, int64_t row) const {
   logit = logit + addend;
   if (decay != 0) logit = logit - decay * row_penalty[row];
   return logit;
+}
+
+double Ranking::LeastScaledDot(float threshold, float penalty) const {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const double taken = decay != 0 ? static_cast<double>(decay) * penalty : 0.0;
+  double least = static_cast<double>(threshold) - addend + taken;
+  // Nothing is given for infinities, nor for the NaN that they make.
+  if (!(std::fabs(least) < kInfinity)) return -kInfinity;
+  least -= 1e-6 * (std::fabs(threshold) + std::fabs(addend) + std::fabs(taken));
+  if (soft_cap > 0) {
+    const double cap = soft_cap;
+    const double ratio = least / cap - 1e-5 * (1 + (std::fabs(threshold) + std::fabs(addend) + std::fabs(taken)) / cap);
+    if (ratio >= 1) return kInfinity;
+    if (!(ratio > -1)) return -kInfinity;
+    least = cap * std::atanh(ratio);
+    least -= 1e-5 * std::fabs(least);
+  }
+  return least;
 }
 
 void ScanTopK(const KeyRows& keys, int64_t row_begin, int64_t row_end, int64_t first_token, const float* queries,

@@ -23,6 +23,10 @@ struct Ranking {
   const float* row_penalty = nullptr;
 
   float Logit(float dot, int64_t row) const;
+
+  // The least scale * q·k with which a row of at least `penalty` can have a Logit that reaches `threshold`, with room for
+  // every rounding on the way there; -infinity if none can be given, +infinity if no row can reach it.
+  double LeastScaledDot(float threshold, float penalty) const;
 };
 
 // Pushes rows [row_begin, row_end) of `keys` into top[i] for each query i, as token index first_token + row.
