@@ -7,7 +7,6 @@
 
 #include "base/mutex.h"
 
-
 namespace mneme {
 namespace {
 

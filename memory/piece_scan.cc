@@ -102,28 +102,35 @@ PieceScan& ThreadPieceScan() {
   return scan;
 }
 
-float FloorOf(const RetrievePlan& plan, int64_t kv_head, int64_t head, int64_t query,
-              absl::Span<const int64_t> tokens) {
+Witnesses::Witnesses(const RetrievePlan& plan, int64_t kv_head, int32_t head, absl::Span<const int64_t> tokens)
+    : plan_(&plan), head_(head) {
+  if (static_cast<int64_t>(tokens.size()) != plan.request->heads[static_cast<size_t>(head)].top_k) return;
+  for (const int64_t token : tokens) {
+    const VisibleRows* owner = plan.view->FindVisible(token);
+    if (owner == nullptr) {
+      keys_.clear();
+      return;
+    }
+    const KeyRows& rows = *owner->keys->heads[static_cast<size_t>(kv_head)];
+    dtype_ = rows.dtype();
+    owners_.push_back(owner);
+    rows_.push_back(token - owner->first_token);
+    keys_.push_back(rows.Row(rows_.back()));
+  }
+}
+
+float Witnesses::Floor(int64_t query) const {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   constexpr size_t kBatch = 16;
+  if (keys_.empty()) return -kInfinity;
   float worst = kInfinity;
-  for (size_t first = 0; first < tokens.size(); first += kBatch) {
-    const size_t n = std::min(kBatch, tokens.size() - first);
-    const VisibleRows* owners[kBatch];
-    const char* keys[kBatch];
+  for (size_t first = 0; first < keys_.size(); first += kBatch) {
+    const size_t n = std::min(kBatch, keys_.size() - first);
     float dots[kBatch];
-    DType dtype = DType::kF32;
+    DotKeys(dtype_, plan_->request->layer.key_dim, absl::MakeConstSpan(keys_).subspan(first, n),
+            plan_->Vector(head_, query), dots);
     for (size_t i = 0; i < n; ++i) {
-      owners[i] = plan.view->FindVisible(tokens[first + i]);
-      if (owners[i] == nullptr) return -kInfinity;
-      const KeyRows& rows = *owners[i]->keys->heads[static_cast<size_t>(kv_head)];
-      keys[i] = rows.Row(tokens[first + i] - owners[i]->first_token);
-      dtype = rows.dtype();
-    }
-    DotKeys(dtype, plan.request->layer.key_dim, absl::MakeConstSpan(keys, n), plan.Vector(head, query), dots);
-    for (size_t i = 0; i < n; ++i) {
-      const float logit =
-          plan.RankingOf(head, query, *owners[i]).Logit(dots[i], tokens[first + i] - owners[i]->first_token);
+      const float logit = plan_->RankingOf(head_, query, *owners_[first + i]).Logit(dots[i], rows_[first + i]);
       // NaN never enters the k best, so it proves nothing.
       if (logit != logit) return -kInfinity;
       worst = std::min(worst, logit);

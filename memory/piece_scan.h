@@ -43,9 +43,24 @@ class PieceScan {
 // One a thread, so that searching allocates nothing once it has run.
 PieceScan& ThreadPieceScan();
 
-// A logit that the worst of the k best rows for this query is known to reach, if `tokens` are k different ones: that of the
-// worst of them; -infinity if one of them cannot be seen.
-float FloorOf(const RetrievePlan& plan, int64_t kv_head, int64_t head, int64_t query, absl::Span<const int64_t> tokens);
+// Rows that were good for some query of a head, found in the memory once and ranked for other queries of that head.
+class Witnesses {
+ public:
+  // tokens: different ones. None count if there are not top_k of them, or if one cannot be seen.
+  Witnesses(const RetrievePlan& plan, int64_t kv_head, int32_t head, absl::Span<const int64_t> tokens);
+
+  // A logit that the worst of the top_k best rows for `query` is known to reach: that of the worst witness; -infinity
+  // without any.
+  float Floor(int64_t query) const;
+
+ private:
+  const RetrievePlan* plan_;
+  int32_t head_;
+  DType dtype_ = DType::kF32;
+  std::vector<const VisibleRows*> owners_;
+  std::vector<const char*> keys_;
+  std::vector<int64_t> rows_;  // of the owners
+};
 
 }  // namespace mneme
 

@@ -1,12 +1,11 @@
 #include "memory/retrieve.h"
 
 #include <algorithm>
-#include <atomic>
-#include <cmath>
 #include <limits>
 #include <numeric>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 
 #include "base/mutex.h"
@@ -173,6 +172,85 @@ struct Item {
   const VisibleRun* run;  // null: a scan
 };
 
+// Takes what was found for `queries` of `heads`: top [heads][queries].
+using Found = absl::FunctionRef<void(absl::Span<const int64_t> queries, absl::Span<const TopK> top)>;
+
+// The scan of one work item.
+class ItemScan {
+ public:
+  ItemScan(const RetrievePlan& plan, const Item& item, absl::Span<const int32_t> heads,
+           absl::Span<const VisibleRows> pieces, Found found)
+      : plan_(plan), item_(item), heads_(heads), pieces_(pieces), found_(found) {}
+
+  // floors: [heads][queries] or empty.
+  std::vector<TopK> Run(absl::Span<const int64_t> queries, absl::Span<const float> floors) {
+    std::vector<TopK> top = TopsFor(*plan_.request, heads_, static_cast<int64_t>(queries.size()));
+    PieceScan& scan = ThreadPieceScan();
+    scan.Begin(plan_, item_.kv_head, heads_, queries, floors, top.data());
+    int64_t counted = 0;
+    for (const VisibleRows& piece : pieces_) {
+      const int64_t begin = std::max(piece.row_begin, piece.row_begin + item_.scan_begin - counted);
+      const int64_t end = std::min(piece.row_end, piece.row_begin + item_.scan_end - counted);
+      counted += piece.row_end - piece.row_begin;
+      if (begin < end) scan.Add(piece, begin, end);
+    }
+    scan.End();
+    found_(queries, top);
+    return top;
+  }
+
+  // The same for all queries of the item, told early how good rows have to be by those that the layer's last query found
+  // (null: none) and, where queries are many, by those of some that go first.
+  void RunSeeded(const LastFound::Tokens* last) {
+    std::vector<Witnesses> of_last;  // [heads]
+    for (const int32_t head : heads_) {
+      of_last.push_back(WitnessesOf(head, last != nullptr ? (*last)[static_cast<size_t>(head)] : std::vector<int64_t>()));
+    }
+    const auto by_last = [&](size_t g, int64_t) -> const Witnesses& { return of_last[g]; };
+    const std::vector<int64_t> all = Numbers(item_.query_begin, item_.query_end);
+    if (static_cast<int64_t>(all.size()) < 2 * kQueriesPerScout) {
+      Run(all, FloorsBy(all, by_last));
+      return;
+    }
+    std::vector<int64_t> scouts, others;
+    for (const int64_t query : all) {
+      ((query - item_.query_begin) % kQueriesPerScout == kQueriesPerScout / 2 ? scouts : others).push_back(query);
+    }
+    std::vector<TopK> best = Run(scouts, FloorsBy(scouts, by_last));
+    std::vector<Witnesses> of_scouts;  // [heads][scouts]
+    for (size_t i = 0; i < best.size(); ++i) {
+      std::vector<int64_t> tokens;
+      for (const Scored& row : best[i].Sorted()) tokens.push_back(row.index);
+      of_scouts.push_back(WitnessesOf(heads_[i / scouts.size()], tokens));
+    }
+    Run(others, FloorsBy(others, [&](size_t g, int64_t query) -> const Witnesses& {
+          const auto scout = static_cast<size_t>((query - item_.query_begin) / kQueriesPerScout);
+          return of_scouts[g * scouts.size() + std::min(scout, scouts.size() - 1)];
+        }));
+  }
+
+ private:
+  Witnesses WitnessesOf(int32_t head, absl::Span<const int64_t> tokens) const {
+    return Witnesses(plan_, item_.kv_head, head, tokens);
+  }
+
+  // witnesses(place of the head, query)
+  template <typename WitnessesFor>
+  std::vector<float> FloorsBy(absl::Span<const int64_t> queries, const WitnessesFor& witnesses) const {
+    std::vector<float> floors;
+    for (size_t g = 0; g < heads_.size(); ++g) {
+      for (const int64_t query : queries) floors.push_back(witnesses(g, query).Floor(query));
+    }
+    return floors;
+  }
+
+  const RetrievePlan& plan_;
+  const Item& item_;
+  const absl::Span<const int32_t> heads_;
+  const absl::Span<const VisibleRows> pieces_;
+  const Found found_;
+};
+
 }  // namespace
 
 const VisibleRows* MemoryView::FindVisible(int64_t token) const {
@@ -308,8 +386,7 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
     const absl::Span<const int32_t> heads = absl::MakeConstSpan(plan.heads).subspan(
         static_cast<size_t>(first - plan.heads.begin()), static_cast<size_t>(last - first));
     if (heads.empty()) return;
-    // Adds what was found for `queries` to the result. top: [heads][queries].
-    const auto merge = [&](absl::Span<const int64_t> queries, std::vector<TopK>& top) {
+    const auto merge = [&](absl::Span<const int64_t> queries, absl::Span<const TopK> top) {
       MutexLock lock(&mutex);
       for (size_t g = 0; g < heads.size(); ++g) {
         for (size_t i = 0; i < queries.size(); ++i) {
@@ -326,63 +403,12 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
       status.Update(own);
       return;
     }
-    const auto scan = [&](absl::Span<const int64_t> queries, absl::Span<const float> floors) {
-      std::vector<TopK> top = TopsFor(request, heads, static_cast<int64_t>(queries.size()));
-      PieceScan& pieces = ThreadPieceScan();
-      pieces.Begin(plan, item.kv_head, heads, queries, floors, top.data());
-      int64_t counted = 0;
-      for (const VisibleRows& piece : scanned) {
-        const int64_t begin = std::max(piece.row_begin, piece.row_begin + item.scan_begin - counted);
-        const int64_t end = std::min(piece.row_end, piece.row_begin + item.scan_end - counted);
-        counted += piece.row_end - piece.row_begin;
-        if (begin < end) pieces.Add(piece, begin, end);
-      }
-      pieces.End();
-      merge(queries, top);
-      return top;
-    };
-    const std::vector<int64_t> all = Numbers(item.query_begin, item.query_end);
-    if (!exact) {
-      scan(all, {});
-      return;
+    ItemScan scan(plan, item, heads, scanned, merge);
+    if (exact) {
+      scan.RunSeeded(last_found.get());
+    } else {
+      scan.Run(Numbers(item.query_begin, item.query_end), {});
     }
-    // tokens_of(head's place, query): k tokens that were good for a query like this one, or others.
-    const auto floors_by = [&](absl::Span<const int64_t> queries, const auto& tokens_of) {
-      std::vector<float> floors;
-      for (size_t g = 0; g < heads.size(); ++g) {
-        for (const int64_t query : queries) {
-          const absl::Span<const int64_t> tokens = tokens_of(g, query);
-          const int64_t wanted = request.heads[static_cast<size_t>(heads[g])].top_k;
-          floors.push_back(static_cast<int64_t>(tokens.size()) == wanted
-                               ? FloorOf(plan, item.kv_head, heads[g], query, tokens)
-                               : -std::numeric_limits<float>::infinity());
-        }
-      }
-      return floors;
-    };
-    const auto by_last = [&](size_t g, int64_t) -> absl::Span<const int64_t> {
-      if (last_found == nullptr) return {};
-      return (*last_found)[static_cast<size_t>(heads[g])];
-    };
-    if (static_cast<int64_t>(all.size()) < 2 * kQueriesPerScout) {
-      scan(all, floors_by(all, by_last));
-      return;
-    }
-    std::vector<int64_t> scouts, others;
-    for (const int64_t query : all) {
-      ((query - item.query_begin) % kQueriesPerScout == kQueriesPerScout / 2 ? scouts : others).push_back(query);
-    }
-    std::vector<TopK> seen = scan(scouts, floors_by(scouts, by_last));
-    std::vector<std::vector<int64_t>> tokens;  // [heads][scouts]
-    for (TopK& top : seen) {
-      std::vector<int64_t>& own = tokens.emplace_back();
-      for (const Scored& row : top.Sorted()) own.push_back(row.index);
-    }
-    scan(others, floors_by(others, [&](size_t g, int64_t query) -> absl::Span<const int64_t> {
-           const auto scout = std::min<size_t>(static_cast<size_t>((query - item.query_begin) / kQueriesPerScout),
-                                               scouts.size() - 1);
-           return tokens[g * scouts.size() + scout];
-         }));
   });
   if (status.ok() && exact) {
     auto found = std::make_shared<LastFound::Tokens>(static_cast<size_t>(query_heads));
