@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "base/cpu.h"
+#include "index/candidates.h"
+#include "index/query_codes.h"
 #include "index/rotation.h"
 
 #if defined(__aarch64__) && defined(__linux__)
@@ -25,8 +27,8 @@ constexpr int64_t kChunkRows = KeyCodes::kChunkRows;
 // Fewer rows than this are looked at one by one: preparing the queries would take longer.
 constexpr int64_t kLeastRows = 64;
 
-// Exact keys are asked for when a row is found to need them, and read when this many have come.
-constexpr int kPending = 16;
+// Exact keys are read by so many, while the next are on their way.
+constexpr size_t kBatch = 16;
 
 // More than what products lose below f32's normal range.
 constexpr float kTiny = 1e-36f;
@@ -56,53 +58,41 @@ float DotGate(const Ranking& ranking, float least_penalty, float threshold) {
   return static_cast<float>(std::isinf(gate) ? gate : gate - 1e-6 * std::fabs(gate));
 }
 
-// Sum in an order that compilers turn into vectors.
-float Dot(const float* a, const float* b, int64_t n) {
-  constexpr int64_t kSums = 16;
-  float sums[kSums] = {};
-  int64_t i = 0;
-  for (; i + kSums <= n; i += kSums) {
-    for (int64_t j = 0; j < kSums; ++j) sums[j] += a[i + j] * b[i + j];
-  }
-  for (; i < n; ++i) sums[0] += a[i] * b[i];
-  float sum = 0;
-  for (const float part : sums) sum += part;
-  return sum;
-}
-
 // Whether codes can prove anything about this ranking: logits must rise with dot products.
 bool Provable(const Ranking& ranking) {
   return ranking.scale > 0 && std::isfinite(ranking.scale) && std::isfinite(ranking.addend) && ranking.decay >= 0 &&
          std::isfinite(ranking.decay);
 }
 
-// A row whose exact key is to be read, and all that its logit needs.
-struct Pending {
-  const char* key;
-  int64_t token;
-  float most;  // what the code allows its dot product to be
-  int range;   // the Add that found it
-  float addend;
-  float decay;
-  float penalty;
-};
+// A row's logit is likely to be above what its code says less this share of the room that its bounds take: they are for
+// an error that points the worst way, one of any direction is about sqrt(dim) times smaller.
+constexpr float kLikelyShare = 0.25f;
 
 // One query of a scan.
 struct CodedQuery {
   float norm = 0;
   float slack_weight = 0;  // of the mean's norm
+  float slack = 0;         // in the base, for what f32 rounds away
   float floor = -kInfinity;
-  float dot_gate = -kInfinity;  // for the present range and penalties
-  float least_penalty = 0;
-  float scale = 0, soft_cap = 0;
-  int pending = 0;
-  Pending rows[kPending];
+  float least_penalty = 0;  // in the present range or chunk
+  Candidates candidates;
+};
+
+// Rows scanned by one Add.
+struct Range {
+  const KeyRows* keys;
+  const KeyCodes* codes;
+  int64_t row_begin;
+  int64_t row_end;
+  int64_t first_token;
 };
 
 }  // namespace
 
 class CertifiedScan::Impl {
  public:
+  explicit Impl(bool assume) : assume_(assume) {}
+
   void Begin(const float* queries, int64_t count, int64_t dim, const float* floors, TopK* top) {
     vectors_ = queries;
     count_ = count;
@@ -110,13 +100,14 @@ class CertifiedScan::Impl {
     top_ = top;
     kernels_ = &CurrentKernels();
     counts_ = ScanCounts();
-    range_ = 0;
+    ranges_.clear();
+    rankings_.clear();
     prepared_ = false;
     coded_.resize(static_cast<size_t>(count));
     for (int64_t i = 0; i < count; ++i) {
       CodedQuery& coded = Coded(i);
       coded.floor = floors != nullptr ? floors[i] : -kInfinity;
-      coded.pending = 0;
+      coded.candidates.Reset(top[i].k(), assume_);
     }
   }
 
@@ -128,15 +119,9 @@ class CertifiedScan::Impl {
       coded_end = row_begin;
     }
     if (coded_end > row_begin) {
-      keys_ = &keys;
-      codes_ = &key_codes;
-      row_begin_ = row_begin;
-      row_end_ = coded_end;
-      first_token_ = first_token;
-      rankings_ = rankings;
-      ++range_;
-      dtype_ = keys.dtype();
-      if (!prepared_) Prepare();
+      ranges_.push_back({&keys, &key_codes, row_begin, coded_end, first_token});
+      rankings_.insert(rankings_.end(), rankings, rankings + count_);
+      if (!prepared_) Prepare(key_codes.coded_dim());
       ScanRange();
     }
     ScanTopK(keys, coded_end, row_end, first_token, vectors_, count_, rankings, top_);
@@ -145,45 +130,46 @@ class CertifiedScan::Impl {
   }
 
   ScanCounts End() {
-    for (int64_t i = 0; i < count_; ++i) LookAtPending(i);
+    for (int64_t i = 0; i < count_; ++i) {
+      Thin(i);
+      LookAt(i);
+      // Rows were passed over that might reach no more than was assumed: right if the k best did.
+      if (Coded(i).candidates.assumed() > Threshold(i)) Repeat(i);
+    }
     return counts_;
   }
 
  private:
   CodedQuery& Coded(int64_t i) { return coded_[static_cast<size_t>(i)]; }
+  const Ranking& RankingOf(int64_t i, size_t range) const {
+    return rankings_[range * static_cast<size_t>(count_) + static_cast<size_t>(i)];
+  }
+  // A logit that the k-th best row is known to reach.
   float Threshold(int64_t i) { return std::max(top_[i].threshold(), Coded(i).floor); }
+  // The least dot product that is worth a look in the last range.
+  float Gate(int64_t i) {
+    return DotGate(RankingOf(i, ranges_.size() - 1), Coded(i).least_penalty,
+                   std::max(Threshold(i), Coded(i).candidates.assumed()));
+  }
 
   // Rotates and codes the queries.
-  void Prepare() {
+  void Prepare(int64_t coded_dim) {
     prepared_ = true;
-    const int64_t coded_dim = codes_->coded_dim();
+    coded_dim_ = coded_dim;
     const auto n = static_cast<size_t>(count_);
     turned_.resize(static_cast<size_t>(dim_));
-    values_.assign(n * static_cast<size_t>(coded_dim), 0);
+    values_.resize(n * static_cast<size_t>(coded_dim * kernels_->copies));
+    value_row_.resize(static_cast<size_t>(coded_dim));
     queries_.resize(n);
     for (int64_t i = 0; i < count_; ++i) {
       const float* vector = vectors_ + i * dim_;
       float* turned = turned_.data();
       std::copy_n(vector, dim_, turned);
       Rotate(turned, dim_);
-      float most = 0;
-      for (int64_t d = 0; d < dim_; ++d) most = std::max(most, std::fabs(turned[d]));
-      const auto greatest = static_cast<float>(kernels_->greatest_value);
-      float step = most / greatest;
-      float inverse = 1.0f / step;
-      if (!(step > 0) || !std::isfinite(inverse)) step = inverse = 0;  // all zero, or too small to matter
-      int32_t sum = 0;
-      double squares = 0, error = 0;
-      for (int64_t d = 0; d < dim_; ++d) {
-        constexpr float kShift = 0x1.8p23f;  // adding it rounds to a whole number
-        const float whole = std::min(std::max((turned[d] * inverse + kShift) - kShift, -greatest), greatest);
-        const auto value = static_cast<int8_t>(whole);
-        values_[static_cast<size_t>(codes::ValueAt(i, d, coded_dim, count_, kernels_->group))] = value;
-        sum += value;
-        const double rest = turned[d] - static_cast<double>(whole) * step;
-        error += rest * rest;
-        squares += static_cast<double>(vector[d]) * vector[d];
-      }
+      const codes::QueryCode code = codes::EncodeQuery(turned, dim_, *kernels_, value_row_.data());
+      codes::Pack(*kernels_, value_row_.data(), i, count_, coded_dim, values_.data());
+      double squares = 0;
+      for (int64_t d = 0; d < dim_; ++d) squares += static_cast<double>(vector[d]) * vector[d];
       // What f32 may round away between the codes and the bound, and in the exact dot product itself, relative to
       // |query| · |key|: a unit in the last place for each term and some for the rest.
       const auto rounding = static_cast<float>(dim_ + 64) * 0x1p-23f;
@@ -191,32 +177,31 @@ class CertifiedScan::Impl {
       coded.norm = static_cast<float>(std::sqrt(squares) * 1.0001) + kTiny;
       coded.slack_weight = coded.norm * rounding;
       codes::Query& query = queries_[static_cast<size_t>(i)];
-      query.start = -codes::kZeroCode * sum;
-      query.step = step;
-      query.inverse_step = step > 0 ? 1 / step : kInfinity;
+      query.start = -codes::kZeroCode * code.sum;
+      query.step = code.step;
+      query.inverse_step = code.step > 0 ? 1 / code.step : kInfinity;
       query.error_weight = coded.norm * (1 + rounding);
-      query.norm_weight = static_cast<float>(std::sqrt(error) * 1.0001) + coded.norm * rounding;
+      query.norm_weight = static_cast<float>(std::sqrt(code.error2) * 1.0001) + coded.norm * rounding;
     }
   }
 
+  // All queries over the last range.
   void ScanRange() {
+    const Range& range = ranges_.back();
     for (int64_t i = 0; i < count_; ++i) {
-      CodedQuery& coded = Coded(i);
-      coded.scale = rankings_[i].scale;
-      coded.soft_cap = rankings_[i].soft_cap;
-      coded.least_penalty = 0;
-      coded.dot_gate = DotGate(rankings_[i], 0, Threshold(i));
+      Coded(i).least_penalty = 0;
+      queries_[static_cast<size_t>(i)].gate = Gate(i);
     }
-    for (int64_t row = row_begin_; row < row_end_;) {
-      const int64_t chunk_end = std::min(row_end_, (row / kChunkRows + 1) * kChunkRows);
+    for (int64_t row = range.row_begin; row < range.row_end;) {
+      const int64_t chunk_end = std::min(range.row_end, (row / kChunkRows + 1) * kChunkRows);
       EnterChunk(row, chunk_end);
       const int64_t blocks_end = (chunk_end + kBlockRows - 1) / kBlockRows;
       for (int64_t block = row / kBlockRows; block < blocks_end;) {
         int64_t contiguous;
-        const char* blocks = codes_->Blocks(block * kBlockRows, &contiguous);
+        const char* blocks = range.codes->Blocks(block * kBlockRows, &contiguous);
         const int64_t n = std::min(contiguous, blocks_end - block);
-        kernels_->scan(blocks, n, block * kBlockRows, codes_->coded_dim(), values_.data(), queries_.data(),
-                       count_, &Impl::Sink, this);
+        kernels_->scan(blocks, n, block * kBlockRows, coded_dim_, values_.data(), queries_.data(), count_, &Impl::Sink,
+                       this);
         block += n;
       }
       row = chunk_end;
@@ -225,91 +210,135 @@ class CertifiedScan::Impl {
 
   // What depends on the chunk: the part of the dot products that its mean makes, and the least penalty.
   void EnterChunk(int64_t row, int64_t chunk_end) {
-    const float* mean = codes_->Mean(row);
-    const float mean_norm = codes_->MeanNorm(row);
+    const KeyCodes& codes = *ranges_.back().codes;
+    const float* mean = codes.Mean(row);
+    const float mean_norm = codes.MeanNorm(row);
     for (int64_t i = 0; i < count_; ++i) {
       codes::Query& query = queries_[static_cast<size_t>(i)];
       CodedQuery& coded = Coded(i);
-      query.base = Dot(vectors_ + i * dim_, mean, dim_) + coded.slack_weight * mean_norm + kTiny;
-      if (rankings_[i].decay != 0) {
-        coded.least_penalty = *std::min_element(rankings_[i].row_penalty + row, rankings_[i].row_penalty + chunk_end);
-        coded.dot_gate = DotGate(rankings_[i], coded.least_penalty, Threshold(i));
+      coded.slack = coded.slack_weight * mean_norm + kTiny;
+      query.base = kernels_->dot(vectors_ + i * dim_, mean, dim_) + coded.slack;
+      const Ranking& ranking = RankingOf(i, ranges_.size() - 1);
+      if (ranking.decay != 0) {
+        coded.least_penalty = *std::min_element(ranking.row_penalty + row, ranking.row_penalty + chunk_end);
+        query.gate = Gate(i);
       }
-      query.gate = coded.dot_gate;
     }
   }
 
-  static void Sink(void* context, int64_t number, codes::Query& query, int64_t row, const float* most, uint32_t rows) {
-    static_cast<Impl*>(context)->Take(number, query, row, most, rows);
+  static void Sink(void* context, int64_t number, codes::Query& query, int64_t row, const codes::Header& header,
+                   const int32_t* sums, uint32_t rows) {
+    static_cast<Impl*>(context)->Take(number, query, row, header, sums, rows);
   }
 
-  void Take(int64_t number, codes::Query& query, int64_t row, const float* most, uint32_t rows) {
+  void Take(int64_t number, codes::Query& query, int64_t row, const codes::Header& header, const int32_t* sums,
+            uint32_t rows) {
     CodedQuery& coded = Coded(number);
-    const Ranking& ranking = rankings_[number];
+    Candidates& candidates = coded.candidates;
+    const Ranking& ranking = RankingOf(number, ranges_.size() - 1);
+    const Range& range = ranges_.back();
     for (; rows != 0; rows &= rows - 1) {
-      const int lane = std::countr_zero(rows);
-      const int64_t at = row + lane;
-      if (at < row_begin_ || at >= row_end_) continue;
-      const char* key = keys_->Row(at);
-      for (size_t byte = 0; byte < keys_->row_bytes(); byte += 64) __builtin_prefetch(key + byte);
-      coded.rows[coded.pending] = {key,          first_token_ + at,
-                                   most[lane],   range_,
-                                   ranking.addend, ranking.decay,
-                                   ranking.decay != 0 ? ranking.row_penalty[at] : 0.0f};
-      if (++coded.pending == kPending) {
-        LookAtPending(number);
-        coded.dot_gate = DotGate(ranking, coded.least_penalty, Threshold(number));
-        query.gate = coded.dot_gate;
-      }
+      const int r = std::countr_zero(rows);
+      const int64_t at = row + r;
+      if (at < range.row_begin || at >= range.row_end) continue;
+      const codes::Reach reach = codes::ReachOf(query, header, r, sums[r]);
+      const float likely = reach.middle - 2 * coded.slack - reach.room * kLikelyShare;
+      Candidate candidate{at, static_cast<int32_t>(ranges_.size()) - 1, ranking.Logit(likely, at),
+                          ranking.LogitUpTo(reach.middle + reach.room, at)};
+      // NaN bounds nothing.
+      if (candidate.likely != candidate.likely) candidate.likely = -kInfinity;
+      if (candidate.most != candidate.most) candidate.most = kInfinity;
+      candidates.Add(candidate);
     }
+    if (!candidates.full()) return;
+    Thin(number);
+    if (candidates.crowded()) LookAt(number);
+    query.gate = Gate(number);
   }
 
-  // Ranks the waiting rows of one query by their exact keys.
-  void LookAtPending(int64_t i) {
-    CodedQuery& coded = Coded(i);
-    int n = 0;
-    const char* keys[kPending];
-    for (int j = 0; j < coded.pending; ++j) {
-      const Pending& row = coded.rows[j];
-      // The gate may have risen since; a decaying one belongs to another chunk by now.
-      if (row.range == range_ && row.decay == 0 && row.most < coded.dot_gate) continue;
-      keys[n] = row.key;
-      coded.rows[n++] = row;
+  void Thin(int64_t i) { Coded(i).candidates.Thin(Threshold(i)); }
+
+  // Ranks the candidates of one query by their exact keys.
+  void LookAt(int64_t i) {
+    Candidates& candidates = Coded(i).candidates;
+    const absl::Span<const Candidate> rows = candidates.BestFirst();
+    const auto row_of = [&](const Candidate& row) {
+      return ranges_[static_cast<size_t>(row.range)].keys->Row(row.row);
+    };
+    const size_t row_bytes = ranges_.empty() ? 0 : ranges_.front().keys->row_bytes();
+    const auto fetch = [&](size_t begin) {
+      const float threshold = Threshold(i);
+      for (const Candidate& row : rows.subspan(std::min(begin, rows.size()), kBatch)) {
+        if (row.most < threshold) continue;
+        for (size_t byte = 0; byte < row_bytes; byte += 64) __builtin_prefetch(row_of(row) + byte);
+      }
+    };
+    fetch(0);
+    for (size_t first = 0; first < rows.size(); first += kBatch) {
+      fetch(first + kBatch);
+      const char* keys[kBatch];
+      const Candidate* kept[kBatch];
+      size_t n = 0;
+      const float threshold = Threshold(i);
+      for (const Candidate& row : rows.subspan(first, kBatch)) {
+        if (row.most < threshold) continue;
+        keys[n] = row_of(row);
+        kept[n++] = &row;
+      }
+      if (n == 0) continue;
+      float dots[kBatch];
+      DotKeys(ranges_.front().keys->dtype(), dim_, absl::MakeConstSpan(keys, n), vectors_ + i * dim_, dots);
+      for (size_t j = 0; j < n; ++j) {
+        const auto range = static_cast<size_t>(kept[j]->range);
+        top_[i].Push(RankingOf(i, range).Logit(dots[j], kept[j]->row), ranges_[range].first_token + kept[j]->row);
+      }
+      counts_.looked_at += static_cast<int64_t>(n);
     }
-    coded.pending = 0;
-    if (n == 0) return;
-    float dots[kPending];
-    DotKeys(dtype_, dim_, absl::MakeConstSpan(keys, static_cast<size_t>(n)), vectors_ + i * dim_, dots);
-    for (int j = 0; j < n; ++j) {
-      const Pending& row = coded.rows[j];
-      const Ranking ranking{coded.scale, coded.soft_cap, row.addend, row.decay, &row.penalty};
-      top_[i].Push(ranking.Logit(dots[j], 0), row.token);
+    candidates.Clear();
+  }
+
+  // Scans for query i again, assuming nothing but what is known by now.
+  void Repeat(int64_t i) {
+    if (repeat_ == nullptr) repeat_ = std::make_unique<Impl>(false);
+    TopK best(top_[i].k());
+    const float floor = Threshold(i);
+    repeat_->Begin(vectors_ + i * dim_, 1, dim_, &floor, &best);
+    for (size_t r = 0; r < ranges_.size(); ++r) {
+      const Range& range = ranges_[r];
+      repeat_->Add(*range.keys, *range.codes, range.row_begin, range.row_end, range.first_token, &RankingOf(i, r));
+      counts_.repeated += range.row_end - range.row_begin;
     }
-    counts_.looked_at += n;
+    counts_.looked_at += repeat_->End().looked_at;
+    // What is in already comes again.
+    std::vector<int64_t> in;
+    for (const Scored& row : top_[i].Sorted()) in.push_back(row.index);
+    for (const Scored& row : best.Sorted()) {
+      if (std::find(in.begin(), in.end(), row.index) == in.end()) top_[i].Push(row.score, row.index);
+    }
   }
 
   const float* vectors_ = nullptr;
   int64_t count_ = 0;
   int64_t dim_ = 0;
+  int64_t coded_dim_ = 0;
   TopK* top_ = nullptr;
   const codes::Kernels* kernels_ = nullptr;
   ScanCounts counts_;
-  int range_ = 0;
   bool prepared_ = false;
   std::vector<float> turned_;
+  std::vector<int8_t> value_row_;
   std::vector<int8_t> values_;
   std::vector<codes::Query> queries_;
   std::vector<CodedQuery> coded_;
 
-  // the present range
-  const KeyRows* keys_ = nullptr;
-  const KeyCodes* codes_ = nullptr;
-  DType dtype_ = DType::kF32;  // of all ranges
-  int64_t row_begin_ = 0, row_end_ = 0, first_token_ = 0;
-  const Ranking* rankings_ = nullptr;
+  std::vector<Range> ranges_;      // whose rows are among the candidates
+  std::vector<Ranking> rankings_;  // [ranges][queries]
+
+  const bool assume_;
+  std::unique_ptr<Impl> repeat_;  // assumes nothing
 };
 
-CertifiedScan::CertifiedScan() : impl_(std::make_unique<Impl>()) {}
+CertifiedScan::CertifiedScan() : impl_(std::make_unique<Impl>(true)) {}
 CertifiedScan::~CertifiedScan() = default;
 
 void CertifiedScan::Begin(const float* queries, int64_t count, int64_t dim, const float* floors, TopK* top) {
@@ -321,7 +350,9 @@ void CertifiedScan::Add(const KeyRows& keys, const KeyCodes& key_codes, int64_t 
   impl_->Add(keys, key_codes, row_begin, row_end, first_token, rankings);
 }
 
-ScanCounts CertifiedScan::End() { return impl_->End(); }
+ScanCounts CertifiedScan::End() {
+  return impl_->End();
+}
 
 void ScanCertified(const KeyRows& keys, const KeyCodes& key_codes, int64_t row_begin, int64_t row_end,
                    int64_t first_token, const float* queries, int64_t count, const Ranking* rankings,
@@ -332,7 +363,9 @@ void ScanCertified(const KeyRows& keys, const KeyCodes& key_codes, int64_t row_b
   *counts = scan.End();
 }
 
-absl::string_view CodeKernelName() { return CurrentKernels().name; }
+absl::string_view CodeKernelName() {
+  return CurrentKernels().name;
+}
 
 namespace codes {
 
@@ -350,7 +383,9 @@ const Kernels* FindKernels(absl::string_view name) {
   return nullptr;
 }
 
-void UseKernelsForTesting(const Kernels* kernels) { kernels_for_testing.store(kernels); }
+void UseKernelsForTesting(const Kernels* kernels) {
+  kernels_for_testing.store(kernels);
+}
 
 }  // namespace codes
 }  // namespace mneme

@@ -12,50 +12,65 @@ typedef __m256i Ints;
 
 constexpr int kWidth = 8;
 constexpr int kParts = kBlockRows / kWidth;
-constexpr int kQueries = 4;
+constexpr int kQueries = 8;
+constexpr int kCopies = 8;
 
-// How far ahead of its use a block is asked for, beyond what the CPU's own prefetching does.
-constexpr int64_t kPrefetchBytes = 4096;
+constexpr int64_t kPrefetchBytes = 2048;
 
 #define MNEME_INLINE inline __attribute__((always_inline))
 
-MNEME_INLINE Ints SplatInt(int32_t value) { return _mm256_set1_epi32(value); }
-MNEME_INLINE Ints LoadInts(const char* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+MNEME_INLINE Ints SplatInt(int32_t value) {
+  return _mm256_set1_epi32(value);
+}
+MNEME_INLINE Ints LoadInts(const char* from) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
 MNEME_INLINE Floats WidenScales(const uint16_t* scales) {
   const Ints wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
   return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
-MNEME_INLINE uint32_t NotBelow(Ints sums, Floats scales, float factor, float term) {
+typedef __m256 Marks;
+const Marks kNone = _mm256_setzero_ps();
+MNEME_INLINE Marks NotBelow(Ints sums, Floats scales, float factor, float term) {
   const Floats bound = _mm256_fmsub_ps(scales, _mm256_set1_ps(factor), _mm256_set1_ps(term));
-  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(_mm256_cvtepi32_ps(sums), bound, _CMP_NLT_UQ)));
+  return _mm256_cmp_ps(_mm256_cvtepi32_ps(sums), bound, _CMP_NLT_UQ);
+}
+MNEME_INLINE Marks Or(Marks a, Marks b) {
+  return _mm256_or_ps(a, b);
+}
+MNEME_INLINE uint32_t Bits(Marks marks) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(marks));
+}
+MNEME_INLINE bool Any(Marks marks) {
+  return Bits(marks) != 0;
 }
 
-MNEME_INLINE Ints FourValues(const int8_t* values) {
-  int32_t four;
-  __builtin_memcpy(&four, values, sizeof(four));
-  return _mm256_set1_epi32(four);
-}
-
-// Two products of a code (at most 127) and a value (within ± 64) fill half the range of 16 bits, so two pairs of them are
-// summed there before they are widened. One part after the other: eight sums, two vectors of keys and what a step needs
-// just fit sixteen registers.
+// Four pairs of products of a code and a value are summed in 16 bits before they are widened; the query's values are
+// small enough for that (greatest_narrow_sum). One part of the block after the other: eight sums, four vectors of keys
+// and what a step needs just fit sixteen registers.
 template <int kQ>
 MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* values, Ints (&sums)[kQ][kParts]) {
   const Ints ones = _mm256_set1_epi16(1);
-  for (int64_t d = 0; d < dim; d += 8, values += 8 * kQ) {
-    const char* at = reinterpret_cast<const char*>(codes + d * kBlockRows);
-    _mm_prefetch(at + kPrefetchBytes, _MM_HINT_T0);
-    _mm_prefetch(at + kPrefetchBytes + 64, _MM_HINT_T0);
-    for (int p = 0; p < kParts; ++p) {
-      const Ints first = LoadInts(at + p * 32), second = LoadInts(at + 64 + p * 32);
-      for (int q = 0; q < kQ; ++q) {
-        const Ints pairs = _mm256_add_epi16(_mm256_maddubs_epi16(first, FourValues(values + 8 * q)),
-                                            _mm256_maddubs_epi16(second, FourValues(values + 8 * q + 4)));
-        sums[q][p] = _mm256_add_epi32(sums[q][p], _mm256_madd_epi16(pairs, ones));
+  for (int p = 0; p < kParts; ++p) {
+    Ints own[kQ];
+    for (int q = 0; q < kQ; ++q) own[q] = sums[q][p];
+    const char* four = reinterpret_cast<const char*>(values);
+    for (int64_t d = 0; d < dim; d += kTileDims) {
+      const char* at = reinterpret_cast<const char*>(codes + d * kBlockRows) + p * 32;
+      Ints keys[4];
+      for (int i = 0; i < 4; ++i) {
+        keys[i] = LoadInts(at + 64 * i);
+        if (p == 0) _mm_prefetch(at + kPrefetchBytes + 64 * i, _MM_HINT_T0);
       }
-      // Or the compiler keeps all broadcasts for the second part, and spills sums instead.
-      asm volatile("");
+      for (int q = 0; q < kQ; ++q, four += 128) {
+        Ints pairs = _mm256_maddubs_epi16(keys[0], LoadInts(four));
+        for (int i = 1; i < 4; ++i) {
+          pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(keys[i], LoadInts(four + 32 * i)));
+        }
+        own[q] = _mm256_add_epi32(own[q], _mm256_madd_epi16(pairs, ones));
+      }
     }
+    for (int q = 0; q < kQ; ++q) sums[q][p] = own[q];
   }
 }
 
@@ -66,6 +81,6 @@ MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* valu
 
 namespace mneme::codes {
 
-const Kernels kAvx2Kernels = {"avx2", 64, kQueries, &Scan};
+const Kernels kAvx2Kernels = {"avx2", kQueries, 32767 / 127, kCopies, &Scan, &Dot};
 
 }  // namespace mneme::codes

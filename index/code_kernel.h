@@ -11,9 +11,13 @@ namespace mneme::codes {
 
 inline constexpr int kBlockRows = 16;
 
-// A code c stands for (c - kZeroCode) / inverse_scale, its row's; 1 … 127, so that AVX2 can sum two products in 16 bits.
+// A code c stands for (c - kZeroCode) / inverse_scale, its row's; 1 … 127, so that AVX2 can sum two products in 16
+// bits.
 inline constexpr int kZeroCode = 64;
 inline constexpr int kGreatestCode = 63;  // of |c - kZeroCode|
+
+inline constexpr int kGreatestValue = 127;  // of a query's element
+inline constexpr int kTileDims = 16;        // elements of a query that lie together
 
 // What a block's codes come with. Lengths are in steps of the row's own scale, where they hardly differ between rows.
 struct alignas(64) Header {
@@ -29,7 +33,7 @@ inline constexpr int64_t BlockBytes(int64_t dim) {
   return dim * kBlockRows + static_cast<int64_t>(sizeof(Header));
 }
 
-// One query during a scan, its values apart (see Kernels). What row r can reach at most is
+// One query during a scan, its values apart (see Kernels). Row r reaches at most
 //   base + (step * (start + values · codes[r]) + error_weight * error + norm_weight * norm) / inverse_scale[r]
 struct Query {
   int32_t start;  // -kZeroCode * (sum of values)
@@ -41,26 +45,53 @@ struct Query {
   float gate;  // rows that cannot reach it are dropped
 };
 
-// Gets what kBlockRows rows from `row` on can reach at most; those set in `rows` are not below the gate of query
-// `number`, which it may raise.
-using Sink = void (*)(void* context, int64_t number, Query& query, int64_t row, const float* most, uint32_t rows);
+// What a row reaches according to its code, and how much more it may be at most.
+struct Reach {
+  float middle;
+  float room;
+};
+
+// Of row r of a block, whose sum is start + values · codes[r].
+inline Reach ReachOf(const Query& query, const Header& header, int r, int32_t sum) {
+  const uint32_t bits = static_cast<uint32_t>(header.inverse_scale[r]) << 16;
+  float inverse_scale;
+  __builtin_memcpy(&inverse_scale, &bits, sizeof(inverse_scale));
+  const float room = header.error * query.error_weight + header.norm * query.norm_weight;
+  return {query.base + static_cast<float>(sum) * query.step / inverse_scale, room / inverse_scale};
+}
+
+// Gets the rows of a block, the first of them being `row`, that cannot be told to be below the gate of query `number`:
+// those set in `rows`; and the sums of all. It may raise the gate.
+using Sink = void (*)(void* context, int64_t number, Query& query, int64_t row, const Header& header,
+                      const int32_t* sums, uint32_t rows);
 
 struct Kernels {
   const char* name;
-  int greatest_value;  // of a query's element
-  int group;           // queries that share a load of keys
+  int group;  // queries that share a load of keys
+  // 0, or what keeps sums of 16 bits from overflowing: the greatest sum of the positive values, and of the magnitudes
+  // of the negative ones, among the eight of a tile with equal d % 4 / 2.
+  int greatest_narrow_sum;
+  int copies;  // of each four values, side by side: enough for a vector where none can be made of them on the way
 
-  // `count` consecutive blocks, the first one beginning with row `row`, against n queries. `values` holds theirs, group
-  // after group, each [dim / 8][queries of the group][8]; the last group has what is left of n.
+  // `count` consecutive blocks, the first one beginning with row `row`, against n queries. `values` holds theirs, as
+  // Pack puts them.
   void (*scan)(const char* blocks, int64_t count, int64_t row, int64_t dim, const int8_t* values, Query* queries,
                int64_t n, Sink sink, void* context);
+
+  // The dot product of a [n] and b [n], off by less than n * 2^-24 * |a| * |b|.
+  float (*dot)(const float* a, const float* b, int64_t n);
 };
 
-// Where element d of query i of n lies in `values`.
-inline int64_t ValueAt(int64_t i, int64_t d, int64_t dim, int64_t n, int64_t group) {
-  const int64_t first = i / group * group;
-  const int64_t size = n - first < group ? n - first : group;
-  return first * dim + (d / 8 * size + (i - first)) * 8 + d % 8;
+// Puts the values [dim] of query i of n where the kernels look for them: group after group, each [dim / kTileDims]
+// [queries of the group][kTileDims / 4][copies][4]; the last group has what is left of n. packed: [n][dim][copies].
+inline void Pack(const Kernels& kernels, const int8_t* values, int64_t i, int64_t n, int64_t dim, int8_t* packed) {
+  const int64_t first = i / kernels.group * kernels.group;
+  const int64_t size = n - first < kernels.group ? n - first : kernels.group;
+  for (int64_t d = 0; d < dim; d += 4) {
+    int8_t* to =
+        packed + (first * dim + (d / kTileDims * size + (i - first)) * kTileDims + d % kTileDims) * kernels.copies;
+    for (int copy = 0; copy < kernels.copies; ++copy) __builtin_memcpy(to + 4 * copy, values + d, 4);
+  }
 }
 
 extern const Kernels kPlainKernels;

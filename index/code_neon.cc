@@ -1,4 +1,5 @@
-// The scan over codes for AArch64 CPUs with the dot-product instructions. Compiled for them: nothing here may run unasked.
+// The scan over codes for AArch64 CPUs with the dot-product instructions. Compiled for them: nothing here may run
+// unasked.
 
 #include <arm_neon.h>
 
@@ -13,17 +14,32 @@ typedef int32x4_t Ints;
 constexpr int kWidth = 4;
 constexpr int kParts = kBlockRows / kWidth;
 constexpr int kQueries = 4;
+constexpr int kCopies = 1;
+constexpr int64_t kPrefetchBytes = 4096;
 
 #define MNEME_INLINE inline __attribute__((always_inline))
 
-MNEME_INLINE Ints SplatInt(int32_t value) { return vdupq_n_s32(value); }
+MNEME_INLINE Ints SplatInt(int32_t value) {
+  return vdupq_n_s32(value);
+}
 MNEME_INLINE Floats WidenScales(const uint16_t* scales) {
   return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(scales), 16));
 }
-MNEME_INLINE uint32_t NotBelow(Ints sums, Floats scales, float factor, float term) {
+typedef uint32x4_t Marks;
+const Marks kNone = {};
+MNEME_INLINE Marks NotBelow(Ints sums, Floats scales, float factor, float term) {
   const Floats bound = vsubq_f32(vmulq_n_f32(scales, factor), vdupq_n_f32(term));
+  return vmvnq_u32(vcltq_f32(vcvtq_f32_s32(sums), bound));
+}
+MNEME_INLINE Marks Or(Marks a, Marks b) {
+  return vorrq_u32(a, b);
+}
+MNEME_INLINE uint32_t Bits(Marks marks) {
   const uint32x4_t bit = {1, 2, 4, 8};
-  return 15u & ~vaddvq_u32(vandq_u32(vcltq_f32(vcvtq_f32_s32(sums), bound), bit));
+  return vaddvq_u32(vandq_u32(marks, bit));
+}
+MNEME_INLINE bool Any(Marks marks) {
+  return vmaxvq_u32(marks) != 0;
 }
 
 // sdot takes signed bytes on both sides; codes are below 128, so they are the same number either way.
@@ -35,7 +51,7 @@ MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* valu
     for (int p = 0; p < kParts; ++p) keys[p] = vld1q_s8(at + p * 16);
     for (int q = 0; q < kQ; ++q) {
       int32_t four;
-      __builtin_memcpy(&four, values + (d / 8 * kQ + q) * 8 + d % 8, sizeof(four));
+      __builtin_memcpy(&four, values + (d / kTileDims * kQ + q) * kTileDims + d % kTileDims, sizeof(four));
       const int8x16_t query = vreinterpretq_s8_s32(vdupq_n_s32(four));
       for (int p = 0; p < kParts; ++p) sums[q][p] = vdotq_s32(sums[q][p], keys[p], query);
     }
@@ -49,6 +65,6 @@ MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* valu
 
 namespace mneme::codes {
 
-const Kernels kNeonKernels = {"neon", 127, kQueries, &Scan};
+const Kernels kNeonKernels = {"neon", kQueries, 0, kCopies, &Scan, &Dot};
 
 }  // namespace mneme::codes

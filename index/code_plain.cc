@@ -11,14 +11,30 @@ typedef int32_t Ints __attribute__((vector_size(16)));
 constexpr int kWidth = 4;
 constexpr int kParts = kBlockRows / kWidth;
 constexpr int kQueries = 1;
+constexpr int kCopies = 1;
+constexpr int64_t kPrefetchBytes = 4096;
 
-inline Ints SplatInt(int32_t value) { return Ints{value, value, value, value}; }
+#define MNEME_INLINE inline __attribute__((always_inline))
+
+inline Ints SplatInt(int32_t value) {
+  return Ints{value, value, value, value};
+}
 inline Floats WidenScales(const uint16_t* scales) {
   return reinterpret_cast<Floats>(Ints{scales[0], scales[1], scales[2], scales[3]} << 16);
 }
-inline uint32_t NotBelow(Ints sums, Floats scales, float factor, float term) {
-  const Ints below = __builtin_convertvector(sums, Floats) < scales * factor - term;
-  return (below[0] == 0 ? 1u : 0u) | (below[1] == 0 ? 2u : 0u) | (below[2] == 0 ? 4u : 0u) | (below[3] == 0 ? 8u : 0u);
+typedef Ints Marks;
+constexpr Marks kNone = {};
+inline Marks NotBelow(Ints sums, Floats scales, float factor, float term) {
+  return ~(__builtin_convertvector(sums, Floats) < scales * factor - term);
+}
+inline Marks Or(Marks a, Marks b) {
+  return a | b;
+}
+inline uint32_t Bits(Marks marks) {
+  return (marks[0] != 0 ? 1u : 0u) | (marks[1] != 0 ? 2u : 0u) | (marks[2] != 0 ? 4u : 0u) | (marks[3] != 0 ? 8u : 0u);
+}
+inline bool Any(Marks marks) {
+  return (marks[0] | marks[1] | marks[2] | marks[3]) != 0;
 }
 
 template <int kQ>
@@ -27,11 +43,11 @@ inline void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* values, In
     int32_t dots[kBlockRows];
     __builtin_memcpy(dots, sums[q], sizeof(dots));
     for (int64_t d = 0; d < dim; d += 4) {
-      const int8_t* four = values + (d / 8 * kQ + q) * 8 + d % 8;
+      const int8_t* four = values + (d / kTileDims * kQ + q) * kTileDims + d % kTileDims;
       const uint8_t* keys = codes + d * kBlockRows;
       for (int r = 0; r < kBlockRows; ++r) {
-        dots[r] += keys[4 * r] * four[0] + keys[4 * r + 1] * four[1] + keys[4 * r + 2] * four[2] +
-                   keys[4 * r + 3] * four[3];
+        dots[r] +=
+            keys[4 * r] * four[0] + keys[4 * r + 1] * four[1] + keys[4 * r + 2] * four[2] + keys[4 * r + 3] * four[3];
       }
     }
     __builtin_memcpy(sums[q], dots, sizeof(dots));
@@ -45,6 +61,6 @@ inline void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* values, In
 
 namespace mneme::codes {
 
-const Kernels kPlainKernels = {"plain", 127, kQueries, &Scan};
+const Kernels kPlainKernels = {"plain", kQueries, 0, kCopies, &Scan, &Dot};
 
 }  // namespace mneme::codes

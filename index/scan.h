@@ -24,9 +24,16 @@ struct Ranking {
 
   float Logit(float dot, int64_t row) const;
 
-  // The least scale * q·k with which a row of at least `penalty` can have a Logit that reaches `threshold`, with room for
-  // every rounding on the way there; -infinity if none can be given, +infinity if no row can reach it.
+  // With scale > 0: not below the Logit of any dot product up to `dot`.
+  float LogitUpTo(float dot, int64_t row) const;
+
+  // The least scale * q·k with which a row of at least `penalty` can have a Logit that reaches `threshold`, with room
+  // for every rounding on the way there; -infinity if none can be given, +infinity if no row can reach it.
   double LeastScaledDot(float threshold, float penalty) const;
+
+ private:
+  // Adds what does not depend on the dot product.
+  float Place(float logit, int64_t row) const;
 };
 
 // Pushes rows [row_begin, row_end) of `keys` into top[i] for each query i, as token index first_token + row.

@@ -91,8 +91,8 @@ Store::~Store() {
 absl::Status Store::Close() {
   MutexLock lock(&mutex_);
   if (!open_.empty()) {
-    return absl::FailedPreconditionError(absl::StrCat("store: expected no open memory, got ", open_.size(), ", such as \"",
-                                                      open_.begin()->first, "\""));
+    return absl::FailedPreconditionError(
+        absl::StrCat("store: expected no open memory, got ", open_.size(), ", such as \"", open_.begin()->first, "\""));
   }
   return absl::OkStatus();
 }
@@ -242,8 +242,7 @@ absl::Status Store::VerifyOne(const MemoryManifest& manifest, const Progress& pr
         if (status.ok()) continue;
         const std::string where = absl::StrCat("index ", ref.id, " layer ", layer.layer, " head ", head, ": ");
         // What storage says of a blob names it already.
-        messages->push_back(
-            absl::StrCat("memory \"", manifest.name, "\": ", blob.ok() ? where : "", status.message()));
+        messages->push_back(absl::StrCat("memory \"", manifest.name, "\": ", blob.ok() ? where : "", status.message()));
         ++report->damaged_indexes;
       }
     }
@@ -311,7 +310,7 @@ absl::StatusOr<StoreStats> Store::Stats() {
   stats.indexes_built = index_counters_.built;
   stats.indexes_loaded = index_counters_.loaded;
   stats.indexes_rebuilt = index_counters_.rebuilt;
-  stats.scanned = {scan_counters_.by_code, scan_counters_.looked_at, scan_counters_.by_key};
+  stats.scanned = {scan_counters_.by_code, scan_counters_.looked_at, scan_counters_.by_key, scan_counters_.repeated};
   std::vector<std::shared_ptr<Memory>> open;
   {
     MutexLock lock(&mutex_);
@@ -398,8 +397,8 @@ absl::Status Store::CheckDiskBudget(int64_t more_bytes) {
   MNEME_ASSIGN_OR_RETURN(const DatabaseStats stats, database_->Stats());
   const int64_t after = static_cast<int64_t>(stats.disk_bytes) + more_bytes;
   if (after <= options_.disk_budget_bytes) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat("disk_budget_bytes: the commit would take the store to about ", after,
-                                                   " bytes, the budget is ", options_.disk_budget_bytes));
+  return absl::ResourceExhaustedError(absl::StrCat("disk_budget_bytes: the commit would take the store to about ",
+                                                   after, " bytes, the budget is ", options_.disk_budget_bytes));
 }
 
 void Store::ScheduleIndexBuild(const std::shared_ptr<Memory>& memory) {

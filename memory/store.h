@@ -41,11 +41,13 @@ struct StoreOptions {
 struct ScanCounters {
   std::atomic<int64_t> by_code{0};
   std::atomic<int64_t> looked_at{0};
+  std::atomic<int64_t> repeated{0};
   std::atomic<int64_t> by_key{0};
 
   void Add(const ScanCounts& counts) {
     by_code += counts.by_code;
     looked_at += counts.looked_at;
+    repeated += counts.repeated;
     by_key += counts.by_key;
   }
 };

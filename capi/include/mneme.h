@@ -225,8 +225,9 @@ typedef struct mneme_store_stats_t {
   int64_t scanned_by_code;    /* (query head, row) pairs since open that exact search answered from the keys' codes */
   int64_t scanned_by_key;     /* and those that it took from the keys: the newest rows, small memories */
   int64_t keys_checked;       /* of those by code: what the code could not rule out, so that the key was read as well */
+  int64_t scanned_again;      /* of those by code: a second time, since the best rows were worse than their codes had it look */
 } mneme_store_stats_t;
-#define MNEME_STORE_STATS_INIT {sizeof(mneme_store_stats_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define MNEME_STORE_STATS_INIT {sizeof(mneme_store_stats_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 MNEME_API mneme_status mneme_store_stats(mneme_store* store, mneme_store_stats_t* stats);
 
 /* ------------------------------------------------------------------------------------------------ memory */

@@ -48,11 +48,10 @@ absl::Status CheckOptions(const mneme_store_options& options) {
 absl::StatusOr<std::shared_ptr<StoreObject>> OpenStore(const std::string& path, const mneme_store_options& given) {
   MNEME_RETURN_IF_ERROR(CheckOptions(given));
   auto object = std::make_shared<StoreObject>();
-  object->inner_executor =
-      given.parallel_for != nullptr
-          ? MakeHostExecutor(given.parallel_for, given.parallel_for_context,
-                             static_cast<size_t>(given.parallel_for_width))
-          : MakeThreadPool(static_cast<size_t>(given.threads));
+  object->inner_executor = given.parallel_for != nullptr
+                               ? MakeHostExecutor(given.parallel_for, given.parallel_for_context,
+                                                  static_cast<size_t>(given.parallel_for_width))
+                               : MakeThreadPool(static_cast<size_t>(given.threads));
   object->executor = MakeCatchingExecutor(*object->inner_executor);
 
   StoreOptions options;
@@ -168,6 +167,7 @@ mneme_status mneme_store_stats(mneme_store* store, mneme_store_stats_t* stats) {
     result.scanned_by_code = found.scanned.by_code;
     result.scanned_by_key = found.scanned.by_key;
     result.keys_checked = found.scanned.looked_at;
+    result.scanned_again = found.scanned.repeated;
     return WriteStruct("stats", result, stats);
   });
 }
