@@ -26,29 +26,51 @@ class Candidates {
   // Forgets all rows; keeps its memory. Nothing is assumed if not `assume`.
   void Reset(int64_t k, bool assume);
 
-  void Add(const Candidate& row) { rows_.push_back(row); }
+  void Add(const Candidate& row) {
+    if (size_ == rows_.size()) Grow();
+    rows_[size_] = {row.row, row.range};
+    likely_[size_] = row.likely;
+    most_[size_++] = row.most;
+  }
+
+  size_t size() const { return size_; }
+  Candidate operator[](size_t i) const { return {rows_[i].row, rows_[i].range, likely_[i], most_[i]}; }
 
   // Whether it is time to Thin.
-  bool full() const { return rows_.size() >= limit_; }
+  bool full() const { return size_ >= limit_; }
+  // Fewer rows than this are read sooner than thinned.
+  bool few() const { return size_ < 2 * k_; }
 
   // Drops the rows that cannot reach `threshold` or `assumed`, which it may raise. If still `crowded`, the keys had
   // better be read now.
   void Thin(float threshold);
   float assumed() const { return assumed_; }
-  bool crowded() const { return rows_.size() > most_rows_ / 2; }
+  bool crowded() const { return size_ > most_rows_ / 2; }
 
-  // The most promising rows come first, twice as many as k; a threshold made of them rules out most of the others.
-  absl::Span<const Candidate> BestFirst();
-  void Clear() { rows_.clear(); }
+  // The numbers of all rows, the most promising first, about twice as many as k: a threshold made of them rules out
+  // most of the others. Valid until the next call of a non-const member.
+  absl::Span<const int32_t> BestFirst();
+  void Clear() { size_ = 0; }
 
  private:
+  struct Place {
+    int64_t row;
+    int32_t range;
+  };
+
+  void Grow();
+
   size_t k_ = 0;
   bool assume_ = true;
   float assumed_ = 0;
+  size_t least_limit_ = 0;
   size_t limit_ = 0;
   size_t most_rows_ = 0;
-  std::vector<Candidate> rows_;
+  size_t size_ = 0;
+  std::vector<Place> rows_;  // these three: as long as there was ever need for, the first size_ in use
   std::vector<float> likely_;
+  std::vector<float> most_;
+  std::vector<int32_t> order_;
 };
 
 }  // namespace mneme

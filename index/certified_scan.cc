@@ -131,7 +131,7 @@ class CertifiedScan::Impl {
 
   ScanCounts End() {
     for (int64_t i = 0; i < count_; ++i) {
-      Thin(i);
+      if (!Coded(i).candidates.few()) Thin(i);
       LookAt(i);
       // Rows were passed over that might reach no more than was assumed: right if the k best did.
       if (Coded(i).candidates.assumed() > Threshold(i)) Repeat(i);
@@ -261,36 +261,38 @@ class CertifiedScan::Impl {
   // Ranks the candidates of one query by their exact keys.
   void LookAt(int64_t i) {
     Candidates& candidates = Coded(i).candidates;
-    const absl::Span<const Candidate> rows = candidates.BestFirst();
-    const auto row_of = [&](const Candidate& row) {
+    const absl::Span<const int32_t> order = candidates.BestFirst();
+    const auto key_of = [&](const Candidate& row) {
       return ranges_[static_cast<size_t>(row.range)].keys->Row(row.row);
     };
     const size_t row_bytes = ranges_.empty() ? 0 : ranges_.front().keys->row_bytes();
     const auto fetch = [&](size_t begin) {
       const float threshold = Threshold(i);
-      for (const Candidate& row : rows.subspan(std::min(begin, rows.size()), kBatch)) {
+      for (const int32_t number : order.subspan(std::min(begin, order.size()), kBatch)) {
+        const Candidate row = candidates[static_cast<size_t>(number)];
         if (row.most < threshold) continue;
-        for (size_t byte = 0; byte < row_bytes; byte += 64) __builtin_prefetch(row_of(row) + byte);
+        for (size_t byte = 0; byte < row_bytes; byte += 64) __builtin_prefetch(key_of(row) + byte);
       }
     };
     fetch(0);
-    for (size_t first = 0; first < rows.size(); first += kBatch) {
+    for (size_t first = 0; first < order.size(); first += kBatch) {
       fetch(first + kBatch);
       const char* keys[kBatch];
-      const Candidate* kept[kBatch];
+      Candidate rows[kBatch];
       size_t n = 0;
       const float threshold = Threshold(i);
-      for (const Candidate& row : rows.subspan(first, kBatch)) {
+      for (const int32_t number : order.subspan(first, kBatch)) {
+        const Candidate row = candidates[static_cast<size_t>(number)];
         if (row.most < threshold) continue;
-        keys[n] = row_of(row);
-        kept[n++] = &row;
+        keys[n] = key_of(row);
+        rows[n++] = row;
       }
       if (n == 0) continue;
       float dots[kBatch];
       DotKeys(ranges_.front().keys->dtype(), dim_, absl::MakeConstSpan(keys, n), vectors_ + i * dim_, dots);
       for (size_t j = 0; j < n; ++j) {
-        const auto range = static_cast<size_t>(kept[j]->range);
-        top_[i].Push(RankingOf(i, range).Logit(dots[j], kept[j]->row), ranges_[range].first_token + kept[j]->row);
+        const auto range = static_cast<size_t>(rows[j].range);
+        top_[i].Push(RankingOf(i, range).Logit(dots[j], rows[j].row), ranges_[range].first_token + rows[j].row);
       }
       counts_.looked_at += static_cast<int64_t>(n);
     }

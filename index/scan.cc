@@ -121,23 +121,6 @@ void UseKernelsForTesting(const Kernels* kernels) {
 
 }  // namespace scan
 
-float Ranking::Place(float logit, int64_t row) const {
-  logit = logit + addend;
-  if (decay != 0) logit = logit - decay * row_penalty[row];
-  return logit;
-}
-
-float Ranking::Logit(float dot, int64_t row) const {
-  const float logit = dot * scale;
-  return Place(soft_cap > 0 ? soft_cap * std::tanh(logit / soft_cap) : logit, row);
-}
-
-float Ranking::LogitUpTo(float dot, int64_t row) const {
-  // Rounding keeps the order of what it rounds, but for the tanh's.
-  const float logit = dot * scale;
-  return Place(soft_cap > 0 ? soft_cap * std::tanh(logit / soft_cap) + 1e-6f * soft_cap : logit, row);
-}
-
 double Ranking::LeastScaledDot(float threshold, float penalty) const {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   const double taken = decay != 0 ? static_cast<double>(decay) * penalty : 0.0;

@@ -1,6 +1,7 @@
 #ifndef MNEME_INDEX_SCAN_H_
 #define MNEME_INDEX_SCAN_H_
 
+#include <cmath>
 #include <cstdint>
 
 #include "absl/strings/string_view.h"
@@ -22,10 +23,17 @@ struct Ranking {
   float decay = 0;
   const float* row_penalty = nullptr;
 
-  float Logit(float dot, int64_t row) const;
+  float Logit(float dot, int64_t row) const {
+    const float logit = dot * scale;
+    return Place(soft_cap > 0 ? soft_cap * std::tanh(logit / soft_cap) : logit, row);
+  }
 
   // With scale > 0: not below the Logit of any dot product up to `dot`.
-  float LogitUpTo(float dot, int64_t row) const;
+  float LogitUpTo(float dot, int64_t row) const {
+    // Rounding keeps the order of what it rounds, but for the tanh's.
+    const float logit = dot * scale;
+    return Place(soft_cap > 0 ? soft_cap * std::tanh(logit / soft_cap) + 1e-6f * soft_cap : logit, row);
+  }
 
   // The least scale * q·k with which a row of at least `penalty` can have a Logit that reaches `threshold`, with room
   // for every rounding on the way there; -infinity if none can be given, +infinity if no row can reach it.
@@ -33,7 +41,10 @@ struct Ranking {
 
  private:
   // Adds what does not depend on the dot product.
-  float Place(float logit, int64_t row) const;
+  float Place(float logit, int64_t row) const {
+    logit = logit + addend;
+    return decay != 0 ? logit - decay * row_penalty[row] : logit;
+  }
 };
 
 // Pushes rows [row_begin, row_end) of `keys` into top[i] for each query i, as token index first_token + row.

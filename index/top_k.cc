@@ -37,6 +37,10 @@ void TopK::Push(float score, int64_t index) {
 }
 
 void TopK::Merge(const TopK& other) {
+  if (rows_.empty() && other.k_ == k_) {
+    *this = other;
+    return;
+  }
   for (size_t i = 0; i < other.rows_.size(); ++i) Push(other.rows_[i].score, other.rows_[i].index);
 }
 

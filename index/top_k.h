@@ -16,9 +16,9 @@ struct Scored {
 
 // The one order of mneme: higher score first, ties by the lower token index. Total for distinct indices, so
 // the k best of a set do not depend on the order in which they come or on how the set was cut.
-inline bool Better(const Scored& a, const Scored& b) {
+inline constexpr auto Better = [](const Scored& a, const Scored& b) {
   return a.score > b.score || (a.score == b.score && a.index < b.index);
-}
+};
 
 // The k best of the rows pushed so far. NaN scores never enter. Not thread-safe.
 class TopK {

@@ -20,8 +20,11 @@ namespace {
 constexpr int64_t kMinRowsPerItem = 2048;
 // Query tokens of one work item; enough to use each load of a key many times.
 constexpr int64_t kQueriesPerItem = 64;
-// Of many neighbouring queries every so manieth goes first: what it finds tells the others how good a row has to be.
-constexpr int64_t kQueriesPerScout = 8;
+// Of many neighbouring queries every so manieth goes first, then those halfway between, and so on: what a query finds
+// tells the next ones beside it how good a row has to be. A power of two.
+constexpr int64_t kFirstStride = 8;
+// Of fewer rows each is looked at sooner than what seeds tell.
+constexpr int64_t kLeastSeededRows = 1024;
 // An index gives this many candidates for each row wanted; the exact keys then choose.
 constexpr int64_t kCandidatesPerRow = 4;
 constexpr int64_t kMinCandidates = 64;
@@ -77,8 +80,8 @@ std::vector<int64_t> Numbers(int64_t begin, int64_t end) {
 }
 
 // Candidates of one index, re-ranked by the exact keys.
-absl::Status SearchRun(const RetrievePlan& plan, const VisibleRun& visible, int64_t kv_head, absl::Span<const int32_t> heads,
-                       int64_t query_begin, int64_t query_end, TopK* top) {
+absl::Status SearchRun(const RetrievePlan& plan, const VisibleRun& visible, int64_t kv_head,
+                       absl::Span<const int32_t> heads, int64_t query_begin, int64_t query_end, TopK* top) {
   const RetrieveRequest& request = *plan.request;
   const MemoryView& view = *plan.view;
   const IndexRun& run = *visible.run;
@@ -88,7 +91,8 @@ absl::Status SearchRun(const RetrievePlan& plan, const VisibleRun& visible, int6
   const int64_t seen = visible.token_end - visible.token_begin;
   // The more of the index is out of sight, the more must be asked for.
   const double widen = static_cast<double>(run.tokens()) / static_cast<double>(seen);
-  const double asked = std::max<double>(kMinCandidates, kCandidatesPerRow * static_cast<double>(std::min(wanted, seen)));
+  const double asked =
+      std::max<double>(kMinCandidates, kCandidatesPerRow * static_cast<double>(std::min(wanted, seen)));
   const auto fetch = static_cast<int64_t>(std::min<double>(asked * widen, static_cast<double>(run.tokens())));
   const auto scan = [&](absl::Span<const int32_t> which, int64_t begin_query, int64_t end_query, TopK* best) {
     const std::vector<int64_t> numbers = Numbers(begin_query, end_query);
@@ -132,7 +136,8 @@ absl::Status SearchRun(const RetrievePlan& plan, const VisibleRun& visible, int6
         if (token < visible.token_begin || token >= visible.token_end) continue;
         owners.push_back(&view.Find(token));
         tokens.push_back(token);
-        keys.push_back(owners.back()->keys->heads[static_cast<size_t>(kv_head)]->Row(token - owners.back()->first_token));
+        keys.push_back(
+            owners.back()->keys->heads[static_cast<size_t>(kv_head)]->Row(token - owners.back()->first_token));
       }
       dots.resize(keys.size());
       DotKeys(plan.sequence->memory->options().stored_dtype, request.layer.key_dim, keys,
@@ -199,37 +204,50 @@ class ItemScan {
     return top;
   }
 
-  // The same for all queries of the item, told early how good rows have to be by those that the layer's last query found
-  // (null: none) and, where queries are many, by those of some that go first.
+  // The same for all queries of the item, told early how good rows have to be by those that the layer's last query
+  // found (null: none) and, where queries are many, by those of their neighbours.
   void RunSeeded(const LastFound::Tokens* last) {
     std::vector<Witnesses> of_last;  // [heads]
     for (const int32_t head : heads_) {
-      of_last.push_back(WitnessesOf(head, last != nullptr ? (*last)[static_cast<size_t>(head)] : std::vector<int64_t>()));
+      of_last.push_back(
+          WitnessesOf(head, last != nullptr ? (*last)[static_cast<size_t>(head)] : std::vector<int64_t>()));
     }
     const auto by_last = [&](size_t g, int64_t) -> const Witnesses& { return of_last[g]; };
-    const std::vector<int64_t> all = Numbers(item_.query_begin, item_.query_end);
-    if (static_cast<int64_t>(all.size()) < 2 * kQueriesPerScout) {
+    const int64_t count = item_.query_end - item_.query_begin;
+    if (count < 2 * kFirstStride) {
+      const std::vector<int64_t> all = Numbers(item_.query_begin, item_.query_end);
       Run(all, FloorsBy(all, by_last));
       return;
     }
-    std::vector<int64_t> scouts, others;
-    for (const int64_t query : all) {
-      ((query - item_.query_begin) % kQueriesPerScout == kQueriesPerScout / 2 ? scouts : others).push_back(query);
+    std::vector<std::vector<Witnesses>> of_query(static_cast<size_t>(count));  // [queries][heads]
+    const auto keep = [&](absl::Span<const int64_t> queries, std::vector<TopK> best) {
+      for (size_t i = 0; i < best.size(); ++i) {
+        std::vector<int64_t> tokens;
+        for (const Scored& row : best[i].Sorted()) tokens.push_back(row.index);
+        const auto place = static_cast<size_t>(queries[i % queries.size()] - item_.query_begin);
+        of_query[place].push_back(WitnessesOf(heads_[i / queries.size()], tokens));
+      }
+    };
+    const std::vector<int64_t> first = EveryOther(0, kFirstStride);
+    keep(first, Run(first, FloorsBy(first, by_last)));
+    for (int64_t stride = kFirstStride; stride > 1; stride /= 2) {
+      const std::vector<int64_t> between = EveryOther(stride / 2, stride);
+      const auto by_neighbour = [&](size_t g, int64_t query) -> const Witnesses& {
+        return of_query[static_cast<size_t>(query - item_.query_begin - stride / 2)][g];
+      };
+      std::vector<TopK> best = Run(between, FloorsBy(between, by_neighbour));
+      if (stride > 2) keep(between, std::move(best));
     }
-    std::vector<TopK> best = Run(scouts, FloorsBy(scouts, by_last));
-    std::vector<Witnesses> of_scouts;  // [heads][scouts]
-    for (size_t i = 0; i < best.size(); ++i) {
-      std::vector<int64_t> tokens;
-      for (const Scored& row : best[i].Sorted()) tokens.push_back(row.index);
-      of_scouts.push_back(WitnessesOf(heads_[i / scouts.size()], tokens));
-    }
-    Run(others, FloorsBy(others, [&](size_t g, int64_t query) -> const Witnesses& {
-          const auto scout = static_cast<size_t>((query - item_.query_begin) / kQueriesPerScout);
-          return of_scouts[g * scouts.size() + std::min(scout, scouts.size() - 1)];
-        }));
   }
 
  private:
+  // The item's queries from number `begin` on, `stride` apart.
+  std::vector<int64_t> EveryOther(int64_t begin, int64_t stride) const {
+    std::vector<int64_t> numbers;
+    for (int64_t query = item_.query_begin + begin; query < item_.query_end; query += stride) numbers.push_back(query);
+    return numbers;
+  }
+
   Witnesses WitnessesOf(int32_t head, absl::Span<const int64_t> tokens) const {
     return Witnesses(plan_, item_.kv_head, head, tokens);
   }
@@ -327,7 +345,8 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
   if (decays) {
     const auto [least, greatest] = std::minmax_element(plan.positions.begin(), plan.positions.end());
     // Pinned rows are exempt, and what is evicted behind them would make the table long.
-    const auto first = std::find_if(view.rows.begin(), view.rows.end(), [](const auto& piece) { return !piece.pinned; });
+    const auto first =
+        std::find_if(view.rows.begin(), view.rows.end(), [](const auto& piece) { return !piece.pinned; });
     // Rows in one owner are numbered from its row 0, which may stand before the first visible one.
     const int64_t first_token = first == view.rows.end() ? view.rows.back().token_end() : first->first_token;
     const int64_t span = *greatest - *least + view.rows.back().token_end() - first_token;
@@ -336,8 +355,8 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
       return absl::InvalidArgumentError(absl::StrCat(
           "query_positions: with decay, expected positions within 2^31 tokens of each other, got a span of ", span));
     }
-    plan.penalties = sequence.memory->store().age_penalties().Get(
-        *least - view.rows.back().token_end(), *greatest - first_token, request.decay_beyond);
+    plan.penalties = sequence.memory->store().age_penalties().Get(*least - view.rows.back().token_end(),
+                                                                  *greatest - first_token, request.decay_beyond);
   }
   PrepareVectors(plan, executor);
 
@@ -347,8 +366,8 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
   const bool by_index = request.policy != PositionPolicy::kClamped;
   if (by_index) {
     for (const auto& run : view.snapshot.state->runs) {
-      const int64_t begin = std::max({run->first_token(), sequence.memory_begin,
-                                      view.snapshot.state->pinned_tokens, view.snapshot.state->first_kept});
+      const int64_t begin = std::max({run->first_token(), sequence.memory_begin, view.snapshot.state->pinned_tokens,
+                                      view.snapshot.state->first_kept});
       const int64_t end = std::min(run->end(), view.end);
       if (begin < end) runs.push_back({run, begin, end});
     }
@@ -358,9 +377,10 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
   for (const VisibleRows& piece : scanned) scanned_rows += piece.row_end - piece.row_begin;
   const int64_t query_tiles = (plan.queries + kQueriesPerItem - 1) / kQueriesPerItem;
   const auto width = static_cast<int64_t>(executor.Width());
-  const int64_t cuts = std::max<int64_t>(1, (2 * width - 1) / std::max<int64_t>(1, request.layer.kv_heads * query_tiles) + 1);
-  const int64_t rows_per_item =
-      width == 1 ? std::numeric_limits<int64_t>::max() / 2 : std::max(kMinRowsPerItem, (scanned_rows + cuts - 1) / cuts);
+  const int64_t cuts =
+      std::max<int64_t>(1, (2 * width - 1) / std::max<int64_t>(1, request.layer.kv_heads * query_tiles) + 1);
+  const int64_t rows_per_item = width == 1 ? std::numeric_limits<int64_t>::max() / 2
+                                           : std::max(kMinRowsPerItem, (scanned_rows + cuts - 1) / cuts);
   std::vector<Item> items;
   for (int64_t kv_head = 0; kv_head < request.layer.kv_heads; ++kv_head) {
     for (int64_t query = 0; query < plan.queries; query += kQueriesPerItem) {
@@ -383,8 +403,9 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
     const Item& item = items[number];
     const auto first = std::lower_bound(plan.heads.begin(), plan.heads.end(), item.kv_head * group);
     const auto last = std::lower_bound(first, plan.heads.end(), (item.kv_head + 1) * group);
-    const absl::Span<const int32_t> heads = absl::MakeConstSpan(plan.heads).subspan(
-        static_cast<size_t>(first - plan.heads.begin()), static_cast<size_t>(last - first));
+    const absl::Span<const int32_t> heads =
+        absl::MakeConstSpan(plan.heads)
+            .subspan(static_cast<size_t>(first - plan.heads.begin()), static_cast<size_t>(last - first));
     if (heads.empty()) return;
     const auto merge = [&](absl::Span<const int64_t> queries, absl::Span<const TopK> top) {
       MutexLock lock(&mutex);
@@ -404,7 +425,7 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
       return;
     }
     ItemScan scan(plan, item, heads, scanned, merge);
-    if (exact) {
+    if (exact && scanned_rows >= kLeastSeededRows) {
       scan.RunSeeded(last_found.get());
     } else {
       scan.Run(Numbers(item.query_begin, item.query_end), {});
