@@ -237,6 +237,7 @@ class CertifiedScan::Impl {
     Candidates& candidates = coded.candidates;
     const Ranking& ranking = RankingOf(number, ranges_.size() - 1);
     const Range& range = ranges_.back();
+    const float threshold = std::max(Threshold(number), candidates.assumed());
     for (; rows != 0; rows &= rows - 1) {
       const int r = std::countr_zero(rows);
       const int64_t at = row + r;
@@ -245,6 +246,8 @@ class CertifiedScan::Impl {
       const float likely = reach.middle - 2 * coded.slack - reach.room * kLikelyShare;
       Candidate candidate{at, static_cast<int32_t>(ranges_.size()) - 1, ranking.Logit(likely, at),
                           ranking.LogitUpTo(reach.middle + reach.room, at)};
+      // The gate may have risen since.
+      if (candidate.most < threshold) continue;
       // NaN bounds nothing.
       if (candidate.likely != candidate.likely) candidate.likely = -kInfinity;
       if (candidate.most != candidate.most) candidate.most = kInfinity;
