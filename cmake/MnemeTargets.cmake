@@ -29,6 +29,11 @@ function(mneme_target_defaults target)
     "SHELL:-iquote ${PROJECT_SOURCE_DIR}" -Wall -Wextra -Werror -ffp-contract=off)
 endfunction()
 
+# Programs around the engine and tests take long to compile and no time to run: released ones are optimised a little.
+function(mneme_compile_quickly target)
+  target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
+endfunction()
+
 # mneme_add_library(NAME source...): the static library mneme_NAME of one folder.
 function(mneme_add_library name)
   add_library(mneme_${name} STATIC ${ARGN})
@@ -41,6 +46,7 @@ function(mneme_add_test_suite folder)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINK;PROPERTIES" ${ARGN})
   add_executable(${folder}_tests ${ARG_SOURCES})
   mneme_target_defaults(${folder}_tests)
+  mneme_compile_quickly(${folder}_tests)
   target_link_libraries(${folder}_tests PRIVATE ${ARG_LINK} GTest::gmock GTest::gtest_main)
   gtest_discover_tests(${folder}_tests TEST_PREFIX "${folder}/" DISCOVERY_TIMEOUT 60
     PROPERTIES LABELS ${folder} TIMEOUT 300 ${ARG_PROPERTIES})
