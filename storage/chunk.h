@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
@@ -25,6 +26,26 @@ std::string EncodeChunkHeader(absl::string_view key, absl::Span<const char> rows
 // header and the sub-blocks that hold them. DataLoss says what is wrong ("header checksum", …), not where.
 absl::Status DecodeChunkRows(absl::string_view key, absl::string_view value, size_t row_bytes, int64_t begin,
                              int64_t end, absl::Span<char> rows);
+
+// The same for single rows, ascending, one behind the other in `rows`.
+absl::Status DecodeChunkRows(absl::string_view key, absl::string_view value, size_t row_bytes,
+                             absl::Span<const int64_t> which, absl::Span<char> rows);
+
+// For rows that are read apart from the header into their place. Whether the bytes of rows [begin, end) are whole
+// sub-blocks, so that they can be verified alone; and their verification, `header` being the first ChunkHeaderBytes.
+bool AreWholeSubBlocks(size_t value_bytes, size_t row_bytes, int64_t begin, int64_t end);
+absl::Status VerifyChunkRows(absl::string_view key, absl::string_view header, size_t value_bytes, size_t row_bytes,
+                             int64_t begin, absl::Span<const char> rows);
+
+struct ByteRange {
+  size_t begin = 0;
+  size_t end = 0;
+};
+
+// The bytes of a chunk's value that DecodeChunkRows looks at: its header, whose size follows from the value's; and the
+// sub-blocks of rows `which`, ascending, some of them in one range. Ranges end with the value.
+size_t ChunkHeaderBytes(size_t value_bytes);
+std::vector<ByteRange> ChunkRanges(size_t value_bytes, size_t row_bytes, absl::Span<const int64_t> which);
 
 // Verifies the whole chunk, which must hold at least `least_rows` rows of `row_bytes`.
 absl::Status VerifyChunk(absl::string_view key, absl::string_view value, size_t row_bytes, int64_t least_rows);

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cstring>
 #include <set>
 
 #include "absl/strings/str_cat.h"
@@ -15,6 +16,7 @@
 #include "storage/chunk.h"
 #include "storage/coding.h"
 #include "storage/database_impl.h"
+#include "storage/found_value.h"
 #include "storage/keys.h"
 #include "storage/log_record.h"
 #include "storage/transaction.h"
@@ -191,14 +193,19 @@ absl::Status DatabaseImpl::ReadChunk(SegmentId segment, const Column& column, in
     options.verify_checksums = false;
     return view->Get(options, view.family(kRowsFamily), ToSlice(key), &value);
   };
+  const auto found = [] { return FindValue::Current() != nullptr && FindValue::Current()->found.file != nullptr; };
   MNEME_ASSIGN_OR_RETURN(rocksdb::Status status, get());
-  if (status.ok()) return absl::OkStatus();
+  if (status.ok() || found()) return absl::OkStatus();
   MNEME_ASSIGN_OR_RETURN(const bool newer, RefreshRowsView());
   if (newer) {
     MNEME_ASSIGN_OR_RETURN(status, get());
+    if (found()) return absl::OkStatus();
   }
   const std::string name = ChunkName(segment, column, chunk);
-  if (status.IsNotFound()) return absl::DataLossError(absl::StrCat(name, ": missing"));
+  if (status.IsNotFound()) {
+    const std::string missing = absl::StrCat(name, ": missing");
+    return IsDisposable(column.kind) ? absl::NotFoundError(missing) : absl::DataLossError(missing);
+  }
   absl::Status error = MapRead(status, name, Seen::kRowsView);
   if (!absl::IsDataLoss(error)) return error;
   const absl::StatusOr<std::string> files = WrongFiles();
@@ -214,25 +221,191 @@ absl::Status DatabaseImpl::ReadChunkRows(SegmentId segment, const Column& column
                                                    " bytes do not fill a buffer of ", rows.size(), " bytes"));
   }
   return Guarded("read rows", [&]() -> absl::Status {
-    std::string key;
-    rocksdb::PinnableSlice value;
     char* out = rows.data();
     for (int64_t row = row_begin; row < row_end;) {
       const int64_t chunk = row / kChunkRows;
       const int64_t begin = row % kChunkRows;
       const int64_t end = std::min(kChunkRows, begin + (row_end - row));
       const size_t bytes = static_cast<size_t>(end - begin) * row_bytes;
-      MNEME_RETURN_IF_ERROR(ReadChunk(segment, column, chunk, key, value));
-      const absl::Status status =
-          DecodeChunkRows(key, ToView(value), row_bytes, begin, end, absl::MakeSpan(out, bytes));
-      if (!status.ok()) {
-        return absl::DataLossError(absl::StrCat(ChunkName(segment, column, chunk), ": ", status.message()));
-      }
+      MNEME_RETURN_IF_ERROR(WithPlaces(segment, column, chunk, [&](bool* known) {
+        return ReadRangeOf(segment, column, chunk, begin, end, row_bytes, absl::MakeSpan(out, bytes), known);
+      }));
       out += bytes;
       row += end - begin;
     }
     return absl::OkStatus();
   });
+}
+
+namespace {
+
+// Bytes [offset, offset + n) of a value that lies in a blob file. `name` is what errors call it.
+absl::Status ReadBytes(const FoundValue& value, size_t offset, char* bytes, size_t n, absl::string_view name) {
+  rocksdb::Slice read;
+  const rocksdb::IOStatus status =
+      value.file->Read(value.offset + offset, n, rocksdb::IOOptions(), &read, bytes, nullptr);
+  if (!status.ok()) return FromRocksRead(status, name);
+  if (read.size() < n) return absl::DataLossError(absl::StrCat(name, ": its file is too short"));
+  if (read.data() != bytes) std::memcpy(bytes, read.data(), n);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status DatabaseImpl::FindChunk(SegmentId segment, const Column& column, int64_t chunk, std::string& key,
+                                     ChunkPlaces::Place& place, rocksdb::PinnableSlice& value, bool* known) {
+  key = ChunkKey(segment, column, chunk);
+  place = places_.Find(key);
+  *known = place.value.file != nullptr;
+  if (*known) return absl::OkStatus();
+  place = {};
+  FindValue find;
+  MNEME_RETURN_IF_ERROR(ReadChunk(segment, column, chunk, key, value));
+  if (find.found.file == nullptr) return absl::OkStatus();
+  place.value = find.found;
+  places_.Put(key, place.value);
+  return absl::OkStatus();
+}
+
+template <typename Read>
+absl::Status DatabaseImpl::WithPlaces(SegmentId segment, const Column& column, int64_t chunk, const Read& read) {
+  bool known;
+  absl::Status status = read(&known);
+  if (status.ok() || !known) return status;
+  // What was known may be of a chunk that was written again since; the tree tells.
+  places_.Forget(ChunkKey(segment, column, chunk));
+  return read(&known);
+}
+
+absl::Status DatabaseImpl::ReadRangeOf(SegmentId segment, const Column& column, int64_t chunk, int64_t begin,
+                                       int64_t end, size_t row_bytes, absl::Span<char> rows, bool* known) {
+  std::string key;
+  ChunkPlaces::Place place;
+  rocksdb::PinnableSlice whole;
+  MNEME_RETURN_IF_ERROR(FindChunk(segment, column, chunk, key, place, whole, known));
+  const std::string name = ChunkName(segment, column, chunk);
+  const auto named = [&](const absl::Status& status) {
+    return status.ok() ? status : absl::DataLossError(absl::StrCat(name, ": ", status.message()));
+  };
+  const FoundValue& value = place.value;
+  if (value.file == nullptr) return named(DecodeChunkRows(key, ToView(whole), row_bytes, begin, end, rows));
+  std::string bytes = std::move(place.header);
+  if (bytes.empty()) {
+    bytes.resize(ChunkHeaderBytes(value.bytes));
+    MNEME_RETURN_IF_ERROR(ReadBytes(value, 0, bytes.data(), bytes.size(), name));
+  }
+  const size_t from = bytes.size() + static_cast<size_t>(begin) * row_bytes;
+  if (AreWholeSubBlocks(value.bytes, row_bytes, begin, end)) {
+    // Into their place, and verified there.
+    if (from + rows.size() > value.bytes) return named(absl::DataLossError("holds fewer rows than were asked for"));
+    MNEME_RETURN_IF_ERROR(ReadBytes(value, from, rows.data(), rows.size(), name));
+    return named(VerifyChunkRows(key, bytes, value.bytes, row_bytes, begin, rows));
+  }
+  bytes.resize(value.bytes);
+  MNEME_RETURN_IF_ERROR(ReadBytes(value, 0, bytes.data(), bytes.size(), name));
+  return named(DecodeChunkRows(key, bytes, row_bytes, begin, end, rows));
+}
+
+absl::Status DatabaseImpl::ReadRowsOf(SegmentId segment, const Column& column, int64_t chunk,
+                                      absl::Span<const int64_t> which, size_t row_bytes, absl::Span<char> rows,
+                                      bool* known) {
+  std::string key;
+  ChunkPlaces::Place place;
+  rocksdb::PinnableSlice whole;
+  MNEME_RETURN_IF_ERROR(FindChunk(segment, column, chunk, key, place, whole, known));
+  const auto lost = [&](absl::string_view why) {
+    return absl::DataLossError(absl::StrCat(ChunkName(segment, column, chunk), ": ", why));
+  };
+  if (place.value.file == nullptr) {
+    const absl::Status status = DecodeChunkRows(key, ToView(whole), row_bytes, which, rows);
+    return status.ok() ? status : lost(status.message());
+  }
+  // The value as far as it is needed; the rest is left over from others.
+  static thread_local std::string value;
+  const size_t value_bytes = place.value.bytes;
+  if (value.size() < value_bytes) value.resize(value_bytes);
+  const size_t header_bytes = ChunkHeaderBytes(value_bytes);
+  std::vector<ByteRange> ranges = ChunkRanges(value_bytes, row_bytes, which);
+  if (!place.header.empty()) {
+    value.replace(0, header_bytes, place.header);
+  } else if (!ranges.empty() && ranges.front().begin == header_bytes) {
+    ranges.front().begin = 0;
+  } else {
+    ranges.insert(ranges.begin(), {0, header_bytes});
+  }
+  for (const ByteRange& range : ranges) {
+    MNEME_RETURN_IF_ERROR(ReadBytes(place.value, range.begin, value.data() + range.begin, range.end - range.begin,
+                                    ChunkName(segment, column, chunk)));
+  }
+  const absl::string_view view = absl::string_view(value).substr(0, value_bytes);
+  const absl::Status status = DecodeChunkRows(key, view, row_bytes, which, rows);
+  if (!status.ok()) return lost(status.message());
+  if (place.header.empty()) places_.SetHeader(key, view.substr(0, header_bytes));
+  return absl::OkStatus();
+}
+
+namespace {
+
+// Calls visit(chunk, numbers of the rows within it, place of the first in `which`) for the chunks that rows `which`,
+// ascending, lie in, until it returns an error.
+template <typename Visit>
+absl::Status ForEachChunk(absl::Span<const int64_t> which, const Visit& visit) {
+  std::vector<int64_t> in_chunk;
+  for (size_t first = 0; first < which.size(); first += in_chunk.size()) {
+    const int64_t chunk = which[first] / kChunkRows;
+    in_chunk.clear();
+    for (size_t i = first; i < which.size() && which[i] / kChunkRows == chunk; ++i) {
+      in_chunk.push_back(which[i] % kChunkRows);
+    }
+    MNEME_RETURN_IF_ERROR(visit(chunk, absl::MakeConstSpan(in_chunk), first));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status DatabaseImpl::ReadRows(SegmentId segment, const Column& column, absl::Span<const int64_t> which,
+                                    size_t row_bytes, absl::Span<char> rows) {
+  if (row_bytes == 0 || row_bytes > kMaxRowBytes || rows.size() != which.size() * row_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat("read rows: ", which.size(), " rows of ", row_bytes,
+                                                   " bytes do not fill a buffer of ", rows.size(), " bytes"));
+  }
+  for (size_t i = 0; i < which.size(); ++i) {
+    if (which[i] < 0 || (i > 0 && which[i] <= which[i - 1])) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("read rows: expected ascending rows, got ", which[i], " at place ", i));
+    }
+  }
+  return Guarded("read rows", [&] {
+    return ForEachChunk(which, [&](int64_t chunk, absl::Span<const int64_t> in_chunk, size_t first) {
+      const absl::Span<char> out = rows.subspan(first * row_bytes, in_chunk.size() * row_bytes);
+      return WithPlaces(segment, column, chunk, [&](bool* known) {
+        return ReadRowsOf(segment, column, chunk, in_chunk, row_bytes, out, known);
+      });
+    });
+  });
+}
+
+void DatabaseImpl::WillReadRows(SegmentId segment, const Column& column, absl::Span<const int64_t> which,
+                                size_t row_bytes) {
+  // What goes wrong here goes wrong again where it can be told.
+  Guarded("will read rows", [&] {
+    return ForEachChunk(which, [&](int64_t chunk, absl::Span<const int64_t> in_chunk, size_t) -> absl::Status {
+      std::string key;
+      ChunkPlaces::Place place;
+      rocksdb::PinnableSlice whole;
+      bool known;
+      MNEME_RETURN_IF_ERROR(FindChunk(segment, column, chunk, key, place, whole, &known));
+      const FoundValue& value = place.value;
+      if (value.file == nullptr) return absl::OkStatus();
+      const auto begin = [&](size_t from, size_t to) {
+        value.file->Prefetch(value.offset + from, to - from, rocksdb::IOOptions(), nullptr).PermitUncheckedError();
+      };
+      if (place.header.empty()) begin(0, ChunkHeaderBytes(value.bytes));
+      for (const ByteRange& range : ChunkRanges(value.bytes, row_bytes, in_chunk)) begin(range.begin, range.end);
+      return absl::OkStatus();
+    });
+  }).IgnoreError();
 }
 
 absl::StatusOr<std::vector<LogRecord>> DatabaseImpl::ReadLogs(SegmentId segment, int32_t layer) {

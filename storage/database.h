@@ -29,7 +29,15 @@ enum class ColumnKind : uint8_t {
   kValues = 1,     // of one layer and KV head
   kPositions = 2,  // int64 a token; layer and head are 0
   kTokenIds = 3,   // int32 a token; layer and head are 0
+  // Made of the keys, and can be made again: a disposable cache, as index blobs are. The number says what the bytes
+  // mean; another layout takes another one, so that nobody reads it for this.
+  kCodes = 4,      // of one layer and KV head: blocks of key codes, in place of rows (index/key_codes.h)
+  kCodeMeans = 5,  // and the means that they were taken from
 };
+
+constexpr bool IsDisposable(ColumnKind kind) {
+  return kind >= ColumnKind::kCodes;
+}
 
 // One column of a segment: rows of equal size, in row order.
 struct Column {
@@ -56,7 +64,7 @@ struct LogRecord {
 
 struct DatabaseStats {
   uint64_t disk_bytes = 0;      // of the store's folder now
-  uint64_t appended_bytes = 0;  // payload given to transactions since open
+  uint64_t appended_bytes = 0;  // rows given to transactions since open, without what is disposable
   uint64_t written_bytes = 0;   // bytes RocksDB wrote to disk since open: log, flush, compaction, blobs
   uint64_t memory_count = 0;
   uint64_t orphans_collected = 0;  // segments and indices that no manifest named when the store was opened
@@ -117,9 +125,18 @@ class Database {
 
   // Reads rows [row_begin, row_end) of `column` from chunks into `rows` ((row_end - row_begin) * row_bytes bytes).
   // Only the checksums of the 4 KiB sub-blocks that hold them are verified. DataLoss names segment, layer, head,
-  // kind and chunk of what is damaged or missing.
+  // kind and chunk of what is damaged or missing; NotFound if a chunk of a disposable column is missing.
   virtual absl::Status ReadChunkRows(SegmentId segment, const Column& column, int64_t row_begin, int64_t row_end,
                                      size_t row_bytes, absl::Span<char> rows) = 0;
+
+  // Copies single rows of `column`, ascending and different, one behind the other into `rows` (which.size() * row_bytes
+  // bytes). Otherwise as ReadChunkRows, but of the file only these rows' sub-blocks are read: for few rows of many.
+  virtual absl::Status ReadRows(SegmentId segment, const Column& column, absl::Span<const int64_t> which,
+                                size_t row_bytes, absl::Span<char> rows) = 0;
+
+  // The same rows will be read soon: has the device begin with it, so that many can be on their way at once.
+  virtual void WillReadRows(SegmentId segment, const Column& column, absl::Span<const int64_t> which,
+                            size_t row_bytes) = 0;
 
   // The log records of one layer (-1: token columns) in row order.
   virtual absl::StatusOr<std::vector<LogRecord>> ReadLogs(SegmentId segment, int32_t layer) = 0;

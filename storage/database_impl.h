@@ -14,6 +14,7 @@
 #include "rocksdb/db.h"
 #include "rocksdb/statistics.h"
 
+#include "storage/chunk_places.h"
 #include "storage/column_writer.h"
 #include "storage/database.h"
 #include "storage/rocks.h"
@@ -34,6 +35,10 @@ class DatabaseImpl final : public Database {
   absl::StatusOr<MemoryManifest> ReadManifest(absl::string_view name) override;
   absl::Status ReadChunkRows(SegmentId segment, const Column& column, int64_t row_begin, int64_t row_end,
                              size_t row_bytes, absl::Span<char> rows) override;
+  absl::Status ReadRows(SegmentId segment, const Column& column, absl::Span<const int64_t> which, size_t row_bytes,
+                        absl::Span<char> rows) override;
+  void WillReadRows(SegmentId segment, const Column& column, absl::Span<const int64_t> which,
+                    size_t row_bytes) override;
   absl::StatusOr<std::vector<LogRecord>> ReadLogs(SegmentId segment, int32_t layer) override;
   absl::Status PutIndexBlob(IndexId index, int32_t layer, int32_t head, absl::string_view blob) override;
   absl::StatusOr<std::string> GetIndexBlob(IndexId index, int32_t layer, int32_t head) override;
@@ -85,9 +90,21 @@ class DatabaseImpl final : public Database {
   // Of the files that the database lives on, those that are missing or have another size than they should, as
   // "000013.blob, 000018.sst". RocksDB does not always say which file it found damaged.
   absl::StatusOr<std::string> WrongFiles();
-  // DataLoss if it is missing.
+  // DataLoss if it is missing, or NotFound if it is disposable.
   absl::Status ReadChunk(SegmentId segment, const Column& column, int64_t chunk, std::string& key,
                          rocksdb::PinnableSlice& value);
+  // Where it lies; a small one lies in the tree, so nowhere: then `value` has it. *known: whether that was known
+  // before.
+  absl::Status FindChunk(SegmentId segment, const Column& column, int64_t chunk, std::string& key,
+                         ChunkPlaces::Place& place, rocksdb::PinnableSlice& value, bool* known);
+  // Runs read(bool* known), once more if it fails by what was known before.
+  template <typename Read>
+  absl::Status WithPlaces(SegmentId segment, const Column& column, int64_t chunk, const Read& read);
+  // Rows [begin, end) of one chunk, and single ones, numbered within it. *known: as above, also after an error.
+  absl::Status ReadRangeOf(SegmentId segment, const Column& column, int64_t chunk, int64_t begin, int64_t end,
+                           size_t row_bytes, absl::Span<char> rows, bool* known);
+  absl::Status ReadRowsOf(SegmentId segment, const Column& column, int64_t chunk, absl::Span<const int64_t> which,
+                          size_t row_bytes, absl::Span<char> rows, bool* known);
   absl::StatusOr<std::string> ReadIndexPieces(IndexId index, int32_t layer, int32_t head);
   void Log(absl::string_view message) const;
 
@@ -122,6 +139,7 @@ class DatabaseImpl final : public Database {
   const DatabaseOptions options_;
   std::shared_ptr<rocksdb::Statistics> statistics_;
   const std::shared_ptr<rocksdb::Cache> block_cache_;
+  ChunkPlaces places_;
   // Of a writer: taken alone to open it again, shared by whoever uses its handles. Not recursive.
   std::shared_mutex handle_mutex_;
   std::shared_ptr<rocksdb::Env> writer_env_;    // kReadWrite only: holds the lock on the store

@@ -34,6 +34,8 @@ absl::string_view KindName(ColumnKind kind) {
     case ColumnKind::kValues: return "values";
     case ColumnKind::kPositions: return "positions";
     case ColumnKind::kTokenIds: return "token ids";
+    case ColumnKind::kCodes: return "codes";
+    case ColumnKind::kCodeMeans: return "code means";
   }
   return "unknown column";
 }

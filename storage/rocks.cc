@@ -9,11 +9,17 @@
 #include <limits>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_replace.h"
 #include "rocksdb/file_system.h"
 #include "rocksdb/table.h"
 
+#include "storage/found_value.h"
+
 namespace mneme {
+
+thread_local FindValue* FindValue::current_ = nullptr;
+
 namespace {
 
 constexpr size_t kMiB = size_t{1} << 20;
@@ -43,6 +49,25 @@ class HostLogger : public rocksdb::Logger {
   const std::function<void(absl::string_view)> log_;
 };
 
+// A file of values, whose places can be found without reading them.
+class BlobFile : public rocksdb::FSRandomAccessFileWrapper {
+ public:
+  explicit BlobFile(std::shared_ptr<rocksdb::FSRandomAccessFile> file)
+      : FSRandomAccessFileWrapper(file.get()), file_(std::move(file)) {}
+
+  rocksdb::IOStatus Read(uint64_t offset, size_t n, const rocksdb::IOOptions& options, rocksdb::Slice* result,
+                         char* scratch, rocksdb::IODebugContext* context) const override {
+    FindValue* const find = FindValue::Current();
+    // Shorter reads are of the file's own header and footer.
+    if (find == nullptr || n < kMinBlobBytes) return file_->Read(offset, n, options, result, scratch, context);
+    find->found = {file_, offset, n};
+    return rocksdb::IOStatus::Aborted("found, and not read");
+  }
+
+ private:
+  const std::shared_ptr<rocksdb::FSRandomAccessFile> file_;
+};
+
 class StoreFileSystem : public rocksdb::FileSystemWrapper {
  public:
   using FileSystemWrapper::FileSystemWrapper;
@@ -65,6 +90,15 @@ class StoreFileSystem : public rocksdb::FileSystemWrapper {
   }
   rocksdb::IOStatus UnlockFile(rocksdb::FileLock*, const rocksdb::IOOptions&, rocksdb::IODebugContext*) override {
     return rocksdb::IOStatus::OK();
+  }
+
+  rocksdb::IOStatus NewRandomAccessFile(const std::string& name, const rocksdb::FileOptions& options,
+                                        std::unique_ptr<rocksdb::FSRandomAccessFile>* file,
+                                        rocksdb::IODebugContext* context) override {
+    rocksdb::IOStatus status = target()->NewRandomAccessFile(name, options, file, context);
+    if (status.ok() && absl::EndsWith(name, ".blob"))
+      *file = std::make_unique<BlobFile>(std::shared_ptr(std::move(*file)));
+    return status;
   }
 
   // RocksDB starts its thread that polls for room only where it can ask how much there is.
@@ -187,7 +221,7 @@ std::vector<rocksdb::ColumnFamilyDescriptor> MakeFamilies(const std::shared_ptr<
   // touches few keys beside the new ones.
   rocksdb::ColumnFamilyOptions rows = common;
   rows.enable_blob_files = true;
-  rows.min_blob_size = 4 << 10;
+  rows.min_blob_size = kMinBlobBytes;
   rows.blob_compression_type = rocksdb::kNoCompression;
   rows.enable_blob_garbage_collection = false;
   rows.write_buffer_size = 64 * kMiB;  // ColumnWriter flushes before that

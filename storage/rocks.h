@@ -1,6 +1,7 @@
 #ifndef MNEME_STORAGE_ROCKS_H_
 #define MNEME_STORAGE_ROCKS_H_
 
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -53,6 +54,9 @@ class RocksHandle {
   std::vector<rocksdb::ColumnFamilyHandle*> families_;
 };
 
+// Values of at least this many bytes lie in blob files.
+inline constexpr uint64_t kMinBlobBytes = 4 << 10;
+
 inline rocksdb::Slice ToSlice(absl::string_view bytes) {
   return rocksdb::Slice(bytes.data(), bytes.size());
 }
@@ -60,9 +64,10 @@ inline absl::string_view ToView(const rocksdb::Slice& slice) {
   return absl::string_view(slice.data(), slice.size());
 }
 
-// The default file system and the process-wide threads, but without RocksDB's own thread that waits for room on a full
-// disk: while it waits nobody else may resume. A database's lock, once taken through it, is held until it is destroyed:
-// a writer that opens its database again lets no other writer in between.
+// The default file system and the process-wide threads, but able to tell where values lie (FindValue), and without
+// RocksDB's own thread that waits for room on a full disk: while it waits nobody else may resume. A database's lock,
+// once taken through it, is held until it is destroyed: a writer that opens its database again lets no other writer in
+// between.
 std::shared_ptr<rocksdb::Env> MakeEnv();
 
 // Settings of the whole database; `env` must outlive it. `log` gets RocksDB's warnings and errors, from any thread.

@@ -54,7 +54,7 @@ absl::Status TransactionImpl::PutChunk(SegmentId segment, const Column& column, 
     MNEME_RETURN_IF_ERROR(FromRocks(
         chunks_.Put(database_->family(kRowsFamily), rocksdb::SliceParts(&key_slice, 1), rocksdb::SliceParts(parts, 2)),
         "put chunk"));
-    database_->appended_bytes_ += rows.size();
+    if (!IsDisposable(column.kind)) database_->appended_bytes_ += rows.size();
     return chunks_.GetDataSize() >= ColumnWriter::kFlushBytes ? WriteChunks() : absl::OkStatus();
   });
 }
