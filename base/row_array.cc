@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cassert>
 #include <cstring>
 #include <new>
 
@@ -98,6 +99,15 @@ void* RowArray::Next() {
   const int64_t row = size_.load(std::memory_order_relaxed);
   Reserve(row + 1);
   return const_cast<char*>(Row(row));
+}
+
+char* RowArray::First(int64_t n) {
+  Reserve(n);
+  int64_t contiguous;
+  auto* rows = const_cast<char*>(Rows(0, &contiguous));
+  // An earlier, smaller Reserve would have made the first piece too short: nobody does that.
+  assert(size() == 0 && contiguous >= n);
+  return rows;
 }
 
 const char* RowArray::Rows(int64_t row, int64_t* contiguous) const {

@@ -31,7 +31,11 @@ class RowArray {
 
   // Room for one row more, to be written in place and then published. For rows that are computed, not copied.
   void* Next();
-  void Publish() { size_.store(size_.load(std::memory_order_relaxed) + 1, std::memory_order_release); }
+  void Publish() { Publish(1); }
+
+  // The same for the first n >= 1 rows of an empty array, in one piece. For rows that are read from elsewhere.
+  char* First(int64_t n);
+  void Publish(int64_t n) { size_.store(size_.load(std::memory_order_relaxed) + n, std::memory_order_release); }
 
   const char* Row(int64_t row) const {
     int64_t contiguous;

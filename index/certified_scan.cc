@@ -5,6 +5,8 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
+#include <utility>
 #include <vector>
 
 #include "base/cpu.h"
@@ -29,6 +31,9 @@ constexpr int64_t kLeastRows = 64;
 
 // Exact keys are read by so many, while the next are on their way.
 constexpr size_t kBatch = 16;
+
+// Rows that codes tell nothing about are brought in and scanned by so many.
+constexpr int64_t kPieceRows = 256;
 
 // More than what products lose below f32's normal range.
 constexpr float kTiny = 1e-36f;
@@ -80,7 +85,8 @@ struct CodedQuery {
 
 // Rows scanned by one Add.
 struct Range {
-  const KeyRows* keys;
+  const KeyRows* keys;  // null: they come from `source`
+  KeySource* source;
   const KeyCodes* codes;
   int64_t row_begin;
   int64_t row_end;
@@ -102,6 +108,7 @@ class CertifiedScan::Impl {
     counts_ = ScanCounts();
     ranges_.clear();
     rankings_.clear();
+    status_ = absl::OkStatus();
     prepared_ = false;
     coded_.resize(static_cast<size_t>(count));
     for (int64_t i = 0; i < count; ++i) {
@@ -111,31 +118,38 @@ class CertifiedScan::Impl {
     }
   }
 
-  void Add(const KeyRows& keys, const KeyCodes& key_codes, int64_t row_begin, int64_t row_end, int64_t first_token,
-           const Ranking* rankings) {
-    if (row_begin >= row_end || count_ <= 0) return;
+  // keys: null if they are to be read from `source`.
+  void Add(const KeyRows* keys, KeySource* source, const KeyCodes& key_codes, int64_t row_begin, int64_t row_end,
+           int64_t first_token, const Ranking* rankings) {
+    if (row_begin >= row_end || count_ <= 0 || !status_.ok()) return;
+    dtype_ = keys != nullptr ? keys->dtype() : source->dtype();
     int64_t coded_end = std::min(row_end, key_codes.rows());
     if (coded_end - row_begin < kLeastRows || !std::all_of(rankings, rankings + count_, Provable)) {
       coded_end = row_begin;
     }
     if (coded_end > row_begin) {
-      ranges_.push_back({&keys, &key_codes, row_begin, coded_end, first_token});
+      ranges_.push_back({keys, source, &key_codes, row_begin, coded_end, first_token});
       rankings_.insert(rankings_.end(), rankings, rankings + count_);
       if (!prepared_) Prepare(key_codes.coded_dim());
       ScanRange();
     }
-    ScanTopK(keys, coded_end, row_end, first_token, vectors_, count_, rankings, top_);
+    if (keys != nullptr) {
+      ScanTopK(*keys, coded_end, row_end, first_token, vectors_, count_, rankings, top_);
+    } else {
+      ScanSource(*source, coded_end, row_end, first_token, rankings);
+    }
     counts_.by_code += count_ * (coded_end - row_begin);
     counts_.by_key += count_ * (row_end - coded_end);
   }
 
-  ScanCounts End() {
-    for (int64_t i = 0; i < count_; ++i) {
+  absl::StatusOr<ScanCounts> End() {
+    for (int64_t i = 0; i < count_ && status_.ok(); ++i) {
       if (!Coded(i).candidates.few()) Thin(i);
       LookAt(i);
       // Rows were passed over that might reach no more than was assumed: right if the k best did.
-      if (Coded(i).candidates.assumed() > Threshold(i)) Repeat(i);
+      if (status_.ok() && Coded(i).candidates.assumed() > Threshold(i)) Repeat(i);
     }
+    if (!status_.ok()) return status_;
     return counts_;
   }
 
@@ -265,20 +279,22 @@ class CertifiedScan::Impl {
   void LookAt(int64_t i) {
     Candidates& candidates = Coded(i).candidates;
     const absl::Span<const int32_t> order = candidates.BestFirst();
-    const auto key_of = [&](const Candidate& row) {
-      return ranges_[static_cast<size_t>(row.range)].keys->Row(row.row);
-    };
-    const size_t row_bytes = ranges_.empty() ? 0 : ranges_.front().keys->row_bytes();
+    const size_t row_bytes = RowBytes(dtype_, dim_);
     const auto fetch = [&](size_t begin) {
       const float threshold = Threshold(i);
       for (const int32_t number : order.subspan(std::min(begin, order.size()), kBatch)) {
         const Candidate row = candidates[static_cast<size_t>(number)];
         if (row.most < threshold) continue;
-        for (size_t byte = 0; byte < row_bytes; byte += 64) __builtin_prefetch(key_of(row) + byte);
+        const Range& range = ranges_[static_cast<size_t>(row.range)];
+        if (range.keys == nullptr) {
+          range.source->WillRead(absl::MakeConstSpan(&row.row, 1));
+          continue;
+        }
+        for (size_t byte = 0; byte < row_bytes; byte += 64) __builtin_prefetch(range.keys->Row(row.row) + byte);
       }
     };
     fetch(0);
-    for (size_t first = 0; first < order.size(); first += kBatch) {
+    for (size_t first = 0; first < order.size() && status_.ok(); first += kBatch) {
       fetch(first + kBatch);
       const char* keys[kBatch];
       Candidate rows[kBatch];
@@ -287,12 +303,15 @@ class CertifiedScan::Impl {
       for (const int32_t number : order.subspan(first, kBatch)) {
         const Candidate row = candidates[static_cast<size_t>(number)];
         if (row.most < threshold) continue;
-        keys[n] = key_of(row);
+        const KeyRows* const in_memory = ranges_[static_cast<size_t>(row.range)].keys;
+        keys[n] = in_memory != nullptr ? in_memory->Row(row.row) : nullptr;
         rows[n++] = row;
       }
       if (n == 0) continue;
+      ReadMissing(absl::MakeConstSpan(rows, n), keys);
+      if (!status_.ok()) break;
       float dots[kBatch];
-      DotKeys(ranges_.front().keys->dtype(), dim_, absl::MakeConstSpan(keys, n), vectors_ + i * dim_, dots);
+      DotKeys(dtype_, dim_, absl::MakeConstSpan(keys, n), vectors_ + i * dim_, dots);
       for (size_t j = 0; j < n; ++j) {
         const auto range = static_cast<size_t>(rows[j].range);
         top_[i].Push(RankingOf(i, range).Logit(dots[j], rows[j].row), ranges_[range].first_token + rows[j].row);
@@ -300,6 +319,53 @@ class CertifiedScan::Impl {
       counts_.looked_at += static_cast<int64_t>(n);
     }
     candidates.Clear();
+  }
+
+  // Reads the keys that are null, those of a batch.
+  void ReadMissing(absl::Span<const Candidate> rows, const char** keys) {
+    size_t missing[kBatch];
+    size_t n = 0;
+    for (size_t j = 0; j < rows.size(); ++j) {
+      if (keys[j] == nullptr) missing[n++] = j;
+    }
+    if (n == 0) return;
+    std::sort(missing, missing + n, [&](size_t a, size_t b) {
+      return std::pair(rows[a].range, rows[a].row) < std::pair(rows[b].range, rows[b].row);
+    });
+    const size_t row_bytes = RowBytes(dtype_, dim_);
+    key_bytes_.resize(n * row_bytes);
+    int64_t numbers[kBatch];
+    for (size_t first = 0, end; first < n && status_.ok(); first = end) {
+      const int32_t range = rows[missing[first]].range;
+      for (end = first; end < n && rows[missing[end]].range == range; ++end) {
+        numbers[end] = rows[missing[end]].row;
+        keys[missing[end]] = key_bytes_.data() + end * row_bytes;
+      }
+      status_ = ranges_[static_cast<size_t>(range)].source->Read(
+          absl::MakeConstSpan(numbers + first, end - first),
+          absl::MakeSpan(key_bytes_).subspan(first * row_bytes, (end - first) * row_bytes));
+    }
+  }
+
+  // ScanTopK over keys that are not in memory.
+  void ScanSource(KeySource& source, int64_t row_begin, int64_t row_end, int64_t first_token, const Ranking* rankings) {
+    std::vector<int64_t> numbers;
+    std::vector<Ranking> shifted(rankings, rankings + count_);
+    for (int64_t begin = row_begin; begin < row_end && status_.ok(); begin += kPieceRows) {
+      numbers.resize(static_cast<size_t>(std::min(kPieceRows, row_end - begin)));
+      std::iota(numbers.begin(), numbers.end(), begin);
+      key_bytes_.resize(numbers.size() * source.row_bytes());
+      status_ = source.Read(numbers, absl::MakeSpan(key_bytes_));
+      if (!status_.ok()) return;
+      const auto n = static_cast<int64_t>(numbers.size());
+      KeyRows piece(source.dtype(), dim_);
+      piece.Append(key_bytes_.data(), n);
+      for (int64_t i = 0; i < count_; ++i) {
+        const float* const penalty = rankings[i].row_penalty;
+        shifted[static_cast<size_t>(i)].row_penalty = penalty != nullptr ? penalty + begin : nullptr;
+      }
+      ScanTopK(piece, 0, n, first_token + begin, vectors_, count_, shifted.data(), top_);
+    }
   }
 
   // Scans for query i again, assuming nothing but what is known by now.
@@ -310,10 +376,15 @@ class CertifiedScan::Impl {
     repeat_->Begin(vectors_ + i * dim_, 1, dim_, &floor, &best);
     for (size_t r = 0; r < ranges_.size(); ++r) {
       const Range& range = ranges_[r];
-      repeat_->Add(*range.keys, *range.codes, range.row_begin, range.row_end, range.first_token, &RankingOf(i, r));
+      repeat_->Add(range.keys, range.source, *range.codes, range.row_begin, range.row_end, range.first_token, &RankingOf(i, r));
       counts_.repeated += range.row_end - range.row_begin;
     }
-    counts_.looked_at += repeat_->End().looked_at;
+    const absl::StatusOr<ScanCounts> counts = repeat_->End();
+    if (!counts.ok()) {
+      status_ = counts.status();
+      return;
+    }
+    counts_.looked_at += counts->looked_at;
     // What is in already comes again.
     std::vector<int64_t> in;
     for (const Scored& row : top_[i].Sorted()) in.push_back(row.index);
@@ -335,6 +406,9 @@ class CertifiedScan::Impl {
   std::vector<int8_t> values_;
   std::vector<codes::Query> queries_;
   std::vector<CodedQuery> coded_;
+  DType dtype_ = DType::kF32;  // of all ranges
+  std::vector<char> key_bytes_;
+  absl::Status status_;  // of the KeySources
 
   std::vector<Range> ranges_;      // whose rows are among the candidates
   std::vector<Ranking> rankings_;  // [ranges][queries]
@@ -352,10 +426,15 @@ void CertifiedScan::Begin(const float* queries, int64_t count, int64_t dim, cons
 
 void CertifiedScan::Add(const KeyRows& keys, const KeyCodes& key_codes, int64_t row_begin, int64_t row_end,
                         int64_t first_token, const Ranking* rankings) {
-  impl_->Add(keys, key_codes, row_begin, row_end, first_token, rankings);
+  impl_->Add(&keys, nullptr, key_codes, row_begin, row_end, first_token, rankings);
 }
 
-ScanCounts CertifiedScan::End() {
+void CertifiedScan::Add(KeySource& keys, const KeyCodes& key_codes, int64_t row_begin, int64_t row_end,
+                        int64_t first_token, const Ranking* rankings) {
+  impl_->Add(nullptr, &keys, key_codes, row_begin, row_end, first_token, rankings);
+}
+
+absl::StatusOr<ScanCounts> CertifiedScan::End() {
   return impl_->End();
 }
 
@@ -365,7 +444,7 @@ void ScanCertified(const KeyRows& keys, const KeyCodes& key_codes, int64_t row_b
   CertifiedScan scan;
   scan.Begin(queries, count, keys.dim(), floors, top);
   scan.Add(keys, key_codes, row_begin, row_end, first_token, rankings);
-  *counts = scan.End();
+  *counts = *scan.End();  // fails only where keys are read from elsewhere
 }
 
 absl::string_view CodeKernelName() {

@@ -4,11 +4,13 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
 #include "index/code_kernel.h"
 #include "index/key_codes.h"
 #include "index/key_rows.h"
+#include "index/key_source.h"
 #include "index/scan.h"
 #include "index/top_k.h"
 
@@ -38,12 +40,16 @@ class CertifiedScan {
   void Begin(const float* queries, int64_t count, int64_t dim, const float* floors, TopK* top);
 
   // Rows [row_begin, row_end) of `keys`, as ScanTopK; `key_codes` are of the same rows, Extend them first. `keys` and
-  // the penalties are used until End.
+  // the penalties are used until End. All keys are of one dtype.
   void Add(const KeyRows& keys, const KeyCodes& key_codes, int64_t row_begin, int64_t row_end, int64_t first_token,
            const Ranking* rankings);
 
-  // `top` is complete when this returns.
-  ScanCounts End();
+  // The same for keys that are not in memory, of which as few are read as the codes allow. Used until End.
+  void Add(KeySource& keys, const KeyCodes& key_codes, int64_t row_begin, int64_t row_end, int64_t first_token,
+           const Ranking* rankings);
+
+  // `top` is complete when this returns OK. Errors are those of KeySources.
+  absl::StatusOr<ScanCounts> End();
 
  private:
   class Impl;

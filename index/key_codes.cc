@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "base/status.h"
 #include "index/rotation.h"
 
 namespace mneme {
@@ -103,6 +104,19 @@ void KeyCodes::Extend(const KeyRows& keys) {
   }
 }
 
+absl::Status KeyCodes::Restore(int64_t rows, Reader read) {
+  if (rows == 0) return absl::OkStatus();
+  MutexLock lock(&mutex_);
+  const int64_t means = MeansOf(rows), blocks = BlocksOf(rows);
+  char* const first_mean = means_.First(means);
+  char* const first_block = blocks_.First(blocks);
+  MNEME_RETURN_IF_ERROR(read(absl::MakeSpan(first_mean, static_cast<size_t>(means) * mean_bytes()),
+                             absl::MakeSpan(first_block, static_cast<size_t>(blocks) * block_bytes())));
+  means_.Publish(means);  // before the blocks that need them
+  blocks_.Publish(blocks);
+  return absl::OkStatus();
+}
+
 void KeyCodes::AppendMean(const KeyRows& keys, int64_t first_row, float* key) {
   // Of rows that are there already whenever the chunk begins to grow, so that codes do not depend on when it does: those
   // of the chunk before, or of the first block.
@@ -129,7 +143,8 @@ void KeyCodes::AppendBlock(const KeyRows& keys, int64_t first_row, float* key) {
   const float* mean = Mean(first_row);
   auto* block = static_cast<uint8_t*>(blocks_.Next());
   uint8_t* codes_of_block = block + sizeof(codes::Header);
-  codes::Header header = {};
+  codes::Header header;
+  std::memset(&header, 0, sizeof(header));  // what lies behind its fields as well: blocks are kept and compared
   std::vector<uint8_t> code(static_cast<size_t>(coded_dim_));
   std::fill(key + dim_, key + coded_dim_, 0.0f);
   for (int64_t r = 0; r < kBlockRows; ++r) {

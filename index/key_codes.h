@@ -1,7 +1,12 @@
 #ifndef MNEME_INDEX_KEY_CODES_H_
 #define MNEME_INDEX_KEY_CODES_H_
 
+#include <cstddef>
 #include <cstdint>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/types/span.h"
 
 #include "base/mutex.h"
 #include "base/row_array.h"
@@ -35,6 +40,20 @@ class KeyCodes {
   // Codes all whole blocks of `keys`, always the same object.
   void Extend(const KeyRows& keys);
 
+  // Takes codes that were kept of earlier rows, in place of making them: of the first `rows` rows, a multiple of
+  // kBlockRows; only into an object that has none. `read` fills in means and blocks, which Means and Blocks once gave;
+  // an error of its leaves the object as it was.
+  using Reader = absl::FunctionRef<absl::Status(absl::Span<char> means, absl::Span<char> blocks)>;
+  absl::Status Restore(int64_t rows, Reader read);
+
+  // What is kept of `rows` rows, a multiple of kBlockRows: so many means and blocks, of so many bytes each.
+  static int64_t MeansOf(int64_t rows) { return (rows + kChunkRows - 1) / kChunkRows; }
+  static int64_t BlocksOf(int64_t rows) { return rows / kBlockRows; }
+  size_t mean_bytes() const { return means_.row_bytes(); }
+  size_t block_bytes() const { return blocks_.row_bytes(); }
+
+  // Mean row / kChunkRows, and how many from there on lie contiguously.
+  const char* Means(int64_t row, int64_t* contiguous) const { return means_.Rows(row / kChunkRows, contiguous); }
   // Block row / kBlockRows, and how many from there on lie contiguously.
   const char* Blocks(int64_t row, int64_t* contiguous) const { return blocks_.Rows(row / kBlockRows, contiguous); }
   // f32 [dim]: what was taken from the rows of row's chunk; and its norm.

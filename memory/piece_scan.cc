@@ -73,7 +73,7 @@ void PieceScan::Add(const VisibleRows& rows, int64_t row_begin, int64_t row_end)
   scan_.Add(keys, coded, row_begin, far_end, rows.first_token, rankings_.data());
 }
 
-void PieceScan::End() { plan_->sequence->memory->store().scan_counters().Add(scan_.End()); }
+void PieceScan::End() { plan_->sequence->memory->store().scan_counters().Add(*scan_.End()); }
 
 int64_t PieceScan::AddNear(const VisibleRows& rows, int64_t row_begin, int64_t row_end) {
   // Rows before far_end are beyond every query's and head's distance.

@@ -353,6 +353,163 @@ TEST_P(CertifiedScanTest, CodesDoNotDependOnWhenTheyAreMade) {
   }
 }
 
+// Keys that are somewhere else, and may be out of reach.
+class FarKeys final : public KeySource {
+ public:
+  explicit FarKeys(const KeyRows& keys) : KeySource(keys.dtype(), keys.dim()), keys_(keys) {}
+
+  absl::Status Read(absl::Span<const int64_t> rows, absl::Span<char> keys) override {
+    EXPECT_EQ(keys.size(), rows.size() * row_bytes());
+    for (size_t i = 0; i < rows.size(); ++i) {
+      EXPECT_TRUE(i == 0 || rows[i] > rows[i - 1]);
+      if (rows[i] == lost) return absl::DataLossError("lost");
+      std::memcpy(keys.data() + i * row_bytes(), keys_.Row(rows[i]), row_bytes());
+    }
+    read += static_cast<int64_t>(rows.size());
+    return absl::OkStatus();
+  }
+
+  int64_t lost = -1;
+  int64_t read = 0;
+
+ private:
+  const KeyRows& keys_;
+};
+
+TEST_P(CertifiedScanTest, KeysThatAreNotInMemoryGiveTheSameBits) {
+  std::mt19937 random(9);
+  for (const Keys kind : kAllKeys) {
+    for (const int64_t dim : {7, 64, 129}) {
+      for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kI8}) {
+        const int64_t rows = 200 + static_cast<int64_t>(random() % 1500);
+        const int64_t count = 1 + static_cast<int64_t>(random() % 9);
+        const Data data = MakeData(random, kind, dtype, rows, dim, count);
+        // Other ranges: one in memory, one far away, one in memory again, each of them with rows that have no code.
+        const Data other = MakeData(random, kind, dtype, rows, dim, count);
+        for (const int64_t k : {1, 32, 2000}) {
+          SCOPED_TRACE(testing::Message() << "keys " << static_cast<int>(kind) << " dim " << dim << " "
+                                          << DTypeName(dtype) << " rows " << rows << " count " << count << " k " << k);
+          const int64_t begin = static_cast<int64_t>(random()) % (rows / 2);
+          std::vector<Ranking> moved = data.rankings;
+          for (Ranking& ranking : moved) ranking.addend += 0.5f;
+          std::vector<TopK> expected(static_cast<size_t>(count), TopK(k)), actual(expected);
+          ScanTopK(*data.keys, begin, rows, 0, data.queries.data(), count, data.rankings.data(), expected.data());
+          ScanTopK(*other.keys, 0, rows, 5000, data.queries.data(), count, moved.data(), expected.data());
+          ScanTopK(*data.keys, 0, begin, 0, data.queries.data(), count, moved.data(), expected.data());
+          FarKeys far(*data.keys), farther(*other.keys);
+          CertifiedScan scan;
+          scan.Begin(data.queries.data(), count, dim, nullptr, actual.data());
+          scan.Add(far, *data.coded, begin, rows, 0, data.rankings.data());
+          scan.Add(farther, *other.coded, 0, rows, 5000, moved.data());
+          scan.Add(*data.keys, *data.coded, 0, begin, 0, moved.data());
+          const absl::StatusOr<ScanCounts> counts = scan.End();
+          ASSERT_TRUE(counts.ok()) << counts.status();
+          ExpectSame(actual, expected);
+          EXPECT_EQ(counts->by_code + counts->by_key, 2 * count * rows);
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CertifiedScanTest, RankingsThatCodesCannotBoundReadAllKeys) {
+  std::mt19937 random(10);
+  Data data = MakeData(random, Keys::kNormal, DType::kF16, 1000, 64, 4);
+  data.rankings[1] = Ranking{.scale = -1.0f, .decay = 0.5f, .row_penalty = data.penalty.data()};
+  std::vector<TopK> expected(4, TopK(8)), actual(expected);
+  ScanTopK(*data.keys, 100, 1000, 0, data.queries.data(), 4, data.rankings.data(), expected.data());
+  FarKeys far(*data.keys);
+  CertifiedScan scan;
+  scan.Begin(data.queries.data(), 4, 64, nullptr, actual.data());
+  scan.Add(far, *data.coded, 100, 1000, 0, data.rankings.data());
+  ASSERT_TRUE(scan.End().ok());
+  ExpectSame(actual, expected);
+  EXPECT_EQ(far.read, 900);
+}
+
+TEST_P(CertifiedScanTest, ReadsNoMoreKeysThanItLooksAt) {
+  std::mt19937 random(11);
+  constexpr int64_t kRows = 20000;
+  Data data = MakeData(random, Keys::kNormal, DType::kF16, kRows, 128, 3);
+  for (Ranking& ranking : data.rankings) ranking = Ranking{.scale = 0.1f};
+  const ScanCounts near = ExpectSameAsScan(data, 0, kRows, 32);
+  std::vector<TopK> top(3, TopK(32));
+  FarKeys far(*data.keys);
+  CertifiedScan scan;
+  scan.Begin(data.queries.data(), 3, 128, nullptr, top.data());
+  scan.Add(far, *data.coded, 0, kRows, 0, data.rankings.data());
+  const absl::StatusOr<ScanCounts> counts = scan.End();
+  ASSERT_TRUE(counts.ok());
+  EXPECT_EQ(counts->looked_at, far.read);
+  EXPECT_EQ(far.read, near.looked_at);
+  EXPECT_LT(far.read, 3 * kRows / 50);
+}
+
+TEST_P(CertifiedScanTest, AKeyThatCannotBeReadIsAnError) {
+  std::mt19937 random(12);
+  const Data data = MakeData(random, Keys::kNormal, DType::kF16, 2000, 64, 3);
+  std::vector<TopK> best(3, TopK(8));
+  ScanTopK(*data.keys, 0, 2000, 0, data.queries.data(), 3, data.rankings.data(), best.data());
+  for (const int64_t lost : {best[0].Sorted()[0].index, best[2].Sorted()[7].index}) {
+    FarKeys far(*data.keys);
+    far.lost = lost;
+    CertifiedScan scan;
+    for (int again = 0; again < 2; ++again) {
+      std::vector<TopK> top(3, TopK(8));
+      scan.Begin(data.queries.data(), 3, 64, nullptr, top.data());
+      scan.Add(far, *data.coded, 0, 2000, 0, data.rankings.data());
+      const absl::Status status = scan.End().status();
+      EXPECT_EQ(absl::IsDataLoss(status), again == 0) << status;
+      if (again == 1) ExpectSame(top, best);
+      far.lost = -1;
+    }
+  }
+}
+
+TEST_P(CertifiedScanTest, RestoredCodesAreThoseThatWereKept) {
+  std::mt19937 random(13);
+  for (const int64_t rows : {16, 250, 256, 272, 1000, 5000}) {
+    const Data data = MakeData(random, Keys::kOutlierChannels, DType::kF16, rows, 40, 1);
+    const KeyCodes& kept = *data.coded;
+    KeyCodes restored(40);
+    // A failed attempt leaves nothing behind.
+    EXPECT_FALSE(restored.Restore(kept.rows(), [](auto, auto) { return absl::DataLossError("lost"); }).ok());
+    EXPECT_EQ(restored.rows(), 0);
+    const auto copy = [&](const auto& pieces, int64_t n, size_t bytes, absl::Span<char> out) {
+      ASSERT_EQ(out.size(), static_cast<size_t>(n) * bytes);
+      for (int64_t i = 0; i < n; ++i) std::memcpy(out.data() + static_cast<size_t>(i) * bytes, pieces(i), bytes);
+    };
+    int64_t contiguous;
+    ASSERT_TRUE(restored
+                    .Restore(kept.rows(),
+                             [&](absl::Span<char> means, absl::Span<char> blocks) {
+                               copy([&](int64_t i) { return kept.Means(i * 256, &contiguous); },
+                                    KeyCodes::MeansOf(kept.rows()), kept.mean_bytes(), means);
+                               copy([&](int64_t i) { return kept.Blocks(i * 16, &contiguous); },
+                                    KeyCodes::BlocksOf(kept.rows()), kept.block_bytes(), blocks);
+                               return absl::OkStatus();
+                             })
+                    .ok());
+    ASSERT_EQ(restored.rows(), kept.rows());
+    for (int64_t row = 0; row < kept.rows(); row += 16) {
+      ASSERT_EQ(std::memcmp(restored.Blocks(row, &contiguous), kept.Blocks(row, &contiguous), kept.block_bytes()), 0);
+      ASSERT_EQ(std::memcmp(restored.Mean(row), kept.Mean(row), kept.mean_bytes()), 0);
+    }
+    // And they go on from there.
+    KeyRows more(DType::kF16, 40);
+    for (int64_t row = 0; row < rows; ++row) more.Append(data.keys->Row(row), 1);
+    for (int64_t row = 0; row < 300; ++row) more.Append(data.keys->Row(row % rows), 1);
+    KeyCodes anew(40);
+    anew.Extend(more);
+    restored.Extend(more);
+    ASSERT_EQ(restored.rows(), anew.rows());
+    for (int64_t row = 0; row < anew.rows(); row += 16) {
+      ASSERT_EQ(std::memcmp(restored.Blocks(row, &contiguous), anew.Blocks(row, &contiguous), kept.block_bytes()), 0);
+    }
+  }
+}
+
 TEST_P(CertifiedScanTest, ScansWhileRowsAreAppendedAndCoded) {
   std::mt19937 random(7);
   constexpr int64_t kRows = 4000;
