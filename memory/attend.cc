@@ -10,6 +10,7 @@
 #include "attention/retrieved.h"
 #include "attention/state.h"
 #include "base/status.h"
+#include "memory/gathered_rows.h"
 #include "memory/retrieve.h"
 
 namespace mneme {
@@ -24,6 +25,7 @@ struct SequencePlan {
   const Sequence* sequence;
   std::optional<MemoryView> view;  // none: no memory, or nothing to see
   std::vector<TopK> top;           // [queries][query_heads], if there is a view
+  GatheredRows values;             // of these rows
 };
 
 float Sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
@@ -47,10 +49,8 @@ float AttendRows(const SequencePlan& plan, absl::Span<const Scored> rows, int64_
   scratch.logits.clear();
   scratch.rows.clear();
   for (const Scored& row : rows) {
-    const VisibleRows& owner = plan.view->Find(row.index);
     scratch.logits.push_back(row.score);
-    scratch.rows.push_back(
-        owner.values->heads[static_cast<size_t>(kv_head)]->Row(row.index - owner.first_token));
+    scratch.rows.push_back(plan.values.Row(*plan.view, kv_head, row.index));
   }
   return AttendRetrieved(scratch.logits.data(), scratch.rows.data(), static_cast<int64_t>(rows.size()),
                          plan.sequence->memory->options().stored_dtype, value_dim, scratch.memory_output.data());
@@ -170,11 +170,14 @@ void FuseTile(SequencePlan& plan, int64_t kv_head, int64_t query_begin, int64_t 
 absl::Status Prepare(SequencePlan& plan, Executor& executor) {
   const AttendRequest& request = *plan.request;
   if (plan.sequence->memory == nullptr || request.fusion == Fusion::kLocalOnly) return absl::OkStatus();
-  MNEME_ASSIGN_OR_RETURN(MemoryView view, ViewMemory(*plan.sequence, request.retrieve.layer, true));
+  MNEME_ASSIGN_OR_RETURN(MemoryView view, ViewMemory(request.retrieve, *plan.sequence, true, executor));
   if (view.rows.empty()) return absl::OkStatus();
   const int64_t queries = plan.sequence->query_end - plan.sequence->query_begin;
   plan.top.resize(static_cast<size_t>(queries * request.retrieve.layer.query_heads));
   MNEME_RETURN_IF_ERROR(Retrieve(request.retrieve, *plan.sequence, view, executor, plan.top));
+  MNEME_ASSIGN_OR_RETURN(plan.values, GatheredRows::Read(view, request.retrieve.layer, RowKind::kValues,
+                                                         plan.sequence->memory->options().stored_dtype,
+                                                         absl::MakeSpan(plan.top), executor));
   plan.view = std::move(view);
   return absl::OkStatus();
 }
@@ -199,7 +202,7 @@ absl::Status Attend(const AttendRequest& request, Executor& executor) {
   std::vector<SequencePlan> plans;
   plans.reserve(request.retrieve.sequences.size());
   for (size_t i = 0; i < request.retrieve.sequences.size(); ++i) {
-    SequencePlan plan{&request, &request.retrieve.sequences[i], std::nullopt, {}};
+    SequencePlan plan{&request, &request.retrieve.sequences[i], std::nullopt, {}, {}};
     const absl::Status status = Prepare(plan, executor);
     if (!request.statuses.empty()) request.statuses[i] = status;
     if (status.ok()) {
@@ -232,22 +235,36 @@ absl::Status Attend(const AttendRequest& request, Executor& executor) {
 absl::Status Search(const SearchRequest& request, Executor& executor) {
   const LayerCard& layer = request.retrieve.layer;
   const bool wants_values = request.values != nullptr;
+  struct Found {
+    std::optional<MemoryView> view;
+    std::vector<TopK> top;
+    GatheredRows keys, values;
+  };
   // Everything is retrieved before anything is written.
-  std::vector<std::pair<std::optional<MemoryView>, std::vector<TopK>>> found(request.retrieve.sequences.size());
+  std::vector<Found> found(request.retrieve.sequences.size());
   for (size_t i = 0; i < found.size(); ++i) {
     const Sequence& sequence = request.retrieve.sequences[i];
     if (sequence.memory == nullptr) continue;
-    MNEME_ASSIGN_OR_RETURN(found[i].first, ViewMemory(sequence, layer, wants_values));
-    found[i].second.resize(static_cast<size_t>((sequence.query_end - sequence.query_begin) * layer.query_heads));
-    MNEME_RETURN_IF_ERROR(Retrieve(request.retrieve, sequence, *found[i].first, executor, found[i].second));
+    Found& own = found[i];
+    MNEME_ASSIGN_OR_RETURN(own.view, ViewMemory(request.retrieve, sequence, wants_values, executor));
+    own.top.resize(static_cast<size_t>((sequence.query_end - sequence.query_begin) * layer.query_heads));
+    MNEME_RETURN_IF_ERROR(Retrieve(request.retrieve, sequence, *own.view, executor, own.top));
+    const DType dtype = sequence.memory->options().stored_dtype;
+    const absl::Span<TopK> top = absl::MakeSpan(own.top);
+    if (request.keys != nullptr) {
+      MNEME_ASSIGN_OR_RETURN(own.keys, GatheredRows::Read(*own.view, layer, RowKind::kKeys, dtype, top, executor));
+    }
+    if (wants_values) {
+      MNEME_ASSIGN_OR_RETURN(own.values, GatheredRows::Read(*own.view, layer, RowKind::kValues, dtype, top, executor));
+    }
   }
   for (size_t i = 0; i < found.size(); ++i) {
     const Sequence& sequence = request.retrieve.sequences[i];
     for (int64_t token = sequence.query_begin; token < sequence.query_end; ++token) {
       for (int64_t head = 0; head < layer.query_heads; ++head) {
         absl::Span<const Scored> rows;
-        if (found[i].first.has_value()) {
-          rows = found[i].second[static_cast<size_t>((token - sequence.query_begin) * layer.query_heads + head)].Sorted();
+        if (found[i].view.has_value()) {
+          rows = found[i].top[static_cast<size_t>((token - sequence.query_begin) * layer.query_heads + head)].Sorted();
         }
         for (int64_t j = 0; j < request.top_k; ++j) {
           const int64_t at = (token * layer.query_heads + head) * request.top_k + j;
@@ -265,13 +282,11 @@ absl::Status Search(const SearchRequest& request, Executor& executor) {
             continue;
           }
           const int64_t index = rows[static_cast<size_t>(j)].index;
-          const VisibleRows& owner = found[i].first->Find(index);
-          const auto kv_head = static_cast<size_t>(head / layer.group());
-          const int64_t row = index - owner.first_token;
-          if (key != nullptr) owner.keys->heads[kv_head]->Decode(row, key);
+          const int64_t kv_head = head / layer.group();
+          const DType dtype = sequence.memory->options().stored_dtype;
+          if (key != nullptr) DecodeRow(dtype, found[i].keys.Row(*found[i].view, kv_head, index), key, layer.key_dim);
           if (value != nullptr) {
-            DecodeRow(sequence.memory->options().stored_dtype, owner.values->heads[kv_head]->Row(row), value,
-                      layer.value_dim);
+            DecodeRow(dtype, found[i].values.Row(*found[i].view, kv_head, index), value, layer.value_dim);
           }
         }
       }

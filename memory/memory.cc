@@ -101,7 +101,7 @@ absl::StatusOr<std::shared_ptr<Memory>> Memory::Load(Store* store, MemoryManifes
       continue;
     }
     state->tail = std::make_shared<Segment>(ref.id, manifest.card, manifest.options.stored_dtype, &store->database(),
-                                            store->cache(), ref.rows, ref.chunked_rows);
+                                            store->segment_context(), ref.rows, ref.chunked_rows);
     state->tail_first = ref.first_token;
     MutexLock lock(&memory->mutator_);
     memory->tail_persisted_ = ref.rows;
@@ -128,7 +128,8 @@ absl::StatusOr<std::shared_ptr<Memory>> Memory::Load(Store* store, MemoryManifes
 
 std::shared_ptr<Segment> Memory::NewTail() const {
   const SegmentId id = store_->writable() ? store_->database().NewSegmentId() : 0;
-  return std::make_shared<Segment>(id, card_, options_.stored_dtype, &store_->database(), store_->cache(), 0, 0);
+  return std::make_shared<Segment>(id, card_, options_.stored_dtype, &store_->database(), store_->segment_context(), 0,
+                                   0);
 }
 
 absl::Status Memory::CheckWritable() const {

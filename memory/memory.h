@@ -127,6 +127,8 @@ class Memory : public std::enable_shared_from_this<Memory> {
   // Rows [begin, end) of `view` as a new sealed segment.
   absl::StatusOr<SegmentView> CopyOf(const SegmentView& view, int64_t begin, int64_t end,
                                      Transaction& transaction) const;
+  // The codes of a segment's keys, beside its chunks.
+  absl::Status WriteSealedCodes(Transaction& transaction, Segment& segment, int64_t rows) const;
   // MergeSmallSegments, if they have become many.
   absl::Status MergeIfMany() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_);
   // Rewrites runs of small segments, which forks and reopened tails leave, as one; sizes grow geometrically, so a row

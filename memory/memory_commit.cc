@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "base/status.h"
+#include "memory/code_columns.h"
 #include "memory/memory.h"
 #include "memory/segment_writer.h"
 
@@ -64,6 +65,11 @@ int64_t Memory::SealTokens() const {
   if (options_.max_tokens == 0) return options_.segment_tokens;
   const int64_t share = (options_.max_tokens / kSegmentsOfABound + kChunkRows - 1) / kChunkRows * kChunkRows;
   return std::clamp(share, kChunkRows, options_.segment_tokens);
+}
+
+absl::Status Memory::WriteSealedCodes(Transaction& transaction, Segment& segment, int64_t rows) const {
+  // Where an index is wanted it soon answers for what is sealed, and re-ranks by exact keys.
+  return WantsIndexes() ? absl::OkStatus() : WriteCodes(transaction, card_, segment, rows);
 }
 
 MemoryManifest Memory::ManifestOf(const MemoryState& state) const {
@@ -132,7 +138,8 @@ absl::Status Memory::CommitOnce(Durability durability, bool seal_all, bool may_e
 
   // What adds no rows is never refused: it may be what makes room.
   if (whole > tail_persisted_ && !may_exceed_budget) {
-    MNEME_RETURN_IF_ERROR(store_->CheckDiskBudget((whole - tail_persisted_) * TokenBytes(card_, dtype)));
+    const int64_t code_bytes = seal && !WantsIndexes() ? CodeBytes(card_, seal_rows) : 0;
+    MNEME_RETURN_IF_ERROR(store_->CheckDiskBudget((whole - tail_persisted_) * TokenBytes(card_, dtype) + code_bytes));
   }
   const std::unique_ptr<Transaction> transaction = store_->database().Begin();
   MNEME_RETURN_IF_ERROR(WriteChunks(*transaction, card_, dtype, tail, tail_chunked_, chunks_until));
@@ -140,6 +147,7 @@ absl::Status Memory::CommitOnce(Durability durability, bool seal_all, bool may_e
     MNEME_RETURN_IF_ERROR(transaction->DeleteLogs(tail.id(), seal ? whole : chunks_until));
   }
   if (seal) {
+    MNEME_RETURN_IF_ERROR(WriteSealedCodes(*transaction, tail, seal_rows));
     MNEME_RETURN_IF_ERROR(
         WriteLogs(*transaction, card_, dtype, tail, seal_rows, whole, next_tail->id(), seal_rows));
   } else {
@@ -242,6 +250,7 @@ absl::Status Memory::MergeSmallSegments() {
             CopyRows(card_, options_.stored_dtype, *views[view].segment, 0, views[view].rows, *joined));
       }
       MNEME_RETURN_IF_ERROR(WriteChunks(*transaction, card_, options_.stored_dtype, *joined, 0, rows));
+      MNEME_RETURN_IF_ERROR(WriteSealedCodes(*transaction, *joined, rows));
       const std::shared_ptr<Segment> sealed = joined->SealAt(rows);
       store_->RegisterSegment(sealed);
       merged.push_back({sealed, views[first].first_token, rows});
@@ -275,6 +284,7 @@ absl::StatusOr<SegmentView> Memory::CopyOf(const SegmentView& view, int64_t begi
   const std::shared_ptr<Segment> copy = NewTail();
   MNEME_RETURN_IF_ERROR(CopyRows(card_, options_.stored_dtype, *view.segment, begin, end, *copy));
   MNEME_RETURN_IF_ERROR(WriteChunks(transaction, card_, options_.stored_dtype, *copy, 0, end - begin));
+  MNEME_RETURN_IF_ERROR(WriteSealedCodes(transaction, *copy, end - begin));
   const std::shared_ptr<Segment> sealed = copy->SealAt(end - begin);
   store_->RegisterSegment(sealed);
   return SegmentView{sealed, view.first_token + begin, end - begin};

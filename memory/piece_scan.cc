@@ -3,14 +3,50 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
+#include <utility>
 
 #include "attention/rotary.h"
+#include "base/status.h"
+#include "memory/code_columns.h"
 
 namespace mneme {
 namespace {
 
-// Smaller owners are scanned by their keys: codes would cost more than they spare.
-constexpr int64_t kLeastCodedRows = 512;
+// The keys of rows [row, row_end) in turn, wherever they are.
+class RowPieces {
+ public:
+  RowPieces(const RetrievePlan& plan, const VisibleRows& rows, int64_t kv_head, int64_t row, int64_t row_end)
+      : plan_(plan), rows_(rows), kv_head_(kv_head), row_end_(row_end), read_begin_(row), read_end_(row) {}
+
+  // Null if it cannot be read, which the plan is told.
+  const char* Key(int64_t row) {
+    if (rows_.keys != nullptr) return rows_.keys->heads[static_cast<size_t>(kv_head_)]->Row(row);
+    const size_t row_bytes = RowBytes(plan_.sequence->memory->options().stored_dtype, plan_.request->layer.key_dim);
+    if (row >= read_end_) {
+      read_begin_ = row;
+      read_end_ = std::min(row_end_, row + kChunkRows);
+      std::vector<int64_t> which(static_cast<size_t>(read_end_ - read_begin_));
+      std::iota(which.begin(), which.end(), read_begin_);
+      read_.resize(which.size() * row_bytes);
+      const absl::Status status = rows_.segment->ReadRows(plan_.view->layer, static_cast<int32_t>(kv_head_),
+                                                          RowKind::kKeys, which, absl::MakeSpan(read_));
+      if (!status.ok()) {
+        plan_.errors->Update(status);
+        return nullptr;
+      }
+    }
+    return read_.data() + static_cast<size_t>(row - read_begin_) * row_bytes;
+  }
+
+ private:
+  const RetrievePlan& plan_;
+  const VisibleRows& rows_;
+  const int64_t kv_head_;
+  const int64_t row_end_;
+  int64_t read_begin_, read_end_;
+  std::vector<char> read_;
+};
 
 // Rows whose true distance decides their rotation, one by one (kClamped): those nearer than the head's distance. Rows
 // at or beyond it go with the clamped query.
@@ -19,9 +55,10 @@ void ScoreClamped(const RetrievePlan& plan, const VisibleRows& rows, int64_t row
   const LayerCard& layer = plan.request->layer;
   const HeadRule& rule = plan.request->heads[static_cast<size_t>(head)];
   const auto dim = static_cast<size_t>(layer.key_dim);
-  const KeyRows& keys = *rows.keys->heads[static_cast<size_t>(kv_head)];
+  const DType dtype = plan.sequence->memory->options().stored_dtype;
   const Ranking ranking = plan.RankingOf(head, query, rows);
-  std::vector<float> key(dim), turned(dim);
+  std::vector<float> turned(dim);
+  RowPieces pieces(plan, rows, kv_head, row_begin, row_end);
   for (int64_t row = row_begin; row < row_end; ++row) {
     const int64_t position = rows.columns != nullptr ? rows.columns->Position(row) : rows.first_token + row;
     const auto distance = static_cast<double>(plan.positions[static_cast<size_t>(query)] - position);
@@ -31,8 +68,10 @@ void ScoreClamped(const RetrievePlan& plan, const VisibleRows& rows, int64_t row
       RotateQueryByDistance(layer.rotary, distance, turned.data());
       vector = turned.data();
     }
+    const char* const key = pieces.Key(row);
+    if (key == nullptr) return;
     float dot;
-    DotRows(keys, absl::MakeConstSpan(&row, 1), vector, &dot);
+    DotKeys(dtype, layer.key_dim, absl::MakeConstSpan(&key, 1), vector, &dot);
     top.Push(ranking.Logit(dot, row), rows.first_token + row);
   }
 }
@@ -54,6 +93,7 @@ void PieceScan::Begin(const RetrievePlan& plan, int64_t kv_head, absl::Span<cons
   for (const int32_t head : heads) {
     for (const int64_t query : queries) vector = std::copy_n(plan.Vector(head, query), dim, vector);
   }
+  sources_.clear();
   scan_.Begin(vectors_.data(), static_cast<int64_t>(count), static_cast<int64_t>(dim),
               floors.empty() ? nullptr : floors.data(), top);
 }
@@ -67,13 +107,27 @@ void PieceScan::Add(const VisibleRows& rows, int64_t row_begin, int64_t row_end)
       rankings_[g * queries_.size() + i] = plan_->RankingOf(heads_[g], queries_[i], rows);
     }
   }
+  KeyCodes& coded = *rows.codes->heads[static_cast<size_t>(kv_head_)];
+  if (rows.keys == nullptr) {
+    sources_.emplace_back(rows, plan_->view->layer, kv_head_, plan_->sequence->memory->options().stored_dtype,
+                          plan_->request->layer.key_dim);
+    scan_.Add(sources_.back(), coded, row_begin, far_end, rows.first_token, rankings_.data());
+    return;
+  }
   const KeyRows& keys = *rows.keys->heads[static_cast<size_t>(kv_head_)];
-  KeyCodes& coded = *rows.keys->codes[static_cast<size_t>(kv_head_)];
-  if (keys.size() >= kLeastCodedRows) coded.Extend(keys);
+  if (IsCoded(keys.size())) coded.Extend(keys);
   scan_.Add(keys, coded, row_begin, far_end, rows.first_token, rankings_.data());
 }
 
-void PieceScan::End() { plan_->sequence->memory->store().scan_counters().Add(*scan_.End()); }
+void PieceScan::End() {
+  const absl::StatusOr<ScanCounts> counts = scan_.End();
+  if (counts.ok()) {
+    plan_->sequence->memory->store().scan_counters().Add(*counts);
+  } else {
+    plan_->errors->Update(counts.status());
+  }
+  sources_.clear();
+}
 
 int64_t PieceScan::AddNear(const VisibleRows& rows, int64_t row_begin, int64_t row_end) {
   // Rows before far_end are beyond every query's and head's distance.
@@ -111,12 +165,49 @@ Witnesses::Witnesses(const RetrievePlan& plan, int64_t kv_head, int32_t head, ab
       keys_.clear();
       return;
     }
-    const KeyRows& rows = *owner->keys->heads[static_cast<size_t>(kv_head)];
-    dtype_ = rows.dtype();
     owners_.push_back(owner);
     rows_.push_back(token - owner->first_token);
-    keys_.push_back(rows.Row(rows_.back()));
+    keys_.push_back(owner->keys == nullptr ? nullptr
+                                           : owner->keys->heads[static_cast<size_t>(kv_head)]->Row(rows_.back()));
   }
+  dtype_ = plan.sequence->memory->options().stored_dtype;
+  if (!ReadMissing(kv_head).ok()) keys_.clear();  // unread, they prove nothing
+}
+
+absl::Status Witnesses::ReadMissing(int64_t kv_head) {
+  std::vector<size_t> missing;
+  for (size_t i = 0; i < keys_.size(); ++i) {
+    if (keys_[i] == nullptr) missing.push_back(i);
+  }
+  if (missing.empty()) return absl::OkStatus();
+  // By segment: the pieces of one are neighbours.
+  std::sort(missing.begin(), missing.end(),
+            [&](size_t a, size_t b) { return std::pair(owners_[a], rows_[a]) < std::pair(owners_[b], rows_[b]); });
+  const size_t row_bytes = RowBytes(dtype_, plan_->request->layer.key_dim);
+  read_ = std::make_shared<std::vector<char>>(missing.size() * row_bytes);
+  const auto each_owner = [&](const auto& visit) -> absl::Status {
+    std::vector<int64_t> which;
+    for (size_t first = 0; first < missing.size(); first += which.size()) {
+      const VisibleRows* owner = owners_[missing[first]];
+      which.clear();
+      for (size_t i = first; i < missing.size() && owners_[missing[i]] == owner; ++i) {
+        which.push_back(rows_[missing[i]]);
+        keys_[missing[i]] = read_->data() + i * row_bytes;
+      }
+      MNEME_RETURN_IF_ERROR(visit(*owner->segment, which, first));
+    }
+    return absl::OkStatus();
+  };
+  const size_t layer = plan_->view->layer;
+  const auto head = static_cast<int32_t>(kv_head);
+  MNEME_RETURN_IF_ERROR(each_owner([&](Segment& segment, absl::Span<const int64_t> which, size_t) {
+    segment.WillReadRows(layer, head, RowKind::kKeys, which);
+    return absl::OkStatus();
+  }));
+  return each_owner([&](Segment& segment, absl::Span<const int64_t> which, size_t first) {
+    return segment.ReadRows(layer, head, RowKind::kKeys, which,
+                            absl::MakeSpan(*read_).subspan(first * row_bytes, which.size() * row_bytes));
+  });
 }
 
 float Witnesses::Floor(int64_t query) const {

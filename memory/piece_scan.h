@@ -2,6 +2,8 @@
 #define MNEME_MEMORY_PIECE_SCAN_H_
 
 #include <cstdint>
+#include <deque>
+#include <memory>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -10,6 +12,25 @@
 #include "memory/retrieve_plan.h"
 
 namespace mneme {
+
+// Keys of one KV head of a sealed segment, read from the database one by one.
+class SegmentKeys final : public KeySource {
+ public:
+  SegmentKeys(const VisibleRows& rows, size_t layer, int64_t kv_head, DType dtype, int64_t dim)
+      : KeySource(dtype, dim), segment_(rows.segment.get()), layer_(layer), head_(static_cast<int32_t>(kv_head)) {}
+
+  absl::Status Read(absl::Span<const int64_t> rows, absl::Span<char> keys) override {
+    return segment_->ReadRows(layer_, head_, RowKind::kKeys, rows, keys);
+  }
+  void WillRead(absl::Span<const int64_t> rows) override {
+    segment_->WillReadRows(layer_, head_, RowKind::kKeys, rows);
+  }
+
+ private:
+  Segment* const segment_;
+  const size_t layer_;
+  const int32_t head_;
+};
 
 // Scans pieces of the memory for some queries of some heads of one group, exactly. An object keeps its buffers for the
 // next time.
@@ -23,7 +44,7 @@ class PieceScan {
   // Rows [row_begin, row_end) of `rows`.
   void Add(const VisibleRows& rows, int64_t row_begin, int64_t row_end);
 
-  // `top` is complete when this returns.
+  // `top` is complete when this returns. Rows that could not be read are told to the plan.
   void End();
 
  private:
@@ -38,6 +59,7 @@ class PieceScan {
   std::vector<float> vectors_;
   std::vector<Ranking> rankings_;
   CertifiedScan scan_;
+  std::deque<SegmentKeys> sources_;  // of the scan; their places stay
 };
 
 // One a thread, so that searching allocates nothing once it has run.
@@ -54,11 +76,14 @@ class Witnesses {
   float Floor(int64_t query) const;
 
  private:
+  absl::Status ReadMissing(int64_t kv_head);
+
   const RetrievePlan* plan_;
   int32_t head_;
   DType dtype_ = DType::kF32;
   std::vector<const VisibleRows*> owners_;
   std::vector<const char*> keys_;
+  std::shared_ptr<std::vector<char>> read_;  // what of keys_ is not in memory; shared by copies
   std::vector<int64_t> rows_;  // of the owners
 };
 

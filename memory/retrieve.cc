@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <new>
 #include <numeric>
 #include <utility>
 
@@ -25,6 +26,8 @@ constexpr int64_t kQueriesPerItem = 64;
 constexpr int64_t kFirstStride = 8;
 // Of fewer rows each is looked at sooner than what seeds tell.
 constexpr int64_t kLeastSeededRows = 1024;
+// So many exact keys are looked at for each row wanted, roughly, where codes rule out the rest.
+constexpr int64_t kKeysPerRow = 3;
 // An index gives this many candidates for each row wanted; the exact keys then choose.
 constexpr int64_t kCandidatesPerRow = 4;
 constexpr int64_t kMinCandidates = 64;
@@ -287,7 +290,9 @@ const VisibleRows& MemoryView::Find(int64_t token) const {
   return *std::prev(after);
 }
 
-absl::StatusOr<MemoryView> ViewMemory(const Sequence& sequence, const LayerCard& layer, bool values) {
+absl::StatusOr<MemoryView> ViewMemory(const RetrieveRequest& request, const Sequence& sequence, bool values,
+                                      Executor& executor) {
+  const LayerCard& layer = request.layer;
   MemoryView view;
   const Memory& memory = *sequence.memory;
   view.snapshot = sequence.snapshot != nullptr ? *sequence.snapshot : memory.TakeSnapshot();
@@ -300,14 +305,48 @@ absl::StatusOr<MemoryView> ViewMemory(const Sequence& sequence, const LayerCard&
   }
   AddPieces(state.tail, state.tail_first, layer_end - state.tail_first, state, sequence.memory_begin, view.end,
             view.rows);
-  for (VisibleRows& piece : view.rows) {
-    MNEME_ASSIGN_OR_RETURN(piece.keys, piece.segment->Keys(view.layer, piece.row_end));
-    if (values) {
-      MNEME_ASSIGN_OR_RETURN(piece.values, piece.segment->Values(view.layer, piece.row_end));
-    }
+  // The candidates of an index are re-ranked by the exact keys of rows all over the memory.
+  const bool whole_keys = !state.runs.empty();
+  int64_t visible = 0, wanted = 0;
+  for (const VisibleRows& piece : view.rows) visible += piece.row_end - piece.row_begin;
+  for (const HeadRule& head : request.heads) wanted += head.top_k * (sequence.query_end - sequence.query_begin);
+  const auto bring_in = [&](VisibleRows& piece) -> absl::Status {
+    const double share = static_cast<double>(piece.row_end - piece.row_begin) / static_cast<double>(visible);
+    const auto expected = static_cast<int64_t>(share * static_cast<double>(wanted));
+    const SearchNeeds needs{
+        .whole_keys = whole_keys, .values = values, .single_keys = kKeysPerRow * expected, .single_values = expected};
+    MNEME_ASSIGN_OR_RETURN(SearchRows found, piece.segment->ForSearch(view.layer, piece.row_end, needs));
+    piece.keys = std::move(found.keys);
+    piece.codes = std::move(found.codes);
+    piece.values = std::move(found.values);
     if (state.has_positions) {
       MNEME_ASSIGN_OR_RETURN(piece.columns, piece.segment->Columns(piece.row_end));
     }
+    return absl::OkStatus();
+  };
+  const auto missing = std::count_if(view.rows.begin(), view.rows.end(), [&](const VisibleRows& piece) {
+    return !piece.segment->InMemory(view.layer, piece.row_end);
+  });
+  if (missing < 2) {
+    for (VisibleRows& piece : view.rows) MNEME_RETURN_IF_ERROR(bring_in(piece));
+  } else {
+    SharedStatus errors;
+    executor.ParallelFor(view.rows.size(), [&](size_t i) {
+      try {
+        errors.Update(bring_in(view.rows[i]));
+      } catch (const std::bad_alloc&) {
+        errors.Update(absl::ResourceExhaustedError("out of memory"));
+      }
+    });
+    MNEME_RETURN_IF_ERROR(errors.Get());
+  }
+  // Pinned rows have what was brought in for their neighbours of the same segment.
+  for (size_t i = 1; i < view.rows.size(); ++i) {
+    VisibleRows& before = view.rows[i - 1];
+    const VisibleRows& piece = view.rows[i];
+    if (before.segment != piece.segment) continue;
+    if (before.keys == nullptr) before.keys = piece.keys;
+    if (before.values == nullptr) before.values = piece.values;
   }
   return view;
 }
@@ -326,6 +365,8 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
   plan.sequence = &sequence;
   plan.view = &view;
   plan.queries = sequence.query_end - sequence.query_begin;
+  SharedStatus errors;
+  plan.errors = &errors;
   const int64_t query_heads = request.layer.query_heads;
   const int64_t group = request.layer.group();
   bool decays = false;
@@ -397,8 +438,7 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
   const bool exact = runs.empty() && request.policy != PositionPolicy::kClamped;
   const std::shared_ptr<const LastFound::Tokens> last_found = exact ? memory.last_found().Get(view.layer) : nullptr;
 
-  Mutex mutex;  // of result and status
-  absl::Status status;
+  Mutex mutex;  // of result
   executor.ParallelFor(items.size(), [&](size_t number) {
     const Item& item = items[number];
     const auto first = std::lower_bound(plan.heads.begin(), plan.heads.end(), item.kv_head * group);
@@ -420,8 +460,7 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
       const absl::Status own =
           SearchRun(plan, *item.run, item.kv_head, heads, item.query_begin, item.query_end, top.data());
       merge(Numbers(item.query_begin, item.query_end), top);
-      MutexLock lock(&mutex);
-      status.Update(own);
+      errors.Update(own);
       return;
     }
     ItemScan scan(plan, item, heads, scanned, merge);
@@ -431,6 +470,7 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
       scan.Run(Numbers(item.query_begin, item.query_end), {});
     }
   });
+  const absl::Status status = errors.Get();
   if (status.ok() && exact) {
     auto found = std::make_shared<LastFound::Tokens>(static_cast<size_t>(query_heads));
     for (const int32_t head : plan.heads) {

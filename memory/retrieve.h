@@ -15,8 +15,9 @@ namespace mneme {
 // Rows [row_begin, row_end) of one segment or tail that a sequence may see.
 struct VisibleRows {
   std::shared_ptr<Segment> segment;
-  std::shared_ptr<const LayerKeys> keys;
-  std::shared_ptr<const LayerValues> values;  // null for a search that asks for none
+  std::shared_ptr<const LayerKeys> keys;  // null: read one by one, where codes do not do (Segment::ReadRows)
+  std::shared_ptr<const LayerCodes> codes;
+  std::shared_ptr<const LayerValues> values;    // null: not asked for, or read one by one
   std::shared_ptr<const TokenColumns> columns;  // only if the memory has rotary positions of its own
   int64_t first_token = 0;                    // of row 0
   int64_t row_begin = 0;
@@ -40,8 +41,9 @@ struct MemoryView {
   const VisibleRows* FindVisible(int64_t token) const;
 };
 
-// Reads what is not in memory yet. `values`: whether values are needed.
-absl::StatusOr<MemoryView> ViewMemory(const Sequence& sequence, const LayerCard& layer, bool values);
+// Reads what a search needs and is not in memory yet. `values`: whether values are needed.
+absl::StatusOr<MemoryView> ViewMemory(const RetrieveRequest& request, const Sequence& sequence, bool values,
+                                      Executor& executor);
 
 // The top rows of every (query, head) of one sequence: result[(query - query_begin) * query_heads + head], which must
 // have that many entries; heads with top_k 0 get nothing.

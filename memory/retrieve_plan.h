@@ -8,6 +8,7 @@
 #include "base/parallel.h"
 #include "memory/age_penalties.h"
 #include "memory/retrieve.h"
+#include "memory/shared_status.h"
 
 namespace mneme {
 
@@ -22,6 +23,7 @@ struct RetrievePlan {
   std::vector<float> vectors;      // [query_heads][queries][key_dim] as the keys want them
   std::vector<float> plain;        // kClamped: the same, not rotated
   std::shared_ptr<const AgePenalties> penalties;
+  SharedStatus* errors = nullptr;  // of work items
 
   const float* Vector(int64_t head, int64_t query) const {
     return vectors.data() + (head * queries + query) * request->layer.key_dim;

@@ -9,6 +9,7 @@
 #include "absl/types/span.h"
 
 #include "base/status.h"
+#include "memory/code_columns.h"
 
 namespace mneme {
 namespace {
@@ -46,28 +47,37 @@ absl::Status ReadColumn(Database& database, SegmentId segment, const Column& col
   return absl::OkStatus();
 }
 
+template <typename Heads>
+size_t BytesOf(const Heads& heads) {
+  size_t bytes = 0;
+  for (const auto& head : heads) bytes += head->MemoryBytes();
+  return bytes;
+}
+
 }  // namespace
 
 size_t LayerKeys::MemoryBytes() const {
-  size_t bytes = 0;
-  for (const auto& head : heads) bytes += head->MemoryBytes();
-  for (const auto& coded : codes) bytes += coded->MemoryBytes();
-  return bytes;
+  return BytesOf(heads);
 }
-
+size_t LayerCodes::MemoryBytes() const {
+  return BytesOf(heads);
+}
+int64_t LayerCodes::rows() const {
+  int64_t rows = heads.front()->rows();
+  for (const auto& head : heads) rows = std::min(rows, head->rows());
+  return rows;
+}
 size_t LayerValues::MemoryBytes() const {
-  size_t bytes = 0;
-  for (const auto& head : heads) bytes += head->MemoryBytes();
-  return bytes;
+  return BytesOf(heads);
 }
 
 Segment::Segment(SegmentId id, const ModelCard& card, DType dtype, Database* database,
-                 std::shared_ptr<RowCache> cache, int64_t persisted_rows, int64_t chunked_rows)
+                 std::shared_ptr<SegmentContext> context, int64_t persisted_rows, int64_t chunked_rows)
     : id_(id),
       cards_(card.layers),
       dtype_(dtype),
       database_(database),
-      cache_(std::move(cache)),
+      context_(std::move(context)),
       persisted_rows_(persisted_rows),
       chunked_rows_(chunked_rows),
       layers_(card.layers.size()),
@@ -75,11 +85,13 @@ Segment::Segment(SegmentId id, const ModelCard& card, DType dtype, Database* dat
   for (Layer& layer : layers_) layer.rows.store(persisted_rows, std::memory_order_relaxed);
 }
 
-Segment::~Segment() { cache_->Forget(this); }
+Segment::~Segment() {
+  context_->cache.Forget(this);
+}
 
 std::shared_ptr<Segment> Segment::Sealed(SegmentId id, const ModelCard& card, DType dtype, Database* database,
-                                         std::shared_ptr<RowCache> cache, int64_t rows) {
-  auto segment = std::make_shared<Segment>(id, card, dtype, database, std::move(cache), rows, rows);
+                                         std::shared_ptr<SegmentContext> context, int64_t rows) {
+  auto segment = std::make_shared<Segment>(id, card, dtype, database, std::move(context), rows, rows);
   MutexLock lock(&segment->mutex_);
   segment->sealed_ = true;
   return segment;
@@ -88,12 +100,13 @@ std::shared_ptr<Segment> Segment::Sealed(SegmentId id, const ModelCard& card, DT
 std::shared_ptr<Segment> Segment::SealAt(int64_t rows) {
   ModelCard card;
   card.layers = cards_;
-  std::shared_ptr<Segment> sealed = Sealed(id_, card, dtype_, database_, cache_, rows);
+  std::shared_ptr<Segment> sealed = Sealed(id_, card, dtype_, database_, context_, rows);
   {
     MutexLock lock(&mutex_);
     MutexLock sealed_lock(&sealed->mutex_);
     for (size_t layer = 0; layer < layers_.size(); ++layer) {
       sealed->layers_[layer].keys = layers_[layer].keys;
+      sealed->layers_[layer].codes = layers_[layer].codes;
       sealed->layers_[layer].values = layers_[layer].values;
     }
     sealed->columns_ = columns_;
@@ -101,15 +114,13 @@ std::shared_ptr<Segment> Segment::SealAt(int64_t rows) {
   }
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
     // Counted against the budget from now on.
-    size_t key_bytes = 0, value_bytes = 0;
+    SearchRows there;
     {
       MutexLock sealed_lock(&sealed->mutex_);
       const Layer& own = sealed->layers_[layer];
-      if (own.keys != nullptr) key_bytes = own.keys->MemoryBytes();
-      if (own.values != nullptr) value_bytes = own.values->MemoryBytes();
+      there = {own.keys, own.codes, own.values};
     }
-    if (key_bytes > 0) cache_->Used(sealed, layer, RowKind::kKeys, key_bytes);
-    if (value_bytes > 0) cache_->Used(sealed, layer, RowKind::kValues, value_bytes);
+    sealed->Used(layer, there);
   }
   return sealed;
 }
@@ -127,6 +138,7 @@ absl::StatusOr<std::shared_ptr<LayerKeys>> Segment::LoadKeys(size_t layer, int64
   const int64_t wanted = std::max(rows, persisted_rows_);
   // A fork may hold more rows of a sealed segment than the first view of it did; they are in chunks as well.
   const int64_t chunked = sealed_ ? wanted : chunked_rows_;
+  const bool keep = !sealed_ || Admits(layer, RowKind::kKeys, wanted);
   std::vector<LogRecord> records;
   if (wanted > chunked) {
     MNEME_ASSIGN_OR_RETURN(records, database_->ReadLogs(id_, card.layer));
@@ -144,10 +156,85 @@ absl::StatusOr<std::shared_ptr<LayerKeys>> Segment::LoadKeys(size_t layer, int64
         },
         [&](const char* bytes, int64_t n) { head_rows->Append(bytes, n); }));
     loaded->heads.push_back(std::move(head_rows));
-    loaded->codes.push_back(std::make_unique<KeyCodes>(card.key_dim));
   }
-  keys = std::move(loaded);
-  return keys;
+  if (keep) keys = loaded;
+  return loaded;
+}
+
+absl::StatusOr<std::shared_ptr<LayerCodes>> Segment::LoadCodes(size_t layer, int64_t rows, const LayerKeys* keys) {
+  std::shared_ptr<LayerCodes>& codes = layers_[layer].codes;
+  const LayerCard& card = cards_[layer];
+  const auto none = [&] {
+    auto made = std::make_shared<LayerCodes>();
+    for (int32_t head = 0; head < card.kv_heads; ++head) {
+      made->heads.push_back(std::make_unique<KeyCodes>(card.key_dim));
+    }
+    return made;
+  };
+  const int64_t wanted = std::max(rows, persisted_rows_);
+  if (keys != nullptr) {
+    if (codes == nullptr) codes = none();
+    return codes;
+  }
+  if (codes != nullptr && codes->rows() >= RowsWithCodes(rows)) return codes;
+  std::shared_ptr<LayerCodes> loaded = none();
+  absl::Status status;
+  for (int32_t head = 0; head < card.kv_heads && status.ok(); ++head) {
+    status = ReadCodes(*database_, id_, card.layer, head, wanted, *loaded->heads[static_cast<size_t>(head)]);
+  }
+  if (status.ok()) {
+    ++context_->codes_loaded;
+  } else if (absl::IsDataLoss(status) || absl::IsNotFound(status)) {
+    loaded = none();
+    MNEME_RETURN_IF_ERROR(RebuildCodes(layer, wanted, status, *loaded));
+  } else {
+    return status;
+  }
+  codes = loaded;
+  return codes;
+}
+
+absl::Status Segment::RebuildCodes(size_t layer, int64_t rows, const absl::Status& why, LayerCodes& codes) {
+  // Stores of earlier versions have none at all: no news.
+  if (context_->log && absl::IsDataLoss(why)) {
+    context_->log(absl::StrCat("codes are made again from their keys: ", why.message()));
+  }
+  ++context_->codes_rebuilt;
+  MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<LayerKeys> keys, LoadKeys(layer, rows));
+  const std::unique_ptr<Transaction> transaction = database_->Begin();
+  absl::Status kept;
+  for (size_t head = 0; head < codes.heads.size(); ++head) {
+    codes.heads[head]->Extend(*keys->heads[head]);
+    kept.Update(
+        WriteHeadCodes(*transaction, id_, cards_[layer].layer, static_cast<int32_t>(head), rows, *codes.heads[head]));
+  }
+  kept.Update(transaction->Commit(Durability::kBuffered));
+  // A search needs the codes, not their copy on disk; and a store that is open for reading only gets none.
+  if (!kept.ok() && !absl::IsFailedPrecondition(kept) && context_->log) {
+    context_->log(absl::StrCat("codes of segment ", id_, " cannot be written: ", kept.message()));
+  }
+  return absl::OkStatus();
+}
+
+size_t Segment::RowBytesOf(size_t layer, RowKind kind) const {
+  return RowBytes(dtype_, kind == RowKind::kKeys ? cards_[layer].key_dim : cards_[layer].value_dim);
+}
+
+Column Segment::ColumnOf(size_t layer, int32_t head, RowKind kind) const {
+  return {cards_[layer].layer, head, kind == RowKind::kKeys ? ColumnKind::kKeys : ColumnKind::kValues};
+}
+
+bool Segment::Admits(size_t layer, RowKind kind, int64_t rows) {
+  const size_t bytes =
+      static_cast<size_t>(rows) * static_cast<size_t>(cards_[layer].kv_heads) * RowBytesOf(layer, kind);
+  return context_->cache.Admits(kind, bytes, &layers_[layer].asked[static_cast<size_t>(kind)]);
+}
+
+bool Segment::Wants(size_t layer, RowKind kind, int64_t rows, int64_t single) {
+  const int64_t whole = rows * cards_[layer].kv_heads * static_cast<int64_t>(RowBytesOf(layer, kind));
+  const int64_t cost = context_->row_read_cost;
+  if (single * cost >= whole) return true;
+  return (layers_[layer].read[static_cast<size_t>(kind)] + single) * cost >= whole && Admits(layer, kind, rows);
 }
 
 absl::StatusOr<std::shared_ptr<LayerValues>> Segment::LoadValues(size_t layer, int64_t rows) {
@@ -157,6 +244,7 @@ absl::StatusOr<std::shared_ptr<LayerValues>> Segment::LoadValues(size_t layer, i
   const int64_t wanted = std::max(rows, persisted_rows_);
   // A fork may hold more rows of a sealed segment than the first view of it did; they are in chunks as well.
   const int64_t chunked = sealed_ ? wanted : chunked_rows_;
+  const bool keep = !sealed_ || Admits(layer, RowKind::kValues, wanted);
   std::vector<LogRecord> records;
   if (wanted > chunked) {
     MNEME_ASSIGN_OR_RETURN(records, database_->ReadLogs(id_, card.layer));
@@ -175,8 +263,8 @@ absl::StatusOr<std::shared_ptr<LayerValues>> Segment::LoadValues(size_t layer, i
         [&](const char* bytes, int64_t n) { head_rows->Append(bytes, n); }));
     loaded->heads.push_back(std::move(head_rows));
   }
-  values = std::move(loaded);
-  return values;
+  if (keep) values = loaded;
+  return loaded;
 }
 
 absl::StatusOr<std::shared_ptr<TokenColumns>> Segment::LoadColumns(int64_t rows) {
@@ -202,27 +290,80 @@ absl::StatusOr<std::shared_ptr<TokenColumns>> Segment::LoadColumns(int64_t rows)
 }
 
 absl::StatusOr<std::shared_ptr<const LayerKeys>> Segment::Keys(size_t layer, int64_t rows) {
-  std::shared_ptr<const LayerKeys> keys;
-  bool sealed;
+  SearchRows used;
   {
     MutexLock lock(&mutex_);
-    MNEME_ASSIGN_OR_RETURN(keys, LoadKeys(layer, rows));
-    sealed = sealed_;
+    MNEME_ASSIGN_OR_RETURN(used.keys, LoadKeys(layer, rows));
   }
-  if (sealed) cache_->Used(shared_from_this(), layer, RowKind::kKeys, keys->MemoryBytes());
-  return keys;
+  Used(layer, used);
+  return used.keys;
 }
 
 absl::StatusOr<std::shared_ptr<const LayerValues>> Segment::Values(size_t layer, int64_t rows) {
-  std::shared_ptr<const LayerValues> values;
-  bool sealed;
+  SearchRows used;
   {
     MutexLock lock(&mutex_);
-    MNEME_ASSIGN_OR_RETURN(values, LoadValues(layer, rows));
-    sealed = sealed_;
+    MNEME_ASSIGN_OR_RETURN(used.values, LoadValues(layer, rows));
   }
-  if (sealed) cache_->Used(shared_from_this(), layer, RowKind::kValues, values->MemoryBytes());
-  return values;
+  Used(layer, used);
+  return used.values;
+}
+
+absl::StatusOr<SearchRows> Segment::ForSearch(size_t layer, int64_t rows, const SearchNeeds& needs) {
+  SearchRows found;
+  {
+    MutexLock lock(&mutex_);
+    const Layer& own = layers_[layer];
+    const int64_t all = std::max(rows, persisted_rows_);
+    const auto there = [&](const auto& loaded) { return loaded != nullptr && loaded->rows() >= rows; };
+    if (!sealed_ || needs.whole_keys || !IsCoded(all) || there(own.keys) ||
+        Wants(layer, RowKind::kKeys, all, needs.single_keys)) {
+      MNEME_ASSIGN_OR_RETURN(found.keys, LoadKeys(layer, rows));
+    }
+    MNEME_ASSIGN_OR_RETURN(found.codes, LoadCodes(layer, rows, found.keys.get()));
+    if (needs.values && (!sealed_ || there(own.values) || Wants(layer, RowKind::kValues, all, needs.single_values))) {
+      MNEME_ASSIGN_OR_RETURN(found.values, LoadValues(layer, rows));
+    }
+  }
+  Used(layer, found);
+  return found;
+}
+
+bool Segment::InMemory(size_t layer, int64_t rows) const {
+  MutexLock lock(&mutex_);
+  const Layer& own = layers_[layer];
+  return (own.keys != nullptr && own.keys->rows() >= rows) ||
+         (own.codes != nullptr && own.codes->rows() >= RowsWithCodes(rows));
+}
+
+void Segment::Used(size_t layer, const SearchRows& used) {
+  if (!context_->cache.bounded()) return;
+  size_t bytes[kRowKinds] = {};
+  {
+    MutexLock lock(&mutex_);
+    if (!sealed_) return;
+    const Layer& own = layers_[layer];
+    // What was read to be let go of at once is not counted.
+    if (used.codes != nullptr && used.codes == own.codes) bytes[0] = used.codes->MemoryBytes();
+    if (used.keys != nullptr && used.keys == own.keys) bytes[1] = used.keys->MemoryBytes();
+    if (used.values != nullptr && used.values == own.values) bytes[2] = used.values->MemoryBytes();
+  }
+  for (const RowKind kind : {RowKind::kCodes, RowKind::kKeys, RowKind::kValues}) {
+    const size_t own_bytes = bytes[static_cast<size_t>(kind)];
+    if (own_bytes > 0) context_->cache.Used(shared_from_this(), layer, kind, own_bytes);
+  }
+}
+
+absl::Status Segment::ReadRows(size_t layer, int32_t head, RowKind kind, absl::Span<const int64_t> which,
+                               absl::Span<char> rows) {
+  const auto n = static_cast<int64_t>(which.size());
+  layers_[layer].read[static_cast<size_t>(kind)] += n;
+  context_->rows_read += n;
+  return database_->ReadRows(id_, ColumnOf(layer, head, kind), which, RowBytesOf(layer, kind), rows);
+}
+
+void Segment::WillReadRows(size_t layer, int32_t head, RowKind kind, absl::Span<const int64_t> which) {
+  database_->WillReadRows(id_, ColumnOf(layer, head, kind), which, RowBytesOf(layer, kind));
 }
 
 absl::StatusOr<std::shared_ptr<const TokenColumns>> Segment::Columns(int64_t rows) {
@@ -289,11 +430,13 @@ void Segment::SetPersisted(int64_t rows, int64_t chunked_rows) {
 void Segment::Release(size_t layer, RowKind kind) {
   MutexLock lock(&mutex_);
   if (!sealed_) return;
-  if (kind == RowKind::kKeys) {
-    layers_[layer].keys.reset();
-  } else {
-    layers_[layer].values.reset();
+  Layer& own = layers_[layer];
+  switch (kind) {
+    case RowKind::kCodes: own.codes.reset(); break;
+    case RowKind::kKeys: own.keys.reset(); break;
+    case RowKind::kValues: own.values.reset(); break;
   }
+  own.read[static_cast<size_t>(kind)] = 0;
 }
 
 size_t Segment::MemoryBytes() const {
@@ -301,6 +444,7 @@ size_t Segment::MemoryBytes() const {
   size_t bytes = 0;
   for (const Layer& layer : layers_) {
     if (layer.keys != nullptr) bytes += layer.keys->MemoryBytes();
+    if (layer.codes != nullptr) bytes += layer.codes->MemoryBytes();
     if (layer.values != nullptr) bytes += layer.values->MemoryBytes();
   }
   if (columns_ != nullptr) bytes += columns_->positions.MemoryBytes() + columns_->token_ids.MemoryBytes();

@@ -1,13 +1,18 @@
 #ifndef MNEME_MEMORY_SEGMENT_H_
 #define MNEME_MEMORY_SEGMENT_H_
 
+#include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 
 #include "base/model_card.h"
 #include "base/mutex.h"
@@ -19,11 +24,15 @@
 
 namespace mneme {
 
-// The rows of one layer of a segment that are in memory, one entry a KV head.
+// The rows of one layer of a segment that are in memory, and their keys' codes, one entry a KV head.
 struct LayerKeys {
   std::vector<std::unique_ptr<KeyRows>> heads;
-  std::vector<std::unique_ptr<KeyCodes>> codes;  // of the same rows, extended by whoever searches them
   int64_t rows() const { return heads.front()->size(); }
+  size_t MemoryBytes() const;
+};
+struct LayerCodes {
+  std::vector<std::unique_ptr<KeyCodes>> heads;  // extended by whoever searches them and has the keys
+  int64_t rows() const;                          // of which all heads have codes
   size_t MemoryBytes() const;
 };
 struct LayerValues {
@@ -41,21 +50,51 @@ struct TokenColumns {
   int32_t TokenId(int64_t row) const { return *reinterpret_cast<const int32_t*>(token_ids.Row(row)); }
 };
 
+// What a search needs of one layer of a segment.
+struct SearchRows {
+  std::shared_ptr<const LayerKeys> keys;  // null: read by ReadRows, and then all codes that there can be are there
+  std::shared_ptr<const LayerCodes> codes;
+  std::shared_ptr<const LayerValues> values;  // null: not asked for, or read by ReadRows
+};
+
+struct SearchNeeds {
+  bool whole_keys = false;  // all keys are looked at
+  bool values = false;
+  // How many single keys and values the search may come to read if they are not in memory, in all KV heads.
+  int64_t single_keys = 0;
+  int64_t single_values = 0;
+};
+
+// What all segments of a store share. Outlives the store where a snapshot does.
+struct SegmentContext {
+  SegmentContext(size_t ram_budget_bytes, int64_t row_cost, std::function<void(absl::string_view)> warn)
+      : cache(ram_budget_bytes), row_read_cost(row_cost), log(std::move(warn)) {}
+
+  RowCache cache;
+  const int64_t row_read_cost;                       // see StoreOptions
+  const std::function<void(absl::string_view)> log;  // may be empty
+  std::atomic<int64_t> codes_loaded{0};              // a layer's of a segment, as the next
+  std::atomic<int64_t> codes_rebuilt{0};             // from the keys: they were missing or damaged
+  std::atomic<int64_t> rows_read{0};                 // one by one, of what is not in memory
+};
+
 // Owner of rows [0, n) of all layers: the growing tail of one memory, and once sealed an immutable range that forks
-// share. Rows come in from the database when first asked for, layer by layer, keys apart from values.
+// share. Rows come in from the database when asked for, layer by layer, keys apart from values. A search of a sealed
+// segment begins with codes alone and has single rows read; whole keys and values come in when so much has been read
+// that they would have cost less, if the store's budget has room for them.
 //
 // Reading is thread-safe. Growing (the Append functions) belongs to one thread at a time, the memory's mutator.
 class Segment : public std::enable_shared_from_this<Segment> {
  public:
   // A tail: `persisted_rows` of every layer are in `database`, the first `chunked_rows` of them in chunks; none in a
   // new one.
-  Segment(SegmentId id, const ModelCard& card, DType dtype, Database* database, std::shared_ptr<RowCache> cache,
+  Segment(SegmentId id, const ModelCard& card, DType dtype, Database* database, std::shared_ptr<SegmentContext> context,
           int64_t persisted_rows, int64_t chunked_rows);
   ~Segment();
 
   // A sealed segment: all `rows` rows are in chunks.
   static std::shared_ptr<Segment> Sealed(SegmentId id, const ModelCard& card, DType dtype, Database* database,
-                                         std::shared_ptr<RowCache> cache, int64_t rows);
+                                         std::shared_ptr<SegmentContext> context, int64_t rows);
 
   // This tail, sealed at its first `rows` rows (all in chunks by now), as an object of its own that takes over what is
   // in memory. Readers that still see the tail keep it as it is.
@@ -74,6 +113,19 @@ class Segment : public std::enable_shared_from_this<Segment> {
   absl::StatusOr<std::shared_ptr<const LayerValues>> Values(size_t layer, int64_t rows);
   absl::StatusOr<std::shared_ptr<const TokenColumns>> Columns(int64_t rows);
 
+  // What a search of the first `rows` rows needs, as little as possible read for it. Errors as above; codes that are
+  // missing or damaged are made again, logged and counted.
+  absl::StatusOr<SearchRows> ForSearch(size_t layer, int64_t rows, const SearchNeeds& needs);
+  // Whether ForSearch would read nothing much.
+  bool InMemory(size_t layer, int64_t rows) const;
+
+  // Copies single rows of a sealed segment from the database: keys or values of one KV head, `which` ascending and
+  // different, one behind the other to `rows`. DataLoss if they are damaged.
+  absl::Status ReadRows(size_t layer, int32_t head, RowKind kind, absl::Span<const int64_t> which,
+                        absl::Span<char> rows);
+  // They will be read soon: see Database::WillReadRows.
+  void WillReadRows(size_t layer, int32_t head, RowKind kind, absl::Span<const int64_t> which);
+
   // Appends n encoded rows of one layer: keys and values [kv_heads][n rows]. Readers see them when all are in.
   absl::Status AppendRows(size_t layer, const char* keys, const char* values, int64_t n);
   // Appends token columns; they must be in before the first layer's rows of the same tokens are published.
@@ -86,7 +138,7 @@ class Segment : public std::enable_shared_from_this<Segment> {
   // After a commit of a tail: what the database holds now.
   void SetPersisted(int64_t rows, int64_t chunked_rows);
 
-  // Lets go of one layer's rows in memory. Sealed segments only; others keep theirs.
+  // Lets go of one layer's rows or codes in memory. Sealed segments only; others keep theirs.
   void Release(size_t layer, RowKind kind);
 
   size_t MemoryBytes() const;
@@ -94,11 +146,29 @@ class Segment : public std::enable_shared_from_this<Segment> {
  private:
   struct Layer {
     std::atomic<int64_t> rows{0};
-    std::shared_ptr<LayerKeys> keys;      // guarded by mutex_, as the next
+    std::shared_ptr<LayerKeys> keys;  // guarded by mutex_, as the next four
+    std::shared_ptr<LayerCodes> codes;
     std::shared_ptr<LayerValues> values;
+    std::array<uint64_t, kRowKinds> asked{};           // see RowCache::Admits
+    std::array<std::atomic<int64_t>, kRowKinds> read;  // rows, by ReadRows since they were last in memory; no guard
   };
 
+  // In memory, or read now; kept only where the budget has room.
   absl::StatusOr<std::shared_ptr<LayerKeys>> LoadKeys(size_t layer, int64_t rows) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // keys: of the first `rows` rows, from which whoever searches makes the codes that are missing; null: all come now.
+  absl::StatusOr<std::shared_ptr<LayerCodes>> LoadCodes(size_t layer, int64_t rows, const LayerKeys* keys)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Made from the keys, and written again.
+  absl::Status RebuildCodes(size_t layer, int64_t rows, const absl::Status& why, LayerCodes& codes)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether the whole of it should be read, where a search may come to read `single` rows of it: because these would
+  // cost more, or because it may stay and those read so far with them would have.
+  bool Wants(size_t layer, RowKind kind, int64_t rows, int64_t single) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool Admits(size_t layer, RowKind kind, int64_t rows) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  size_t RowBytesOf(size_t layer, RowKind kind) const;
+  Column ColumnOf(size_t layer, int32_t head, RowKind kind) const;
+  // Tells the cache what is in memory of what was used. Without mutex_.
+  void Used(size_t layer, const SearchRows& used);
   absl::StatusOr<std::shared_ptr<LayerValues>> LoadValues(size_t layer, int64_t rows)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<std::shared_ptr<TokenColumns>> LoadColumns(int64_t rows) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -107,7 +177,7 @@ class Segment : public std::enable_shared_from_this<Segment> {
   const std::vector<LayerCard> cards_;
   const DType dtype_;
   Database* const database_;
-  const std::shared_ptr<RowCache> cache_;  // shared: a snapshot may outlive its store
+  const std::shared_ptr<SegmentContext> context_;
 
   mutable Mutex mutex_;
   int64_t persisted_rows_ ABSL_GUARDED_BY(mutex_);

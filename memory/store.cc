@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "base/status.h"
+#include "memory/code_columns.h"
 #include "memory/memory.h"
 #include "memory/segment_writer.h"
 
@@ -43,7 +44,10 @@ absl::Status CheckOptions(const MemoryOptions& options) {
 }  // namespace
 
 Store::Store(std::unique_ptr<Database> database, const StoreOptions& options)
-    : options_(options), database_(std::move(database)), cache_(std::make_shared<RowCache>(options.ram_budget_bytes)) {
+    : options_(options),
+      database_(std::move(database)),
+      segment_context_(
+          std::make_shared<SegmentContext>(options.ram_budget_bytes, options.row_read_cost, options.database.log)) {
   if (options_.executor == nullptr) {
     own_executor_ = MakeThreadPool(static_cast<size_t>(options_.threads));
     executor_ = own_executor_.get();
@@ -229,6 +233,19 @@ absl::Status Store::VerifyOne(const MemoryManifest& manifest, const Progress& pr
       }));
   report->bytes_read = static_cast<int64_t>(read);
   if (report->damaged_values > 0) report->damaged_memories = 1;
+  for (const SegmentRef& ref : manifest.segments) {
+    if (!ref.sealed || !IsCoded(ref.rows)) continue;
+    for (const LayerCard& layer : manifest.card.layers) {
+      for (int32_t head = 0; head < layer.kv_heads; ++head) {
+        KeyCodes codes(layer.key_dim);
+        const absl::Status status = ReadCodes(*database_, ref.id, layer.layer, head, ref.rows, codes);
+        if (status.ok()) report->bytes_read += HeadCodeBytes(codes, ref.rows);
+        if (!absl::IsDataLoss(status)) continue;
+        messages->push_back(absl::StrCat("memory \"", manifest.name, "\": ", status.message()));
+        ++report->damaged_indexes;
+      }
+    }
+  }
   for (const IndexRef& ref : manifest.indexes) {
     const absl::StatusOr<IndexSpec> spec = ParseIndexSpec(ref.spec);
     if (!spec.ok()) continue;
@@ -311,6 +328,9 @@ absl::StatusOr<StoreStats> Store::Stats() {
   stats.indexes_loaded = index_counters_.loaded;
   stats.indexes_rebuilt = index_counters_.rebuilt;
   stats.scanned = {scan_counters_.by_code, scan_counters_.looked_at, scan_counters_.by_key, scan_counters_.repeated};
+  stats.codes_loaded = segment_context_->codes_loaded;
+  stats.codes_rebuilt = segment_context_->codes_rebuilt;
+  stats.rows_read = segment_context_->rows_read;
   std::vector<std::shared_ptr<Memory>> open;
   {
     MutexLock lock(&mutex_);
@@ -338,7 +358,7 @@ std::shared_ptr<Segment> Store::SharedSegment(SegmentId id, const ModelCard& car
     segment->HasAtLeast(rows);
     return segment;
   }
-  std::shared_ptr<Segment> segment = Segment::Sealed(id, card, dtype, database_.get(), cache_, rows);
+  std::shared_ptr<Segment> segment = Segment::Sealed(id, card, dtype, database_.get(), segment_context_, rows);
   place = segment;
   return segment;
 }

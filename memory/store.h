@@ -19,7 +19,6 @@
 #include "index/certified_scan.h"
 #include "memory/age_penalties.h"
 #include "memory/index_run.h"
-#include "memory/row_cache.h"
 #include "memory/segment.h"
 #include "storage/database.h"
 
@@ -34,6 +33,9 @@ struct StoreOptions {
   bool background = false;    // index builds on a thread of the store's own, else inside Commit
   bool rebuild_only = false;  // index blobs are never parsed
   size_t ram_budget_bytes = 0;
+  // Bytes that are read in bulk in the time that one row takes by itself: decides when single rows of a segment that is
+  // not in memory cost more than the whole. About 10 KB where the page cache has them, 40 KB where a fast device has.
+  int64_t row_read_cost = 16 << 10;
   int64_t disk_budget_bytes = 0;
 };
 
@@ -60,13 +62,16 @@ struct StoreStats {
   int64_t indexes_loaded = 0;
   int64_t indexes_rebuilt = 0;
   ScanCounts scanned;
+  int64_t codes_loaded = 0;
+  int64_t codes_rebuilt = 0;
+  int64_t rows_read = 0;
 };
 
 struct VerifyReport {
   int64_t memories = 0;
   int64_t damaged_memories = 0;
   int64_t damaged_values = 0;
-  int64_t damaged_indexes = 0;
+  int64_t damaged_indexes = 0;  // and codes
   int64_t bytes_read = 0;
 };
 
@@ -100,7 +105,7 @@ class Store {
 
   // For Memory.
   Database& database() { return *database_; }
-  const std::shared_ptr<RowCache>& cache() { return cache_; }
+  const std::shared_ptr<SegmentContext>& segment_context() { return segment_context_; }
   Executor& executor() { return *executor_; }
   IndexCounters& index_counters() { return index_counters_; }
   ScanCounters& scan_counters() { return scan_counters_; }
@@ -141,7 +146,7 @@ class Store {
   const std::unique_ptr<Database> database_;
   std::unique_ptr<Executor> own_executor_;
   Executor* executor_;
-  const std::shared_ptr<RowCache> cache_;
+  const std::shared_ptr<SegmentContext> segment_context_;
   IndexCounters index_counters_;
   ScanCounters scan_counters_;
   AgePenaltyCache age_penalties_;

@@ -174,7 +174,8 @@ typedef struct mneme_store_options {
   int32_t threads;           /* the engine works on this many, the calling one included; 1: starts none */
   int32_t background;        /* 1: the engine may start one thread that builds indices; 0: mneme_commit does it */
   int32_t rebuild_only;      /* 1: index blobs are never parsed, indices are built anew (untrusted folders) */
-  int64_t ram_budget_bytes;  /* rows of sealed segments kept in memory, re-read from disk when needed; 0: all */
+  int64_t ram_budget_bytes;  /* of sealed segments kept in memory: first the keys' codes, then keys, then values; rows
+                                that have no room are read from disk one by one, with the same results; 0: all */
   int64_t disk_budget_bytes; /* mneme_commit refuses to grow the store beyond; 0: none */
   mneme_parallel_for parallel_for; /* used instead of `threads` where given */
   void* parallel_for_context;
@@ -201,7 +202,7 @@ typedef struct mneme_verify_report {
   int64_t memories;
   int64_t damaged_memories; /* whose manifest or rows are damaged; messages go to the store's log */
   int64_t damaged_values;   /* chunks, log records and table files that fail their checksum or are missing */
-  int64_t damaged_indexes;  /* will be rebuilt */
+  int64_t damaged_indexes;  /* and codes of keys: will be rebuilt */
   int64_t bytes_read;
 } mneme_verify_report;
 #define MNEME_VERIFY_REPORT_INIT {sizeof(mneme_verify_report), 0, 0, 0, 0, 0}
@@ -215,7 +216,7 @@ typedef struct mneme_store_stats_t {
   int64_t memories;
   int64_t open_memories;
   int64_t disk_bytes;         /* of the folder, now */
-  int64_t ram_bytes;          /* rows and indices in memory, now */
+  int64_t ram_bytes;          /* rows, codes and indices in memory, now */
   int64_t appended_bytes;     /* rows committed since open */
   int64_t written_bytes;      /* bytes written to disk for them: log, flushes, compaction */
   int64_t indexes_built;      /* since open */
@@ -226,8 +227,11 @@ typedef struct mneme_store_stats_t {
   int64_t scanned_by_key;     /* and those that it took from the keys: the newest rows, small memories */
   int64_t keys_checked;       /* of those by code: what the code could not rule out, so that the key was read as well */
   int64_t scanned_again;      /* of those by code: a second time, since the best rows were worse than their codes had it look */
+  int64_t codes_loaded;       /* from disk, since open: a layer's of a segment */
+  int64_t codes_rebuilt;      /* from the keys, since they were missing or damaged */
+  int64_t rows_read;          /* single keys and values read from disk, since open */
 } mneme_store_stats_t;
-#define MNEME_STORE_STATS_INIT {sizeof(mneme_store_stats_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define MNEME_STORE_STATS_INIT {sizeof(mneme_store_stats_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 MNEME_API mneme_status mneme_store_stats(mneme_store* store, mneme_store_stats_t* stats);
 
 /* ------------------------------------------------------------------------------------------------ memory */

@@ -168,6 +168,9 @@ mneme_status mneme_store_stats(mneme_store* store, mneme_store_stats_t* stats) {
     result.scanned_by_key = found.scanned.by_key;
     result.keys_checked = found.scanned.looked_at;
     result.scanned_again = found.scanned.repeated;
+    result.codes_loaded = found.codes_loaded;
+    result.codes_rebuilt = found.codes_rebuilt;
+    result.rows_read = found.rows_read;
     return WriteStruct("stats", result, stats);
   });
 }

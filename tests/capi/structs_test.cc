@@ -191,7 +191,7 @@ TEST(StructLayoutTest, IsFrozen) {
   EXPECT_EQ(sizeof(mneme_layer_desc), 64u);
   EXPECT_EQ(sizeof(mneme_store_options), 88u);
   EXPECT_EQ(sizeof(mneme_verify_report), 48u);
-  EXPECT_EQ(sizeof(mneme_store_stats_t), 120u);
+  EXPECT_EQ(sizeof(mneme_store_stats_t), 144u);
   EXPECT_EQ(sizeof(mneme_memory_options), 64u);
   EXPECT_EQ(sizeof(mneme_memory_info_t), 696u);
   EXPECT_EQ(sizeof(mneme_append_args), 64u);

@@ -13,6 +13,8 @@ constexpr uint64_t kOwner = 21;
 struct Setting {
   const char* index;
   bool background;
+  int64_t segment_tokens = 256;
+  size_t ram_budget_bytes = 0;
 };
 
 class ConcurrencyTest : public ::testing::TestWithParam<Setting> {
@@ -21,8 +23,10 @@ class ConcurrencyTest : public ::testing::TestWithParam<Setting> {
     StoreOptions options;
     options.background = GetParam().background;
     options.threads = 2;
+    options.ram_budget_bytes = GetParam().ram_budget_bytes;
+    if (options.ram_budget_bytes > 0) options.row_read_cost = 8;  // so that rows this small are read one by one
     store_ = OpenStore(folder_.store(), options);
-    options_.segment_tokens = 256;
+    options_.segment_tokens = GetParam().segment_tokens;
     options_.index_spec = GetParam().index;
   }
 
@@ -269,9 +273,11 @@ TEST_P(ConcurrencyTest, MemoriesOfOneStoreAreIndependent) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, ConcurrencyTest,
-                         ::testing::Values(Setting{"scan", false}, Setting{"flat", true}, Setting{"ivf", false}),
+                         ::testing::Values(Setting{"scan", false}, Setting{"flat", true}, Setting{"ivf", false},
+                                           Setting{"scan", false, 512, 20000}),  // rows on disk
                          [](const auto& info) {
-                           return absl::StrCat(info.param.index, info.param.background ? "Background" : "");
+                           return absl::StrCat(info.param.index, info.param.background ? "Background" : "",
+                                               info.param.ram_budget_bytes > 0 ? "OnDisk" : "");
                          });
 
 }  // namespace
