@@ -213,7 +213,7 @@ void AppendCommit(benchmark::State& state) {
   state.counters["write_amplification"] = static_cast<double>(stats.written_bytes) / payload;
   state.counters["MB/s"] = benchmark::Counter(payload / 1e6, benchmark::Counter::kIsRate);
 }
-BENCHMARK(AppendCommit)->Unit(benchmark::kMillisecond)->UseRealTime()->ArgName("tokens")->Arg(1)->Iterations(2048);
+BENCHMARK(AppendCommit)->Unit(benchmark::kMillisecond)->UseRealTime()->ArgName("tokens")->Arg(1)->Iterations(8192);
 BENCHMARK(AppendCommit)->Unit(benchmark::kMillisecond)->UseRealTime()->ArgName("tokens")->Arg(512)->Iterations(48);
 
 }  // namespace
