@@ -1,0 +1,146 @@
+#ifndef MNEME_ATTENTION_CUDA_ELEMENT_H_
+#define MNEME_ATTENTION_CUDA_ELEMENT_H_
+
+#include "attention/cuda/host_device.h"
+
+#if defined(__CUDACC__)
+#include <cuda_fp16.h>
+#endif
+
+namespace mneme::cuda {
+
+// Numbered like DType.
+enum class ElementType : int32_t {
+  kF32 = 0,
+  kF16 = 1,
+  kBF16 = 2,
+  kI8 = 3,  // rows of a memory only: signed bytes, their f32 scales in an array of their own
+};
+
+MNEME_HOST_DEVICE int64_t ElementBytes(ElementType type) {
+  return type == ElementType::kF32 ? 4 : type == ElementType::kI8 ? 1 : 2;
+}
+
+// ---- single values, rounded to nearest even; the host's versions give the device's bits
+
+MNEME_HOST_DEVICE float F16ToF32(uint16_t bits) {
+#if defined(__CUDA_ARCH__)
+  return __half2float(__ushort_as_half(bits));
+#else
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
+  const uint32_t exponent = bits >> 10 & 0x1Fu;
+  const uint32_t fraction = bits & 0x3FFu;
+  if (exponent == 0x1Fu) return FloatOf(sign | 0x7F800000u | fraction << 13);
+  if (exponent != 0) return FloatOf(sign | (exponent + 112) << 23 | fraction << 13);
+  const float tiny = static_cast<float>(fraction) * FloatOf(0x33800000u);  // 2^-24
+  return FloatOf(sign | BitsOf(tiny));
+#endif
+}
+
+MNEME_HOST_DEVICE uint16_t F32ToF16(float value) {
+#if defined(__CUDA_ARCH__)
+  return __half_as_ushort(__float2half_rn(value));
+#else
+  const uint32_t sign = BitsOf(value) >> 16 & 0x8000u;
+  const uint32_t bits = BitsOf(value) & 0x7FFFFFFFu;
+  if (bits > 0x7F800000u) return static_cast<uint16_t>(0x7FFFu);
+  if (bits >= 0x477FF000u) return static_cast<uint16_t>(sign | 0x7C00u);
+  if (bits < 0x38800000u) {
+    // Adding 2^-1 puts the last bit of a subnormal f16, 2^-24, at the end of the sum, which rounds it.
+    return static_cast<uint16_t>(sign | (BitsOf(FloatOf(bits) + 0.5f) - 0x3F000000u));
+  }
+  return static_cast<uint16_t>(sign | (bits - 0x38000000u + 0xFFFu + (bits >> 13 & 1u)) >> 13);
+#endif
+}
+
+MNEME_HOST_DEVICE float BF16ToF32(uint16_t bits) {
+  return FloatOf(static_cast<uint32_t>(bits) << 16);
+}
+
+MNEME_HOST_DEVICE uint16_t F32ToBF16(float value) {
+  const uint32_t bits = BitsOf(value);
+  if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return static_cast<uint16_t>(bits >> 16 | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
+}
+
+// Of a 16-bit type.
+MNEME_HOST_DEVICE float Widen(ElementType type, uint16_t bits) {
+  return type == ElementType::kF16 ? F16ToF32(bits) : BF16ToF32(bits);
+}
+MNEME_HOST_DEVICE uint16_t Narrow(ElementType type, float value) {
+  return type == ElementType::kF16 ? F32ToF16(value) : F32ToBF16(value);
+}
+
+// Element `index` of an array of f32, f16 or bf16.
+MNEME_HOST_DEVICE void StoreElement(ElementType type, void* data, int64_t index, float value) {
+  if (type == ElementType::kF32) {
+    static_cast<float*>(data)[index] = value;
+  } else {
+    static_cast<uint16_t*>(data)[index] = Narrow(type, value);
+  }
+}
+MNEME_HOST_DEVICE float LoadElement(ElementType type, const void* data, int64_t index) {
+  if (type == ElementType::kF32) return static_cast<const float*>(data)[index];
+  return Widen(type, static_cast<const uint16_t*>(data)[index]);
+}
+
+// ---- rows as the tensor cores take them: pairs of 16-bit elements
+
+enum class Product { kF16, kBF16 };  // element type of a tensor-core product; sums are f32
+
+// Two f16 numbers 1024 + u, u = byte + 128, less 1152 each: the signed bytes, exactly.
+MNEME_HOST_DEVICE uint32_t Subtract1152(uint32_t pair) {
+#if defined(__CUDA_ARCH__)
+  const uint32_t offset = 0x64806480u;
+  __half2 a, b;
+  memcpy(&a, &pair, sizeof(a));
+  memcpy(&b, &offset, sizeof(b));
+  a = __hsub2(a, b);
+  uint32_t result;
+  memcpy(&result, &a, sizeof(result));
+  return result;
+#else
+  const uint32_t low = F32ToF16(F16ToF32(static_cast<uint16_t>(pair)) - 1152.0f);
+  const uint32_t high = F32ToF16(F16ToF32(static_cast<uint16_t>(pair >> 16)) - 1152.0f);
+  return low | high << 16;
+#endif
+}
+
+// What a kernel is told about the rows that it streams.
+//   kProduct   the type of the product that they enter
+//   kPerLoad   elements in 16 bytes
+//   Unpack     16 bytes as kPerLoad / 2 pairs, in order
+struct F16Rows {
+  static constexpr ElementType kType = ElementType::kF16;
+  static constexpr Product kProduct = Product::kF16;
+  static constexpr int kPerLoad = 8;
+  MNEME_DEVICE static void Unpack(const Vec16& loaded, uint32_t (&pairs)[4]) {
+    MNEME_UNROLL
+    for (int i = 0; i < 4; ++i) pairs[i] = loaded.x[i];
+  }
+};
+
+struct BF16Rows {
+  static constexpr ElementType kType = ElementType::kBF16;
+  static constexpr Product kProduct = Product::kBF16;
+  static constexpr int kPerLoad = 8;
+  MNEME_DEVICE static void Unpack(const Vec16& loaded, uint32_t (&pairs)[4]) { F16Rows::Unpack(loaded, pairs); }
+};
+
+struct I8Rows {
+  static constexpr ElementType kType = ElementType::kI8;
+  static constexpr Product kProduct = Product::kF16;  // holds every byte exactly
+  static constexpr int kPerLoad = 16;
+  MNEME_DEVICE static void Unpack(const Vec16& loaded, uint32_t (&pairs)[8]) {
+    MNEME_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t u = loaded.x[i] ^ 0x80808080u;
+      pairs[2 * i] = Subtract1152((u & 0xFFu) | (u & 0xFF00u) << 8 | 0x64006400u);
+      pairs[2 * i + 1] = Subtract1152((u >> 16 & 0xFFu) | (u >> 24) << 16 | 0x64006400u);
+    }
+  }
+};
+
+}  // namespace mneme::cuda
+
+#endif  // MNEME_ATTENTION_CUDA_ELEMENT_H_
