@@ -26,7 +26,9 @@ endif()
 # standard library's.
 function(mneme_target_defaults target)
   target_compile_options(${target} PRIVATE
-    "SHELL:-iquote ${PROJECT_SOURCE_DIR}" -Wall -Wextra -Werror -ffp-contract=off)
+    "$<$<COMPILE_LANGUAGE:C,CXX>:SHELL:-iquote ${PROJECT_SOURCE_DIR}>"
+    "$<$<COMPILE_LANGUAGE:C,CXX>:-Wall;-Wextra;-Werror;-ffp-contract=off>"
+    "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-iquote${PROJECT_SOURCE_DIR},-Wall,-Wextra,-Werror,-ffp-contract=off>")
 endfunction()
 
 # Programs around the engine and tests take long to compile and no time to run: released ones are optimised a little.

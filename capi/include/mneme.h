@@ -73,7 +73,8 @@ typedef enum mneme_class {
 
 MNEME_API uint32_t mneme_abi_version(void);
 
-/* "0.1.0 (faiss 1.7.3, rocksdb 7.8.3, avx2, cuda off)". Static. */
+/* "0.1.0 (faiss 1.7.3, rocksdb 7.8.3, rows avx2, codes avx2, cuda off)"; built with CUDA, "cuda 13.0 on NVIDIA H200" or
+ * "cuda 13.0 without a device". Static. */
 MNEME_API const char* mneme_version(void);
 
 /* The message of this thread's last failed call; "" if none failed yet. Valid until the thread's next mneme call. */

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "attention/cuda/device.h"
 #include "capi/src/boundary.h"
 #include "index/certified_scan.h"
 #include "index/key_index.h"
@@ -18,7 +19,7 @@ const char* mneme_version(void) {
     static const auto* const text =
         new std::string(absl::StrCat(MNEME_VERSION_STRING, " (faiss ", mneme::FaissVersion(), ", rocksdb ",
                                      mneme::RocksDbVersion(), ", rows ", mneme::ScanKernelName(), ", codes ",
-                                     mneme::CodeKernelName(), ", cuda off)"));
+                                     mneme::CodeKernelName(), ", cuda ", mneme::cuda::Describe(), ")"));
     return text->c_str();
   } catch (...) {
     return MNEME_VERSION_STRING;

@@ -15,7 +15,7 @@ TEST(LibraryTest, TheVersionNamesWhatIsInside) {
   EXPECT_EQ(mneme_abi_version(), MNEME_ABI_VERSION);
   EXPECT_THAT(mneme_version(),
               MatchesRegex("[0-9]+\\.[0-9]+\\.[0-9]+ \\(faiss [0-9.]+, rocksdb [0-9.]+, rows [a-z0-9]+, "
-                           "codes [a-z0-9]+, cuda (off|on)\\)"));
+                           "codes [a-z0-9]+, cuda (off|[0-9.]+ without a device|[0-9.]+ on .+)\\)"));
   EXPECT_EQ(mneme_version(), mneme_version()) << "static text";
 }
 
