@@ -1,0 +1,86 @@
+#include "attention/cuda/rows_layout.h"
+
+namespace mneme::cuda {
+namespace {
+
+bool IsDim(int32_t dim) {
+  return dim == 64 || dim == 128 || dim == 256;
+}
+
+std::string Wrong(const std::string& name, const std::string& expected, const std::string& actual) {
+  return name + ": expected " + expected + ", got " + actual;
+}
+
+std::string CheckSource(const std::string& name, const RowsToAppend& source, int64_t dim, int64_t kv_heads) {
+  if (source.data == nullptr) return Wrong(name + ".data", "a pointer", "NULL");
+  if (source.type != ElementType::kF32 && source.type != ElementType::kF16 && source.type != ElementType::kBF16) {
+    return Wrong(name + ".type", "f32, f16 or bf16", "another");
+  }
+  if (!source.on_device) {
+    if (source.row_stride < dim) {
+      return Wrong(name + ".row_stride", "at least " + std::to_string(dim), std::to_string(source.row_stride));
+    }
+    if (kv_heads > 1 && source.head_stride < dim) {
+      return Wrong(name + ".head_stride", "at least " + std::to_string(dim), std::to_string(source.head_stride));
+    }
+  }
+  return "";
+}
+
+}  // namespace
+
+bool DeviceBudget::Take(int64_t bytes) {
+  int64_t used = used_.load();
+  do {
+    if (bytes > bytes_ - used) return false;
+  } while (!used_.compare_exchange_weak(used, used + bytes));
+  return true;
+}
+
+std::string CheckRowsShape(const RowsShape& shape) {
+  if (shape.kv_heads < 1 || shape.kv_heads > 65535) {
+    return Wrong("shape.kv_heads", "1 to 65535", std::to_string(shape.kv_heads));
+  }
+  if (!IsDim(shape.key_dim)) return Wrong("shape.key_dim", "64, 128 or 256", std::to_string(shape.key_dim));
+  if (!IsDim(shape.value_dim)) return Wrong("shape.value_dim", "64, 128 or 256", std::to_string(shape.value_dim));
+  if (shape.type != ElementType::kF16 && shape.type != ElementType::kBF16 && shape.type != ElementType::kI8) {
+    return Wrong("shape.type", "f16, bf16 or i8", "another");
+  }
+  if (shape.capacity < 1 || shape.capacity > UINT32_MAX) {
+    return Wrong("shape.capacity", "1 to 4294967295", std::to_string(shape.capacity));
+  }
+  return "";
+}
+
+RowsLayout LayoutOf(const RowsShape& shape) {
+  const int64_t rows = shape.kv_heads * shape.capacity;
+  const int64_t each = ElementBytes(shape.type);
+  const int64_t scales = shape.type == ElementType::kI8 ? 4 * rows : 0;
+  RowsLayout at;
+  at.keys = 0;
+  at.values = at.keys + RoundUp(rows * shape.key_dim * each, 256);
+  at.key_scales = at.values + RoundUp(rows * shape.value_dim * each, 256);
+  at.value_scales = at.key_scales + RoundUp(scales, 256);
+  at.staging = at.value_scales + RoundUp(scales, 256);
+  at.rows = at.staging + Greatest(kStagingBytes, RoundUp(int64_t{4} * shape.kv_heads * 256, 256));
+  at.bytes = at.rows + RoundUp(sizeof(MemoryRows), 256);
+  return at;
+}
+
+int64_t DeviceRowsBytes(const RowsShape& shape) {
+  return LayoutOf(shape).bytes;
+}
+
+std::string CheckAppend(const RowsShape& shape, int64_t size, int64_t tokens, const RowsToAppend& keys,
+                        const RowsToAppend& values) {
+  if (tokens < 0) return Wrong("tokens", "at least 0", std::to_string(tokens));
+  if (tokens > shape.capacity - size) {
+    return Wrong("tokens", "at most " + std::to_string(shape.capacity - size) + ", the room that is left",
+                 std::to_string(tokens));
+  }
+  if (tokens == 0) return "";
+  std::string wrong = CheckSource("keys", keys, shape.key_dim, shape.kv_heads);
+  return wrong.empty() ? CheckSource("values", values, shape.value_dim, shape.kv_heads) : wrong;
+}
+
+}  // namespace mneme::cuda
