@@ -18,6 +18,7 @@
 
 #include "base/dtype.h"
 #include "base/parallel.h"
+#include "bench/micro/dot_product_peak.h"
 #include "bench/micro/read_bandwidth.h"
 #include "index/certified_scan.h"
 #include "index/key_codes.h"
@@ -190,23 +191,30 @@ void BM_CertifiedScan(benchmark::State& state) {
   state.counters["best_ms"] = best * 1e3;
   state.counters["read_GB/s"] = bandwidth / 1e9;
   state.counters["of_read"] = speed / bandwidth;
-  state.counters["GMAC/s"] = 1e-9 * static_cast<double>(kHeads * count * rows * dim) / best;
+  const double products = static_cast<double>(kHeads * count * rows * dim) / best;
+  state.counters["GMAC/s"] = products / 1e9;
+  if (const double peak = DotProductPeak() * static_cast<double>(state.range(4)); peak > 0) {
+    state.counters["peak_GMAC/s"] = peak / 1e9;
+    state.counters["of_peak"] = products / peak;
+  }
   state.counters["keys"] = static_cast<double>(counts[0].looked_at) / static_cast<double>(count);
   state.SetLabel(std::string(DTypeName(dtype)) + " " + std::string(CodeKernelName()));
 }
 
 void CertifiedArguments(benchmark::internal::Benchmark* bench) {
   bench->ArgNames({"rows", "queries", "dim", "type", "threads", "steady", "k"});
-  const auto add = [bench](int64_t rows, int64_t count, int64_t dim, int64_t steady, int64_t k) {
-    bench->Args({rows, count, dim, static_cast<int64_t>(DType::kF16), 2, steady, k});
+  const auto add = [bench](int64_t rows, int64_t count, int64_t dim, int64_t steady, int64_t k,
+                           DType dtype = DType::kF16) {
+    bench->Args({rows, count, dim, static_cast<int64_t>(dtype), 2, steady, k});
   };
   for (const int64_t dim : {64, 128, 256}) {
     for (const int64_t count : {1, 3, 4, 8}) {
       for (const int64_t steady : {0, 1}) add(65536, count, dim, steady, kTop);
     }
   }
-  for (const int64_t k : {8, 256}) add(65536, 4, 128, 0, k);
-  for (const int64_t rows : {4096, 16384, 262144}) {
+  for (const int64_t k : {8, 64, 128, 256}) add(65536, 4, 128, 0, k);
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) add(65536, 4, 128, 0, kTop, dtype);
+  for (const int64_t rows : {4096, 16384, 262144, 1048576}) {
     for (const int64_t count : {1, 4, 8}) add(rows, count, 128, 0, kTop);
   }
   add(16384, 2048, 128, 0, kTop);  // prefill
