@@ -11,6 +11,7 @@ void AddPerplexity(CLI::App& program);  // how well text is predicted with a mem
 void AddGenerate(CLI::App& program);    // prompt → text with a memory attached
 void AddCheck(CLI::App& program);       // whether a memory holds a text, and all of it readable
 void AddOverhead(CLI::App& program);    // what the adapter costs while nothing is remembered yet
+void AddSpeed(CLI::App& program);       // tokens a second with a long past, beside native context
 void AddRecord(CLI::App& program);      // text → a file of keys and queries, for tests and measurements of indices
 
 }  // namespace mneme::llama

@@ -14,6 +14,7 @@ int main(int argc, char** argv) {
   mneme::llama::AddGenerate(program);
   mneme::llama::AddCheck(program);
   mneme::llama::AddOverhead(program);
+  mneme::llama::AddSpeed(program);
   mneme::llama::AddRecord(program);
   llama_backend_init();
   try {

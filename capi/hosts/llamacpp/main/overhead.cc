@@ -1,10 +1,9 @@
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
-#include <functional>
 #include <memory>
 
 #include "capi/hosts/llamacpp/main/commands.h"
+#include "capi/hosts/llamacpp/main/plain_context.h"
 #include "capi/hosts/llamacpp/main/session.h"
 #include "capi/hosts/llamacpp/main/temporary_folder.h"
 #include "capi/hosts/llamacpp/main/text.h"
@@ -37,31 +36,6 @@ double Mean(const std::vector<Best>& times) {
   return sum / static_cast<double>(times.size());
 }
 
-double Seconds(const std::function<void()>& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-// The same context without an adapter.
-class Plain {
- public:
-  Plain(llama_model* model, const ModelSettings& settings) {
-    llama_context_params params = WindowParams(settings);
-    params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
-    context_ = NewContext(model, params);
-  }
-  void Clear() { llama_memory_clear(llama_get_memory(context_.get()), true); }
-  void Decode(std::span<const llama_token> tokens) {
-    const llama_batch batch =
-        llama_batch_get_one(const_cast<llama_token*>(tokens.data()), static_cast<int32_t>(tokens.size()));
-    if (llama_decode(context_.get(), batch) != 0) throw Failure("llama_decode failed");
-  }
-
- private:
-  ContextPtr context_;
-};
-
 // What mneme_append has taken so far.
 double AppendSeconds(const Session& session) {
   mneme_llama_stats_t stats = MNEME_LLAMA_STATS_INIT;
@@ -79,7 +53,7 @@ void Run(const Arguments& arguments) {
   const auto rest = std::span(tokens).subspan(window, single);
 
   Session session(model.get(), arguments.model);
-  Plain plain(model.get(), arguments.model);
+  PlainContext plain(model.get(), arguments.model);
   const TemporaryFolder folder;
   const Store store(folder.path(), ThreadsOf(arguments.model));
   Best block_without, block_with, append;
@@ -90,12 +64,12 @@ void Run(const Arguments& arguments) {
     // The window holds everything, so that nothing of the memory is visible yet; rows are appended all the same.
     const Memory memory(store, "round " + std::to_string(round), session, /*create=*/true, 0, "f16");
     session.Attach(0, memory.get(), MNEME_LLAMA_APPEND);
-    const double plain_block = Seconds([&] { plain.Decode(block); });
+    const double plain_block = SecondsOf([&] { plain.Decode(block); });
     const double before_block = AppendSeconds(session);
-    double block_seconds = Seconds([&] { session.Decode(block, /*all_logits=*/false); });
+    double block_seconds = SecondsOf([&] { session.Decode(block, /*all_logits=*/false); });
     const double appending = AppendSeconds(session) - before_block;
     block_seconds -= appending;
-    const double committing = Seconds([&] { CheckEngine(mneme_commit(memory.get(), MNEME_BUFFERED, nullptr)); });
+    const double committing = SecondsOf([&] { CheckEngine(mneme_commit(memory.get(), MNEME_BUFFERED, nullptr)); });
     if (counts) {
       block_without.Take(plain_block);
       block_with.Take(block_seconds);
@@ -103,9 +77,9 @@ void Run(const Arguments& arguments) {
     }
     // Token by token in turn, so that both meet the same machine.
     for (size_t i = 0; i < single; ++i) {
-      const double alone = Seconds([&] { plain.Decode(rest.subspan(i, 1)); });
+      const double alone = SecondsOf([&] { plain.Decode(rest.subspan(i, 1)); });
       const double before = AppendSeconds(session);
-      double with = Seconds([&] { session.Decode(rest.subspan(i, 1), /*all_logits=*/false); });
+      double with = SecondsOf([&] { session.Decode(rest.subspan(i, 1), /*all_logits=*/false); });
       with -= AppendSeconds(session) - before;
       if (!counts) continue;
       single_without[i].Take(alone);
