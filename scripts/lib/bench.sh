@@ -3,6 +3,7 @@
 
 build=$MNEME_ROOT/build/release
 out=$MNEME_ROOT/build/bench
+model=SmolLM2-135M-Instruct.Q4_1.gguf
 
 # Peers as wheels; hnswlib has none and is left out where it cannot be compiled.
 ensure_peers() {
@@ -15,16 +16,40 @@ ensure_peers() {
     note "hnswlib cannot be built here and is left out"
 }
 
+# llama.cpp's attention, its models' decode and recordings are measured where scripts/fetch-llama, -models and -text were.
 build_bench() {
   local llama=()
   [[ -e $MNEME_DEPS/llama.cpp/build/bin/libllama.so ]] && llama=(-DMNEME_LLAMA_DIR="$MNEME_DEPS/llama.cpp")
   say "Building mneme"
   quietly "$MNEME_DEPS/log/bench-configure.log" cmake --preset release "${llama[@]}"
   local targets=(mneme mneme_micro_bench mneme_engine_bench mneme_peers_read)
-  ((${#llama[@]} == 0)) || targets+=(mneme_peers_dense)
+  ((${#llama[@]} == 0)) || targets+=(mneme_peers_dense mneme-llama)
   quietly "$MNEME_DEPS/log/bench-build.log" cmake --build "$build" --target "${targets[@]}"
   dense=()
-  ((${#llama[@]} == 0)) || dense=(--dense "$build/bench/peers/libmneme_peers_dense.so")
+  host=
+  ((${#llama[@]} > 0)) || return 0
+  dense=(--dense "$build/bench/peers/libmneme_peers_dense.so")
+  if [[ -e $MNEME_DEPS/models/$model && -e $MNEME_DEPS/text/hol-light.txt ]]; then
+    host=$build/capi/hosts/llamacpp/mneme-llama
+  fi
+}
+
+# llama COMMAND argument...: mneme-llama on the model and text.
+llama() {
+  "$host" "$1" --model "$MNEME_DEPS/models/$model" --text "$MNEME_DEPS/text/hol-light.txt" --threads 2 "${@:2}"
+}
+
+# Keys and queries of the model: an easy layer and a hard one (docs/scan.md). They are kept, as making them takes minutes;
+# with --quick they are used if they are there.
+record() {
+  [[ -n $host ]] || return 0
+  local recording=$out/recorded.bin
+  if [[ ! -e $recording ]]; then
+    ((${#quick[@]} == 0)) || return 0
+    say "Recording keys and queries of a model"
+    quietly "$out/record.log" llama record --layers 3,20 --tokens 32768 --queries 64 --output "$recording"
+  fi
+  recordings+=(--recording "$recording")
 }
 
 measure_peers() {
@@ -35,29 +60,61 @@ measure_peers() {
 }
 
 measure_alone() {
-  local scan=BM_CertifiedScan engine=^Attend
+  local scan=BM_CertifiedScan engine='^(Attend|BulkCommit)'
   if ((${#quick[@]} > 0)); then
-    scan='BM_CertifiedScan/rows:65536/queries:(4|8)/dim:128/.*steady:0/k:32/'
-    engine='^Attend/N:65536/G:(4|8)/d:128/.*queries:1/like:0/'
+    scan='BM_CertifiedScan/rows:(4096|16384|65536)/queries:[0-9]/.*steady:0/'
+    engine='^(Attend/N:(16384|65536)/G:(4|8)/d:128/.*queries:1/|Attend/N:8192/.*queries:512/|BulkCommit)'
   fi
   quietly "$out/scan.log" "$build/bench/micro/mneme_micro_bench" --benchmark_filter="$scan" \
     --benchmark_out="$out/scan.json" --benchmark_out_format=json
   quietly "$out/engine.log" "$build/bench/micro/mneme_engine_bench" --benchmark_filter="$engine" \
     --benchmark_out="$out/engine.json" --benchmark_out_format=json
-  note "scan.json, engine.json"
+}
+
+# With --quick a short past: what the model reads first takes most of the time.
+measure_model() {
+  rm -f -- "$out/speed.json"
+  [[ -n $host ]] || return 0
+  local past=(--past 2048,8192,65536)
+  ((${#quick[@]} == 0)) || past=(--past 2048,16384 --read 2048 --tokens 32)
+  llama speed "${past[@]}" --json >"$out/speed.json"
+}
+
+tabulate() {
+  python3 "$MNEME_ROOT/bench/micro/table.py" "$out"
+  mv -- "$out/table.md" "$out/peers.md"
+  {
+    printf '# mneme\n\n%s; load at the start: %s\n\n' \
+      "$(date +%F), $(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores" "$load"
+    cat -- "$out/kernels.md"
+    printf '\n# Beside others\n\n'
+    cat -- "$out/peers.md"
+  } >"$out/table.md"
 }
 
 draw() {
   gnuplot <<GNUPLOT
 set terminal pngcairo size 900,560 font "sans,12"
+set grid
+set logscale x 2
+set xlabel "rows a head"
+
 set output "$out/peers.png"
 set title "One decode step of a layer: 8 KV heads, d = 128, G = 4, k = 32, random keys"
-set xlabel "rows a head"
 set ylabel "best time, ms"
-set logscale x 2
 set logscale y
-set grid
 set key left top
 plot for [i = 0:5] "$out/peers.dat" index i using 1:2 with linespoints linewidth 2 title columnheader(1)
+
+set output "$out/kernels.png"
+set title "Exact search from codes: 8 KV heads, d = 128, k = 32, random keys"
+set ylabel "share of the machine's limit"
+unset logscale y
+set yrange [0:*]
+set key outside right top
+plot for [i = 0:2] "$out/kernels.dat" index i using 1:2 with linespoints linewidth 2 \
+       title columnheader(1).", reading", \
+     for [i = 0:2] "$out/kernels.dat" index i using 1:3 with linespoints linewidth 2 dashtype 2 \
+       title columnheader(1).", products"
 GNUPLOT
 }
