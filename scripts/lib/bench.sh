@@ -75,7 +75,7 @@ measure_alone() {
 measure_model() {
   rm -f -- "$out/speed.json"
   [[ -n $host ]] || return 0
-  local past=(--past 2048,8192,65536)
+  local past=(--past 2048,8192,65536 --read 2048)
   ((${#quick[@]} == 0)) || past=(--past 2048,16384 --read 2048 --tokens 32)
   llama speed "${past[@]}" --json >"$out/speed.json"
 }
