@@ -21,7 +21,7 @@ int main(int argc, char** argv) {
   mneme_memory* memory;
   if (mneme_memory_open(store, "user-42", card, &memory) == MNEME_NOT_FOUND) {
     static float rows[kTokens * kHeads * kDim]; /* the keys your model computed; values likewise */
-    for (int i = 0; i < kTokens * kHeads * kDim; ++i) rows[i] = (float)rand() / RAND_MAX - 0.5f;
+    for (int i = 0; i < kTokens * kHeads * kDim; ++i) rows[i] = (float)rand() / (float)RAND_MAX - 0.5f;
     const int64_t shape[] = {kTokens, kHeads, kDim};
     const mneme_tensor tensor = {rows, MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, NULL};
     mneme_append_args append = MNEME_APPEND_ARGS_INIT;
