@@ -5,9 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
-#include <filesystem>
 #include <limits>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -15,6 +13,8 @@
 #include "mneme.h"
 
 #include "bench/guard/rounds.h"
+#include "bench/host.h"
+#include "bench/random_floats.h"
 
 namespace mneme {
 namespace {
@@ -26,37 +26,13 @@ constexpr int64_t kMostQueries = 256;
 constexpr double kOneToken = 15;
 constexpr double kBlock = 20;
 
-void Check(mneme_status status) {
-  ASSERT_EQ(status, MNEME_OK) << mneme_last_error();
-}
-
-std::vector<float> RandomFloats(size_t n, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(n);
-  for (float& x : values) x = normal(random);
-  return values;
-}
-
 class AttendGuard : public ::testing::Test {
  protected:
   AttendGuard() {
-    std::string path = (std::filesystem::temp_directory_path() / "mneme-guard-XXXXXX").string();
-    if (mkdtemp(path.data()) == nullptr) std::abort();
-    folder_ = path;
     mneme_store_options options = MNEME_STORE_OPTIONS_INIT;
     options.threads = 1;
-    Check(mneme_store_open(folder_.c_str(), &options, &store_));
-    mneme_card* card = nullptr;
-    Check(mneme_card_create("guard", "0", &card));
-    mneme_layer_desc layer = MNEME_LAYER_DESC_INIT;
-    layer.q_heads = kHeads;
-    layer.kv_heads = kKvHeads;
-    layer.key_dim = layer.value_dim = kDim;
-    layer.scale = kScale;
-    Check(mneme_card_add_layer(card, &layer));
-    Check(mneme_memory_create(store_, "m", card, nullptr, &memory_));
-    mneme_card_release(card);
+    Check(mneme_store_open(folder_.path().c_str(), &options, &store_));
+    memory_ = CreateMemory(store_, 1, kHeads, kKvHeads, kDim);
     const int64_t shape[] = {kRows, kKvHeads, kDim};
     const mneme_tensor keys = {keys_.data(), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
     const mneme_tensor values = {values_.data(), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
@@ -68,7 +44,6 @@ class AttendGuard : public ::testing::Test {
   ~AttendGuard() override {
     mneme_memory_close(memory_);
     mneme_store_close(store_);
-    std::filesystem::remove_all(folder_);
   }
 
   void SetUp() override {
@@ -122,7 +97,7 @@ class AttendGuard : public ::testing::Test {
   std::vector<float> queries_ = RandomFloats(static_cast<size_t>(kMostQueries * kHeads * kDim), 3);
   std::vector<float> output_ = std::vector<float>(queries_.size());
   std::vector<float> naive_ = std::vector<float>(static_cast<size_t>(kHeads * kDim));
-  std::string folder_;
+  const TemporaryFolder folder_;
   mneme_store* store_ = nullptr;
   mneme_memory* memory_ = nullptr;
 };

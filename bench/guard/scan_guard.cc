@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -13,6 +12,7 @@
 #include "base/dtype.h"
 #include "bench/guard/rounds.h"
 #include "bench/micro/read_bandwidth.h"
+#include "bench/random_floats.h"
 #include "index/certified_scan.h"
 #include "index/key_codes.h"
 #include "index/key_rows.h"
@@ -28,14 +28,6 @@ constexpr int64_t kRows = 65536, kDim = 128, kGroup = 4, kTop = 32;
 constexpr double kOfReading = 0.15;
 constexpr double kCodesBeforeKeys = 1.5;
 constexpr double kKeysBeforeLoop = 3;
-
-std::vector<float> RandomFloats(size_t n, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(n);
-  for (float& x : values) x = normal(random);
-  return values;
-}
 
 // Whatever MNEME_KERNELS says.
 CpuTarget BestOfProcessor() {

@@ -12,6 +12,7 @@
 #include "attention/retrieved.h"
 #include "attention/rotary.h"
 #include "base/cpu.h"
+#include "bench/random_floats.h"
 #include "benchmark/benchmark.h"
 
 namespace mneme {
@@ -19,16 +20,8 @@ namespace {
 
 constexpr int64_t kHeads = 8;
 
-std::vector<float> RandomFloats(size_t n) {
-  std::mt19937 random(5);
-  std::normal_distribution<float> normal;
-  std::vector<float> floats(n);
-  for (float& x : floats) x = normal(random);
-  return floats;
-}
-
 std::vector<char> RandomElements(size_t n, DType dtype) {
-  const std::vector<float> floats = RandomFloats(n);
+  const std::vector<float> floats = RandomFloats(n, 5);
   std::vector<char> elements(n * DTypeSize(dtype));
   ConvertFromF32(floats.data(), dtype, elements.data(), n);
   return elements;
@@ -54,7 +47,7 @@ void BM_AttendLocal(benchmark::State& state) {
   const auto elements = static_cast<size_t>(rows * kHeads * dim);
   const std::vector<char> keys = RandomElements(elements * static_cast<size_t>(layers), dtype);
   const std::vector<char> values = keys;
-  const std::vector<float> query = RandomFloats(static_cast<size_t>(queries * group * dim));
+  const std::vector<float> query = RandomFloats(static_cast<size_t>(queries * group * dim), 5);
   const std::vector<float> scales(static_cast<size_t>(group), 1.0f / std::sqrt(static_cast<float>(dim)));
   std::vector<float> output(query.size()), log_sum_exp(static_cast<size_t>(queries * group));
   LocalProblem problem;
@@ -109,13 +102,13 @@ void BM_AttendRetrieved(benchmark::State& state) {
   const size_t bytes = RowBytes(dtype, dim);
   const size_t total = (size_t{64} << 20) / bytes;
   std::vector<char> rows(total * bytes);
-  const std::vector<float> row = RandomFloats(static_cast<size_t>(dim));
+  const std::vector<float> row = RandomFloats(static_cast<size_t>(dim), 5);
   for (size_t i = 0; i < total; ++i) EncodeRow(row.data(), dtype, rows.data() + i * bytes, dim);
   std::mt19937 random(6);
   std::uniform_int_distribution<size_t> any(0, total - 1);
   std::vector<const void*> pointers(1 << 16);
   for (const void*& pointer : pointers) pointer = rows.data() + any(random) * bytes;
-  const std::vector<float> logits = RandomFloats(static_cast<size_t>(count));
+  const std::vector<float> logits = RandomFloats(static_cast<size_t>(count), 5);
   std::vector<float> output(static_cast<size_t>(dim));
   size_t at = 0;
   for (auto _ : state) {
@@ -138,7 +131,7 @@ void BM_RotateHeads(benchmark::State& state) {
   Rotary rotary;
   rotary.layout = static_cast<RotaryLayout>(state.range(0));
   for (int i = 0; i < 32; ++i) rotary.inverse_frequencies.push_back(std::pow(1e4f, static_cast<float>(-i) / 32));
-  std::vector<float> rows = RandomFloats(9 * 64);
+  std::vector<float> rows = RandomFloats(9 * 64, 5);
   double position = 0;
   for (auto _ : state) {
     const RotaryTurn turn = RotaryTurn::ByPosition(rotary, position);

@@ -1,12 +1,11 @@
 // Bulk append and commit through the ABI, beside the same bytes through a bare RocksDB WriteBatch under the same
 // settings, in turn. One iteration writes some blocks of tokens into a new store each.
 
+#include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -19,6 +18,7 @@
 #include "rocksdb/db.h"
 #include "rocksdb/write_batch.h"
 
+#include "bench/host.h"
 #include "storage/rocks.h"
 
 namespace mneme {
@@ -30,27 +30,13 @@ constexpr int64_t kBlockTokens = 512, kBlocks = 8, kChunkTokens = 256;
 constexpr size_t kTokenBytes = size_t{2} * kHeads * kDim * sizeof(uint16_t);  // of one layer, keys and values
 constexpr double kBytes = static_cast<double>(kBlocks * kBlockTokens) * kLayers * kTokenBytes;
 
-void Check(mneme_status status) {
-  if (status == MNEME_OK) return;
-  std::fprintf(stderr, "%s: %s\n", mneme_status_name(status), mneme_last_error());
-  std::abort();
-}
+using mneme::Check;  // of the C ABI
 
 void Check(const rocksdb::Status& status) {
   if (status.ok()) return;
   std::fprintf(stderr, "%s\n", status.ToString().c_str());
   std::abort();
 }
-
-// Gone with the object.
-struct Folder {
-  Folder() {
-    path = (std::filesystem::temp_directory_path() / "mneme-bench-XXXXXX").string();
-    if (mkdtemp(path.data()) == nullptr) std::abort();
-  }
-  ~Folder() { std::filesystem::remove_all(path); }
-  std::string path;
-};
 
 double SecondsOf(const std::function<void()>& work) {
   const auto start = std::chrono::steady_clock::now();
@@ -67,26 +53,12 @@ std::vector<uint16_t> Block() {
 }
 
 double ThroughEngine(const std::vector<uint16_t>& block, mneme_durability durability) {
-  const Folder folder;
+  const TemporaryFolder folder;
   mneme_store* store = nullptr;
   mneme_store_options options = MNEME_STORE_OPTIONS_INIT;
   options.threads = 1;
-  Check(mneme_store_open(folder.path.c_str(), &options, &store));
-  mneme_card* card = nullptr;
-  Check(mneme_card_create("bench", "0", &card));
-  for (int i = 0; i < kLayers; ++i) {
-    mneme_layer_desc layer = MNEME_LAYER_DESC_INIT;
-    layer.layer = i;
-    layer.q_heads = layer.kv_heads = kHeads;
-    layer.key_dim = layer.value_dim = kDim;
-    layer.scale = 1.0f / std::sqrt(static_cast<float>(kDim));
-    Check(mneme_card_add_layer(card, &layer));
-  }
-  mneme_memory* memory = nullptr;
-  mneme_memory_options memory_options = MNEME_MEMORY_OPTIONS_INIT;
-  memory_options.stored_dtype = MNEME_F16;
-  Check(mneme_memory_create(store, "m", card, &memory_options, &memory));
-  mneme_card_release(card);
+  Check(mneme_store_open(folder.path().c_str(), &options, &store));
+  mneme_memory* memory = CreateMemory(store, kLayers, kHeads, kHeads, kDim);
   const int64_t shape[] = {kBlockTokens, kHeads, kDim};
   const mneme_tensor tensor = {const_cast<uint16_t*>(block.data()), MNEME_F16, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
   const double seconds = SecondsOf([&] {
@@ -110,13 +82,13 @@ enum class Means { kLog, kFlush };
 
 // A batch for each block, of values of the size of the engine's chunks: keys, or values, of one head.
 double ThroughWriteBatch(const std::vector<uint16_t>& block, Means means, bool sync) {
-  const Folder folder;
+  const TemporaryFolder folder;
   const std::shared_ptr<rocksdb::Env> env = MakeEnv();
   rocksdb::DBOptions db_options = MakeDbOptions(env.get(), nullptr, nullptr);
   db_options.create_if_missing = db_options.create_missing_column_families = true;
   std::vector<rocksdb::ColumnFamilyHandle*> families;
   rocksdb::DB* raw = nullptr;
-  Check(rocksdb::DB::Open(db_options, folder.path, MakeFamilies(MakeBlockCache()), &families, &raw));
+  Check(rocksdb::DB::Open(db_options, folder.path(), MakeFamilies(MakeBlockCache()), &families, &raw));
   const RocksHandle db(env, raw, families);
   constexpr size_t kChunkBytes = static_cast<size_t>(kChunkTokens) * kDim * sizeof(uint16_t);
   constexpr int64_t kChunks = int64_t{kLayers} * kHeads * 2 * kBlockTokens / kChunkTokens;

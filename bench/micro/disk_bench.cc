@@ -26,16 +26,13 @@
 
 #include "mneme.h"
 
+#include "bench/host.h"
+#include "bench/random_floats.h"
+
 namespace mneme {
 namespace {
 
 constexpr int kKvHeads = 8, kGroup = 4, kDim = 128, kThreads = 2, kQueryHeads = kKvHeads * kGroup;
-
-void Check(mneme_status status) {
-  if (status == MNEME_OK) return;
-  std::fprintf(stderr, "%s: %s\n", mneme_status_name(status), mneme_last_error());
-  std::exit(1);
-}
 
 double Seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -88,16 +85,14 @@ void ReadFiles(const std::string& folder, int64_t bytes) {
               seconds, static_cast<double>(done) / 1e6 / seconds);
 }
 
-// Normal numbers; rows begin all over them.
+// Rows begin all over them.
 const std::vector<float>& Numbers() {
-  static const std::vector<float> numbers = [] {
-    std::mt19937 random(1);
-    std::normal_distribution<float> normal;
-    std::vector<float> made(size_t{1} << 20);
-    for (float& x : made) x = normal(random);
-    return made;
-  }();
+  static const std::vector<float> numbers = RandomFloats(size_t{1} << 20, 1);
   return numbers;
+}
+
+int64_t CodeBytes(int64_t tokens) {
+  return tokens * kKvHeads * (kDim + 4) + tokens / 256 * kKvHeads * 4 * (kDim + 1);
 }
 
 void Fill(const std::string& folder, int64_t tokens) {
@@ -105,17 +100,7 @@ void Fill(const std::string& folder, int64_t tokens) {
   options.ram_budget_bytes = 1;
   mneme_store* store;
   Check(mneme_store_open(folder.c_str(), &options, &store));
-  mneme_card* card;
-  Check(mneme_card_create("bench", "0", &card));
-  mneme_layer_desc layer = MNEME_LAYER_DESC_INIT;
-  layer.q_heads = kQueryHeads;
-  layer.kv_heads = kKvHeads;
-  layer.key_dim = layer.value_dim = kDim;
-  layer.scale = 1.0f / std::sqrt(static_cast<float>(kDim));
-  Check(mneme_card_add_layer(card, &layer));
-  mneme_memory* memory;
-  Check(mneme_memory_create(store, "m", card, nullptr, &memory));
-  mneme_card_release(card);
+  mneme_memory* memory = CreateMemory(store, 1, kQueryHeads, kKvHeads, kDim);
   std::mt19937 random(2);
   std::vector<float> keys(size_t{4096} * kKvHeads * kDim), values(keys.size());
   const double start = Seconds();
@@ -144,7 +129,7 @@ void Fill(const std::string& folder, int64_t tokens) {
   std::printf("filled: %.1f s, commits %.1f s with making the codes; write amplification %.2f, of which codes %.2f\n",
               Seconds() - start, commits,
               static_cast<double>(stats.written_bytes) / static_cast<double>(stats.appended_bytes),
-              (kDim + 4 + 4.0 * (kDim + 1) / 256) / (4.0 * kDim));
+              static_cast<double>(CodeBytes(tokens)) / (static_cast<double>(tokens) * kKvHeads * 4.0 * kDim));
   Check(mneme_memory_close(memory));
   Check(mneme_store_close(store));
 }
@@ -225,10 +210,6 @@ void Apart(const std::function<void()>& measure) {
   }
   int status = 0;
   if (child < 0 || waitpid(child, &status, 0) != child || status != 0) std::exit(1);
-}
-
-int64_t CodeBytes(int64_t tokens) {
-  return tokens * kKvHeads * (kDim + 4) + tokens / 256 * kKvHeads * 4 * (kDim + 1);
 }
 
 void Reopen(const std::string& folder, int64_t tokens, bool cold) {

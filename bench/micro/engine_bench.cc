@@ -8,7 +8,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <random>
 #include <string>
 #include <vector>
@@ -16,52 +15,26 @@
 #include "benchmark/benchmark.h"
 #include "mneme.h"
 
+#include "bench/host.h"
 #include "bench/micro/read_bandwidth.h"
+#include "bench/random_floats.h"
 
 namespace mneme {
 namespace {
 
-void Check(mneme_status status) {
-  if (status == MNEME_OK) return;
-  std::fprintf(stderr, "%s: %s\n", mneme_status_name(status), mneme_last_error());
-  std::abort();
-}
-
-std::string TemporaryFolder() {
-  std::string path = (std::filesystem::temp_directory_path() / "mneme-bench-XXXXXX").string();
-  if (mkdtemp(path.data()) == nullptr) std::abort();
-  return path;
-}
-
 // A store in a folder of its own with one memory of `layers` equal layers.
 class Engine {
  public:
-  Engine(int layers, int q_heads, int kv_heads, int dim, int threads, int dtype)
-      : folder_(TemporaryFolder()), kv_heads_(kv_heads), dim_(dim) {
+  Engine(int layers, int q_heads, int kv_heads, int dim, int threads, int dtype) : kv_heads_(kv_heads), dim_(dim) {
     mneme_store_options options = MNEME_STORE_OPTIONS_INIT;
     options.threads = threads;
-    Check(mneme_store_open(folder_.c_str(), &options, &store));
-    mneme_card* card;
-    Check(mneme_card_create("bench", "0", &card));
-    for (int i = 0; i < layers; ++i) {
-      mneme_layer_desc layer = MNEME_LAYER_DESC_INIT;
-      layer.layer = i;
-      layer.q_heads = q_heads;
-      layer.kv_heads = kv_heads;
-      layer.key_dim = layer.value_dim = dim;
-      layer.scale = 1.0f / std::sqrt(static_cast<float>(dim));
-      Check(mneme_card_add_layer(card, &layer));
-    }
-    mneme_memory_options memory_options = MNEME_MEMORY_OPTIONS_INIT;
-    memory_options.stored_dtype = dtype;
-    Check(mneme_memory_create(store, "m", card, &memory_options, &memory));
-    mneme_card_release(card);
+    Check(mneme_store_open(folder_.path().c_str(), &options, &store));
+    memory = CreateMemory(store, layers, q_heads, kv_heads, dim, dtype);
   }
 
   ~Engine() {
     Check(mneme_memory_close(memory));
     Check(mneme_store_close(store));
-    std::filesystem::remove_all(folder_);
   }
 
   // `tokens` random rows for one layer.
@@ -78,19 +51,10 @@ class Engine {
   mneme_memory* memory = nullptr;
 
  private:
-  const std::string folder_;
+  const TemporaryFolder folder_;
   const int kv_heads_;
   const int dim_;
 };
-
-std::vector<float> RandomFloats(size_t n) {
-  std::mt19937 random(1);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(std::min(n, size_t{1} << 20));
-  for (float& x : values) x = normal(random);
-  while (values.size() < n) values.insert(values.end(), values.begin(), values.begin() + static_cast<long>(std::min(values.size(), n - values.size())));
-  return values;
-}
 
 // Bytes a second that `threads` threads read from a buffer of `bytes`.
 double BufferBandwidth(size_t bytes, int threads) {
@@ -131,9 +95,11 @@ void Attend(benchmark::State& state) {
   const std::vector<uint16_t> local(static_cast<size_t>(std::max(kLocal, queries) * kv_heads * dim), 0x3400);
   const int64_t query_shape[] = {queries, q_heads, dim};
   const int64_t local_shape[] = {std::max(kLocal, queries), kv_heads, dim};
-  const mneme_tensor query_tensor = {const_cast<float*>(query.data()), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, query_shape, nullptr};
+  const mneme_tensor query_tensor = {
+      const_cast<float*>(query.data()), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, query_shape, nullptr};
   const mneme_tensor output_tensor = {output.data(), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, query_shape, nullptr};
-  const mneme_tensor local_tensor = {const_cast<uint16_t*>(local.data()), MNEME_F16, MNEME_DEVICE_CPU, 0, 3, local_shape, nullptr};
+  const mneme_tensor local_tensor = {
+      const_cast<uint16_t*>(local.data()), MNEME_F16, MNEME_DEVICE_CPU, 0, 3, local_shape, nullptr};
   mneme_attend_args args = MNEME_ATTEND_ARGS_INIT;
   args.query = &query_tensor;
   args.output = &output_tensor;
@@ -166,21 +132,33 @@ void Attend(benchmark::State& state) {
 }
 
 // {tokens, G, d, KV heads, threads, queries, likeness of neighbouring queries in percent}
-BENCHMARK(Attend)->Unit(benchmark::kMillisecond)->UseRealTime()
+BENCHMARK(Attend)
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime()
     ->ArgNames({"N", "G", "d", "heads", "threads", "queries", "like"})
-    ->Args({0, 4, 128, 8, 2, 1, 0})->Args({0, 3, 64, 3, 1, 1, 0})->Args({64, 3, 64, 3, 1, 1, 0})->Args({4096, 4, 128, 8, 2, 1, 90})
-    ->Args({4096, 4, 128, 8, 2, 1, 0})->Args({16384, 4, 128, 8, 2, 1, 0})->Args({262144, 4, 128, 8, 2, 1, 0})
+    ->Args({0, 4, 128, 8, 2, 1, 0})
+    ->Args({0, 3, 64, 3, 1, 1, 0})
+    ->Args({64, 3, 64, 3, 1, 1, 0})
+    ->Args({4096, 4, 128, 8, 2, 1, 90})
+    ->Args({4096, 4, 128, 8, 2, 1, 0})
+    ->Args({16384, 4, 128, 8, 2, 1, 0})
+    ->Args({262144, 4, 128, 8, 2, 1, 0})
     ->Args({65536, 1, 128, 8, 2, 1, 90})
-    ->Args({65536, 4, 128, 8, 2, 1, 90})->Args({65536, 4, 128, 8, 2, 1, 0})
-    ->Args({65536, 8, 128, 8, 2, 1, 90})->Args({65536, 8, 128, 8, 2, 1, 0})
-    ->Args({65536, 3, 64, 8, 2, 1, 90})->Args({65536, 4, 256, 8, 2, 1, 90})
-    ->Args({8192, 3, 64, 3, 2, 1, 90})->Args({8192, 3, 64, 3, 2, 512, 90})->Args({32768, 4, 128, 8, 2, 512, 0});
+    ->Args({65536, 4, 128, 8, 2, 1, 90})
+    ->Args({65536, 4, 128, 8, 2, 1, 0})
+    ->Args({65536, 8, 128, 8, 2, 1, 90})
+    ->Args({65536, 8, 128, 8, 2, 1, 0})
+    ->Args({65536, 3, 64, 8, 2, 1, 90})
+    ->Args({65536, 4, 256, 8, 2, 1, 90})
+    ->Args({8192, 3, 64, 3, 2, 1, 90})
+    ->Args({8192, 3, 64, 3, 2, 512, 90})
+    ->Args({32768, 4, 128, 8, 2, 512, 0});
 
 // One token for all of 30 layers (SmolLM2-135M's shape), without commit; and beside it a memcpy of its bytes.
 void AppendToken(benchmark::State& state) {
   constexpr int kLayers = 30;
   Engine engine(kLayers, 9, 3, 64, 1, MNEME_F16);
-  const std::vector<float> rows = RandomFloats(3 * 64);
+  const std::vector<float> rows = RandomFloats(3 * 64, 1);
   for (auto _ : state) {
     for (int layer = 0; layer < kLayers; ++layer) engine.Append(layer, 1, rows.data());
   }
@@ -202,7 +180,7 @@ void AppendCommit(benchmark::State& state) {
   constexpr int kLayers = 30;
   const int64_t step = state.range(0);
   Engine engine(kLayers, 9, 3, 64, 1, MNEME_F16);
-  const std::vector<float> rows = RandomFloats(static_cast<size_t>(step * 3 * 64));
+  const std::vector<float> rows = RandomFloats(static_cast<size_t>(step * 3 * 64), 1);
   for (auto _ : state) {
     for (int layer = 0; layer < kLayers; ++layer) engine.Append(layer, step, rows.data());
     Check(mneme_commit(engine.memory, MNEME_BUFFERED, nullptr));

@@ -8,7 +8,6 @@
 #include <limits>
 #include <map>
 #include <memory>
-#include <random>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -20,6 +19,7 @@
 #include "base/parallel.h"
 #include "bench/micro/dot_product_peak.h"
 #include "bench/micro/read_bandwidth.h"
+#include "bench/random_floats.h"
 #include "index/certified_scan.h"
 #include "index/key_codes.h"
 #include "index/key_index.h"
@@ -33,14 +33,6 @@ namespace {
 constexpr int64_t kHeads = 8;
 constexpr int64_t kTop = 32;
 constexpr int64_t kChunkRows = 8192;
-
-std::vector<float> RandomValues(size_t n, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(n);
-  for (float& x : values) x = normal(random);
-  return values;
-}
 
 // Keys of kHeads heads; kept from one benchmark to the next, since filling them takes longer than scanning.
 struct Layer {
@@ -57,7 +49,7 @@ const Layer& KeysOf(DType dtype, int64_t rows, int64_t dim) {
   layers.clear();  // one at a time fits any machine
   Layer& layer = layers[key];
   const int64_t kPattern = std::min<int64_t>(rows, 65536);
-  const std::vector<float> values = RandomValues(static_cast<size_t>(kPattern * dim), 1);
+  const std::vector<float> values = RandomFloats(static_cast<size_t>(kPattern * dim), 1);
   const size_t row_bytes = RowBytes(dtype, dim);
   std::vector<char> encoded(static_cast<size_t>(kPattern) * row_bytes);
   for (int64_t r = 0; r < kPattern; ++r) {
@@ -88,7 +80,8 @@ double Seconds(std::chrono::steady_clock::time_point since) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - since).count();
 }
 
-// Bytes a second that `threads` threads read of the very keys that are scanned, in the same pieces; the best of several.
+// Bytes a second that `threads` threads read of the very keys that are scanned, in the same pieces; the best of
+// several.
 double KeyBandwidth(const Layer& layer, int64_t rows, int64_t threads) {
   std::vector<Piece> pieces;
   for (const auto& keys : layer.heads) {
@@ -106,7 +99,7 @@ void BM_Scan(benchmark::State& state) {
   const auto dtype = static_cast<DType>(state.range(3));
   Executor& pool = Threads(state.range(4));
   const Layer& layer = KeysOf(dtype, rows, dim);
-  const std::vector<float> queries = RandomValues(static_cast<size_t>(kHeads * count * dim), 2);
+  const std::vector<float> queries = RandomFloats(static_cast<size_t>(kHeads * count * dim), 2);
   const int64_t chunks = (rows + kChunkRows - 1) / kChunkRows;
   const std::vector<Ranking> rankings(static_cast<size_t>(count));
   std::vector<TopK> top(static_cast<size_t>(kHeads * chunks * count));
@@ -165,7 +158,7 @@ void BM_CertifiedScan(benchmark::State& state) {
   const bool steady = state.range(5) != 0;
   const int64_t k = state.range(6);
   const Layer& layer = KeysOf(dtype, rows, dim);
-  const std::vector<float> queries = RandomValues(static_cast<size_t>(kHeads * count * dim), 2);
+  const std::vector<float> queries = RandomFloats(static_cast<size_t>(kHeads * count * dim), 2);
   const std::vector<Ranking> rankings(static_cast<size_t>(count));
   std::vector<TopK> top(static_cast<size_t>(kHeads * count), TopK(k));
   std::vector<float> floors(top.size(), -std::numeric_limits<float>::infinity());
@@ -178,8 +171,9 @@ void BM_CertifiedScan(benchmark::State& state) {
     pool.ParallelFor(kHeads, [&](size_t head) {
       const size_t first = head * static_cast<size_t>(count);
       for (int64_t i = 0; i < count; ++i) top[first + static_cast<size_t>(i)].Reset(k);
-      ScanCertified(*layer.heads[head], *layer.codes[head], 0, rows, 0, queries.data() + static_cast<int64_t>(first) * dim,
-                    count, rankings.data(), floors.data() + first, top.data() + first, &counts[head]);
+      ScanCertified(*layer.heads[head], *layer.codes[head], 0, rows, 0,
+                    queries.data() + static_cast<int64_t>(first) * dim, count, rankings.data(), floors.data() + first,
+                    top.data() + first, &counts[head]);
       for (int64_t i = 0; i < count; ++i) benchmark::DoNotOptimize(top[first + static_cast<size_t>(i)].Sorted().data());
     });
     best = std::min(best, Seconds(start));
@@ -225,8 +219,8 @@ BENCHMARK(BM_CertifiedScan)->Apply(CertifiedArguments)->Unit(benchmark::kMillise
 void BM_FaissFlat(benchmark::State& state) {
   const int64_t rows = state.range(0), count = state.range(1), dim = state.range(2);
   Executor& pool = Threads(state.range(3));
-  const std::vector<float> keys = RandomValues(static_cast<size_t>(rows * dim), 1);
-  const std::vector<float> queries = RandomValues(static_cast<size_t>(kHeads * count * dim), 2);
+  const std::vector<float> keys = RandomFloats(static_cast<size_t>(rows * dim), 1);
+  const std::vector<float> queries = RandomFloats(static_cast<size_t>(kHeads * count * dim), 2);
   IndexSpec spec;
   spec.kind = IndexKind::kFlat;
   std::vector<std::unique_ptr<KeyIndex>> heads;

@@ -1,0 +1,62 @@
+#ifndef MNEME_BENCH_HOST_H_
+#define MNEME_BENCH_HOST_H_
+
+// What every measurement through the C ABI begins with. Errors end the process with their message.
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+
+#include "mneme.h"
+
+namespace mneme {
+
+inline void Check(mneme_status status) {
+  if (status == MNEME_OK) return;
+  std::fprintf(stderr, "%s: %s\n", mneme_status_name(status), mneme_last_error());
+  std::exit(1);
+}
+
+// A new folder, gone with the object.
+class TemporaryFolder {
+ public:
+  TemporaryFolder() : path_((std::filesystem::temp_directory_path() / "mneme-bench-XXXXXX").string()) {
+    if (mkdtemp(path_.data()) == nullptr) std::abort();
+  }
+  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+// A new memory "m" of `layers` equal layers, numbered from 0, with scale 1 / sqrt(dim). The caller closes it.
+inline mneme_memory* CreateMemory(mneme_store* store, int layers, int q_heads, int kv_heads, int dim,
+                                  int dtype = MNEME_F16) {
+  mneme_card* card = nullptr;
+  Check(mneme_card_create("bench", "0", &card));
+  for (int i = 0; i < layers; ++i) {
+    mneme_layer_desc layer = MNEME_LAYER_DESC_INIT;
+    layer.layer = i;
+    layer.q_heads = q_heads;
+    layer.kv_heads = kv_heads;
+    layer.key_dim = layer.value_dim = dim;
+    layer.scale = 1.0f / std::sqrt(static_cast<float>(dim));
+    Check(mneme_card_add_layer(card, &layer));
+  }
+  mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
+  options.stored_dtype = dtype;
+  mneme_memory* memory = nullptr;
+  Check(mneme_memory_create(store, "m", card, &options, &memory));
+  mneme_card_release(card);
+  return memory;
+}
+
+}  // namespace mneme
+
+#endif  // MNEME_BENCH_HOST_H_
