@@ -1,12 +1,9 @@
 #include "memory/code_columns.h"
 
-#include <algorithm>
-#include <cstring>
-#include <vector>
-
 #include "absl/types/span.h"
 
 #include "base/status.h"
+#include "memory/segment_writer.h"
 
 namespace mneme {
 namespace {
@@ -15,27 +12,6 @@ constexpr int64_t kLeastCodedRows = 512;
 
 // Codes of wider keys are not kept: a chunk of them would be too large.
 constexpr size_t kMostBlockBytes = size_t{1} << 20;
-
-// Writes n equal pieces as the rows of a column. from(i, &contiguous): piece i and how many lie contiguously from
-// there.
-template <typename From>
-absl::Status PutColumn(Transaction& transaction, SegmentId segment, const Column& column, int64_t n, size_t bytes,
-                       const From& from) {
-  std::vector<char> buffer;
-  for (int64_t begin = 0; begin < n; begin += kChunkRows) {
-    const int64_t end = std::min(n, begin + kChunkRows);
-    buffer.clear();
-    for (int64_t i = begin; i < end;) {
-      int64_t contiguous;
-      const char* pieces = from(i, &contiguous);
-      const int64_t count = std::min(contiguous, end - i);
-      buffer.insert(buffer.end(), pieces, pieces + static_cast<size_t>(count) * bytes);
-      i += count;
-    }
-    MNEME_RETURN_IF_ERROR(transaction.PutChunk(segment, column, begin / kChunkRows, buffer, bytes));
-  }
-  return absl::OkStatus();
-}
 
 }  // namespace
 
@@ -64,9 +40,9 @@ absl::Status WriteHeadCodes(Transaction& transaction, SegmentId segment, int32_t
   if (!IsCoded(rows) || codes.block_bytes() > kMostBlockBytes) return absl::OkStatus();
   const int64_t coded = RowsWithCodes(rows);
   MNEME_RETURN_IF_ERROR(PutColumn(
-      transaction, segment, {layer, head, ColumnKind::kCodeMeans}, KeyCodes::MeansOf(coded), codes.mean_bytes(),
+      transaction, segment, {layer, head, ColumnKind::kCodeMeans}, 0, KeyCodes::MeansOf(coded), codes.mean_bytes(),
       [&](int64_t i, int64_t* contiguous) { return codes.Means(i * KeyCodes::kChunkRows, contiguous); }));
-  return PutColumn(transaction, segment, {layer, head, ColumnKind::kCodes}, KeyCodes::BlocksOf(coded),
+  return PutColumn(transaction, segment, {layer, head, ColumnKind::kCodes}, 0, KeyCodes::BlocksOf(coded),
                    codes.block_bytes(),
                    [&](int64_t i, int64_t* contiguous) { return codes.Blocks(i * KeyCodes::kBlockRows, contiguous); });
 }

@@ -1,9 +1,9 @@
 #include "memory/gathered_rows.h"
 
 #include <algorithm>
-#include <new>
 
 #include "base/status.h"
+#include "memory/missing_rows.h"
 #include "memory/shared_status.h"
 
 namespace mneme {
@@ -29,15 +29,9 @@ absl::StatusOr<GatheredRows> GatheredRows::Read(const MemoryView& view, const La
     return kind == RowKind::kKeys ? piece.keys != nullptr : piece.values != nullptr;
   });
   if (complete) return gathered;
-  SharedStatus errors;
-  executor.ParallelFor(gathered.heads_.size(), [&](size_t head) {
-    try {
-      errors.Update(gathered.ReadHead(view, layer, static_cast<int64_t>(head), top));
-    } catch (const std::bad_alloc&) {
-      errors.Update(absl::ResourceExhaustedError("out of memory"));
-    }
-  });
-  MNEME_RETURN_IF_ERROR(errors.Get());
+  MNEME_RETURN_IF_ERROR(ParallelForStatus(executor, gathered.heads_.size(), [&](size_t head) {
+    return gathered.ReadHead(view, layer, static_cast<int64_t>(head), top);
+  }));
   return gathered;
 }
 
@@ -54,27 +48,12 @@ absl::Status GatheredRows::ReadHead(const MemoryView& view, const LayerCard& lay
   std::sort(own.tokens.begin(), own.tokens.end());
   own.tokens.erase(std::unique(own.tokens.begin(), own.tokens.end()), own.tokens.end());
   own.rows.resize(own.tokens.size() * row_bytes_);
-  const auto each_piece = [&](const auto& visit) -> absl::Status {
-    std::vector<int64_t> which;
-    for (size_t first = 0; first < own.tokens.size(); first += which.size()) {
-      const VisibleRows& piece = view.Find(own.tokens[first]);
-      which.clear();
-      for (size_t i = first; i < own.tokens.size() && own.tokens[i] < piece.token_end(); ++i) {
-        which.push_back(own.tokens[i] - piece.first_token);
-      }
-      MNEME_RETURN_IF_ERROR(visit(*piece.segment, which, first));
-    }
-    return absl::OkStatus();
-  };
-  const auto head = static_cast<int32_t>(kv_head);
-  MNEME_RETURN_IF_ERROR(each_piece([&](Segment& segment, absl::Span<const int64_t> which, size_t) {
-    segment.WillReadRows(view.layer, head, kind_, which);
-    return absl::OkStatus();
-  }));
-  return each_piece([&](Segment& segment, absl::Span<const int64_t> which, size_t first) {
-    return segment.ReadRows(view.layer, head, kind_, which,
-                            absl::MakeSpan(own.rows).subspan(first * row_bytes_, which.size() * row_bytes_));
-  });
+  std::vector<MissingRow> missing;
+  for (const int64_t token : own.tokens) {
+    const VisibleRows& piece = view.Find(token);
+    missing.push_back({piece.segment.get(), token - piece.first_token});
+  }
+  return ReadMissingRows(view.layer, kv_head, kind_, missing, row_bytes_, absl::MakeSpan(own.rows));
 }
 
 const char* GatheredRows::Row(const MemoryView& view, int64_t kv_head, int64_t token) const {

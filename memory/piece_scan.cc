@@ -9,6 +9,7 @@
 #include "attention/rotary.h"
 #include "base/status.h"
 #include "memory/code_columns.h"
+#include "memory/missing_rows.h"
 
 namespace mneme {
 namespace {
@@ -50,8 +51,8 @@ class RowPieces {
 
 // Rows whose true distance decides their rotation, one by one (kClamped): those nearer than the head's distance. Rows
 // at or beyond it go with the clamped query.
-void ScoreClamped(const RetrievePlan& plan, const VisibleRows& rows, int64_t row_begin, int64_t row_end, int64_t kv_head,
-                  int64_t head, int64_t query, TopK& top) {
+void ScoreClamped(const RetrievePlan& plan, const VisibleRows& rows, int64_t row_begin, int64_t row_end,
+                  int64_t kv_head, int64_t head, int64_t query, TopK& top) {
   const LayerCard& layer = plan.request->layer;
   const HeadRule& rule = plan.request->heads[static_cast<size_t>(head)];
   const auto dim = static_cast<size_t>(layer.key_dim);
@@ -135,8 +136,7 @@ int64_t PieceScan::AddNear(const VisibleRows& rows, int64_t row_begin, int64_t r
   if (rows.columns == nullptr) {
     int64_t nearest_far = std::numeric_limits<int64_t>::max();
     for (const int32_t head : heads_) {
-      const auto reach =
-          static_cast<int64_t>(std::ceil(plan_->request->heads[static_cast<size_t>(head)].distance));
+      const auto reach = static_cast<int64_t>(std::ceil(plan_->request->heads[static_cast<size_t>(head)].distance));
       for (const int64_t query : queries_) {
         nearest_far = std::min(nearest_far, plan_->positions[static_cast<size_t>(query)] - reach + 1);
       }
@@ -185,29 +185,12 @@ absl::Status Witnesses::ReadMissing(int64_t kv_head) {
             [&](size_t a, size_t b) { return std::pair(owners_[a], rows_[a]) < std::pair(owners_[b], rows_[b]); });
   const size_t row_bytes = RowBytes(dtype_, plan_->request->layer.key_dim);
   read_ = std::make_shared<std::vector<char>>(missing.size() * row_bytes);
-  const auto each_owner = [&](const auto& visit) -> absl::Status {
-    std::vector<int64_t> which;
-    for (size_t first = 0; first < missing.size(); first += which.size()) {
-      const VisibleRows* owner = owners_[missing[first]];
-      which.clear();
-      for (size_t i = first; i < missing.size() && owners_[missing[i]] == owner; ++i) {
-        which.push_back(rows_[missing[i]]);
-        keys_[missing[i]] = read_->data() + i * row_bytes;
-      }
-      MNEME_RETURN_IF_ERROR(visit(*owner->segment, which, first));
-    }
-    return absl::OkStatus();
-  };
-  const size_t layer = plan_->view->layer;
-  const auto head = static_cast<int32_t>(kv_head);
-  MNEME_RETURN_IF_ERROR(each_owner([&](Segment& segment, absl::Span<const int64_t> which, size_t) {
-    segment.WillReadRows(layer, head, RowKind::kKeys, which);
-    return absl::OkStatus();
-  }));
-  return each_owner([&](Segment& segment, absl::Span<const int64_t> which, size_t first) {
-    return segment.ReadRows(layer, head, RowKind::kKeys, which,
-                            absl::MakeSpan(*read_).subspan(first * row_bytes, which.size() * row_bytes));
-  });
+  std::vector<MissingRow> rows;
+  for (size_t i = 0; i < missing.size(); ++i) {
+    rows.push_back({owners_[missing[i]]->segment.get(), rows_[missing[i]]});
+    keys_[missing[i]] = read_->data() + i * row_bytes;
+  }
+  return ReadMissingRows(plan_->view->layer, kv_head, RowKind::kKeys, rows, row_bytes, absl::MakeSpan(*read_));
 }
 
 float Witnesses::Floor(int64_t query) const {

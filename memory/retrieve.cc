@@ -330,15 +330,8 @@ absl::StatusOr<MemoryView> ViewMemory(const RetrieveRequest& request, const Sequ
   if (missing < 2) {
     for (VisibleRows& piece : view.rows) MNEME_RETURN_IF_ERROR(bring_in(piece));
   } else {
-    SharedStatus errors;
-    executor.ParallelFor(view.rows.size(), [&](size_t i) {
-      try {
-        errors.Update(bring_in(view.rows[i]));
-      } catch (const std::bad_alloc&) {
-        errors.Update(absl::ResourceExhaustedError("out of memory"));
-      }
-    });
-    MNEME_RETURN_IF_ERROR(errors.Get());
+    MNEME_RETURN_IF_ERROR(
+        ParallelForStatus(executor, view.rows.size(), [&](size_t i) { return bring_in(view.rows[i]); }));
   }
   // Pinned rows have what was brought in for their neighbours of the same segment.
   for (size_t i = 1; i < view.rows.size(); ++i) {

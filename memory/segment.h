@@ -146,7 +146,7 @@ class Segment : public std::enable_shared_from_this<Segment> {
  private:
   struct Layer {
     std::atomic<int64_t> rows{0};
-    std::shared_ptr<LayerKeys> keys;  // guarded by mutex_, as the next four
+    std::shared_ptr<LayerKeys> keys;  // guarded by mutex_, as the next three
     std::shared_ptr<LayerCodes> codes;
     std::shared_ptr<LayerValues> values;
     std::array<uint64_t, kRowKinds> asked{};           // see RowCache::Admits

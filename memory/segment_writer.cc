@@ -11,55 +11,62 @@
 namespace mneme {
 namespace {
 
-// Rows [begin, begin + n) of a KeyRows or RowArray, one after another.
-template <typename Rows>
-void CopyOut(const Rows& rows, int64_t begin, int64_t n, char* out) {
+void CopyPieces(Pieces pieces, int64_t begin, int64_t n, size_t bytes, char* out) {
   for (const int64_t end = begin + n; begin < end;) {
     int64_t contiguous;
-    const char* from = rows.Rows(begin, &contiguous);
+    const char* from = pieces(begin, &contiguous);
     const int64_t count = std::min(contiguous, end - begin);
-    const size_t bytes = static_cast<size_t>(count) * rows.row_bytes();
-    std::memcpy(out, from, bytes);
-    out += bytes;
+    std::memcpy(out, from, static_cast<size_t>(count) * bytes);
+    out += static_cast<size_t>(count) * bytes;
     begin += count;
   }
 }
 
+// Of a KeyRows or RowArray.
+template <typename Rows>
+auto PiecesOf(const Rows& rows) {
+  return [&rows](int64_t row, int64_t* contiguous) { return static_cast<const char*>(rows.Rows(row, contiguous)); };
+}
+
+// Rows [begin, begin + n) of a KeyRows or RowArray, one after another.
+template <typename Rows>
+void CopyOut(const Rows& rows, int64_t begin, int64_t n, char* out) {
+  CopyPieces(PiecesOf(rows), begin, n, rows.row_bytes(), out);
+}
+
 }  // namespace
+
+absl::Status PutColumn(Transaction& transaction, SegmentId segment, const Column& column, int64_t begin, int64_t end,
+                       size_t bytes, Pieces pieces) {
+  std::vector<char> buffer;
+  for (int64_t i = begin; i < end; i += kChunkRows) {
+    const int64_t n = std::min(kChunkRows, end - i);
+    buffer.resize(static_cast<size_t>(n) * bytes);
+    CopyPieces(pieces, i, n, bytes, buffer.data());
+    MNEME_RETURN_IF_ERROR(transaction.PutChunk(segment, column, i / kChunkRows, buffer, bytes));
+  }
+  return absl::OkStatus();
+}
 
 absl::Status WriteChunks(Transaction& transaction, const ModelCard& card, DType dtype, Segment& segment,
                          int64_t begin_row, int64_t end_row) {
   if (begin_row >= end_row) return absl::OkStatus();
-  std::vector<char> buffer;
-  const auto put = [&](const Column& column, size_t row_bytes, const auto& copy) -> absl::Status {
-    buffer.resize(static_cast<size_t>(kChunkRows) * row_bytes);
-    for (int64_t row = begin_row; row < end_row; row += kChunkRows) {
-      const int64_t n = std::min(kChunkRows, end_row - row);
-      copy(row, n, buffer.data());
-      MNEME_RETURN_IF_ERROR(
-          transaction.PutChunk(segment.id(), column, row / kChunkRows,
-                               absl::MakeConstSpan(buffer.data(), static_cast<size_t>(n) * row_bytes), row_bytes));
-    }
-    return absl::OkStatus();
+  const auto put = [&](const Column& column, size_t row_bytes, Pieces rows) {
+    return PutColumn(transaction, segment.id(), column, begin_row, end_row, row_bytes, rows);
   };
   MNEME_ASSIGN_OR_RETURN(const auto columns, segment.Columns(end_row));
-  MNEME_RETURN_IF_ERROR(put({0, 0, ColumnKind::kPositions}, sizeof(int64_t),
-                            [&](int64_t row, int64_t n, char* out) { CopyOut(columns->positions, row, n, out); }));
-  MNEME_RETURN_IF_ERROR(put({0, 0, ColumnKind::kTokenIds}, sizeof(int32_t),
-                            [&](int64_t row, int64_t n, char* out) { CopyOut(columns->token_ids, row, n, out); }));
+  MNEME_RETURN_IF_ERROR(put({0, 0, ColumnKind::kPositions}, sizeof(int64_t), PiecesOf(columns->positions)));
+  MNEME_RETURN_IF_ERROR(put({0, 0, ColumnKind::kTokenIds}, sizeof(int32_t), PiecesOf(columns->token_ids)));
   for (size_t layer = 0; layer < card.layers.size(); ++layer) {
     const LayerCard& shape = card.layers[layer];
-    const size_t key_bytes = RowBytes(dtype, shape.key_dim);
     MNEME_ASSIGN_OR_RETURN(const auto keys, segment.Keys(layer, end_row));
     MNEME_ASSIGN_OR_RETURN(const auto values, segment.Values(layer, end_row));
     for (int32_t head = 0; head < shape.kv_heads; ++head) {
-      const KeyRows& key_rows = *keys->heads[static_cast<size_t>(head)];
       const RowArray& value_rows = *values->heads[static_cast<size_t>(head)];
+      MNEME_RETURN_IF_ERROR(put({shape.layer, head, ColumnKind::kKeys}, RowBytes(dtype, shape.key_dim),
+                                PiecesOf(*keys->heads[static_cast<size_t>(head)])));
       MNEME_RETURN_IF_ERROR(
-          put({shape.layer, head, ColumnKind::kKeys}, key_bytes,
-              [&](int64_t row, int64_t n, char* out) { CopyOut(key_rows, row, n, out); }));
-      MNEME_RETURN_IF_ERROR(put({shape.layer, head, ColumnKind::kValues}, value_rows.row_bytes(),
-                                [&](int64_t row, int64_t n, char* out) { CopyOut(value_rows, row, n, out); }));
+          put({shape.layer, head, ColumnKind::kValues}, value_rows.row_bytes(), PiecesOf(value_rows)));
     }
   }
   return absl::OkStatus();
@@ -121,8 +128,7 @@ absl::Status CopyRows(const ModelCard& card, DType dtype, Segment& from, int64_t
     MNEME_ASSIGN_OR_RETURN(const auto values, from.Values(layer, end));
     for (size_t head = 0; head < heads; ++head) {
       CopyOut(*keys->heads[head], begin_row, n, key_bytes.data() + head * static_cast<size_t>(n) * key_row);
-      CopyOut(*values->heads[head], begin_row, n,
-                 value_bytes.data() + head * static_cast<size_t>(n) * value_row);
+      CopyOut(*values->heads[head], begin_row, n, value_bytes.data() + head * static_cast<size_t>(n) * value_row);
     }
     MNEME_RETURN_IF_ERROR(to.AppendRows(layer, key_bytes.data(), value_bytes.data(), n));
   }

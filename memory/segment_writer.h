@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 
 #include "base/model_card.h"
@@ -12,6 +13,14 @@
 namespace mneme {
 
 // Rows of a segment on their way into a transaction, and from one segment to another.
+
+// Where pieces of equal size lie: the first byte of piece i, and how many lie contiguously from there.
+using Pieces = absl::FunctionRef<const char*(int64_t i, int64_t* contiguous)>;
+
+// Writes pieces [begin, end) of `bytes` bytes each as rows of a column; begin is a multiple of kChunkRows, and the last
+// chunk may be short.
+absl::Status PutColumn(Transaction& transaction, SegmentId segment, const Column& column, int64_t begin, int64_t end,
+                       size_t bytes, Pieces pieces);
 
 // Writes the chunks that hold rows [begin_row, end_row) of every column; begin_row is a multiple of kChunkRows, and the
 // last chunk may be short.
