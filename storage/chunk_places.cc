@@ -5,7 +5,7 @@
 namespace mneme {
 namespace {
 
-// At some 250 bytes each. What is forgotten is found again.
+// At some 100 bytes each, and a header of 4 bytes for each sub-block of 4 KiB. What is forgotten is found again.
 constexpr size_t kMostEntries = size_t{1} << 18;
 
 }  // namespace

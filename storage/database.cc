@@ -151,8 +151,7 @@ absl::StatusOr<std::vector<std::string>> DatabaseImpl::ListMemories() {
   return Guarded("list memories", [&]() -> absl::StatusOr<std::vector<std::string>> {
     std::vector<std::string> names;
     MNEME_ASSIGN_OR_RETURN(const View view, ViewOf(Seen::kView));
-    const std::unique_ptr<rocksdb::Iterator> it(
-        view->NewIterator(rocksdb::ReadOptions(), view.family(kDefaultFamily)));
+    const std::unique_ptr<rocksdb::Iterator> it(view->NewIterator(rocksdb::ReadOptions(), view.family(kDefaultFamily)));
     for (it->Seek(rocksdb::Slice(&kManifestPrefix, 1)); it->Valid() && it->key()[0] == kManifestPrefix; it->Next()) {
       names.emplace_back(it->key().data() + 1, it->key().size() - 1);
     }
@@ -239,13 +238,14 @@ absl::Status DatabaseImpl::ReadChunkRows(SegmentId segment, const Column& column
 
 namespace {
 
-// Bytes [offset, offset + n) of a value that lies in a blob file. `name` is what errors call it.
-absl::Status ReadBytes(const FoundValue& value, size_t offset, char* bytes, size_t n, absl::string_view name) {
+// Bytes [offset, offset + n) of a value that lies in a blob file. name(): what errors call it.
+template <typename Name>
+absl::Status ReadBytes(const FoundValue& value, size_t offset, char* bytes, size_t n, const Name& name) {
   rocksdb::Slice read;
   const rocksdb::IOStatus status =
       value.file->Read(value.offset + offset, n, rocksdb::IOOptions(), &read, bytes, nullptr);
-  if (!status.ok()) return FromRocksRead(status, name);
-  if (read.size() < n) return absl::DataLossError(absl::StrCat(name, ": its file is too short"));
+  if (!status.ok()) return FromRocksRead(status, name());
+  if (read.size() < n) return absl::DataLossError(absl::StrCat(name(), ": its file is too short"));
   if (read.data() != bytes) std::memcpy(bytes, read.data(), n);
   return absl::OkStatus();
 }
@@ -283,27 +283,27 @@ absl::Status DatabaseImpl::ReadRangeOf(SegmentId segment, const Column& column, 
   ChunkPlaces::Place place;
   rocksdb::PinnableSlice whole;
   MNEME_RETURN_IF_ERROR(FindChunk(segment, column, chunk, key, place, whole, known));
-  const std::string name = ChunkName(segment, column, chunk);
+  const auto name = [&] { return ChunkName(segment, column, chunk); };
   const auto named = [&](const absl::Status& status) {
-    return status.ok() ? status : absl::DataLossError(absl::StrCat(name, ": ", status.message()));
+    return status.ok() ? status : absl::DataLossError(absl::StrCat(name(), ": ", status.message()));
   };
   const FoundValue& value = place.value;
   if (value.file == nullptr) return named(DecodeChunkRows(key, ToView(whole), row_bytes, begin, end, rows));
-  std::string bytes = std::move(place.header);
-  if (bytes.empty()) {
-    bytes.resize(ChunkHeaderBytes(value.bytes));
+  if (!AreWholeSubBlocks(value.bytes, row_bytes, begin, end)) {
+    std::string bytes(value.bytes, '\0');
     MNEME_RETURN_IF_ERROR(ReadBytes(value, 0, bytes.data(), bytes.size(), name));
+    return named(DecodeChunkRows(key, bytes, row_bytes, begin, end, rows));
   }
-  const size_t from = bytes.size() + static_cast<size_t>(begin) * row_bytes;
-  if (AreWholeSubBlocks(value.bytes, row_bytes, begin, end)) {
-    // Into their place, and verified there.
-    if (from + rows.size() > value.bytes) return named(absl::DataLossError("holds fewer rows than were asked for"));
-    MNEME_RETURN_IF_ERROR(ReadBytes(value, from, rows.data(), rows.size(), name));
-    return named(VerifyChunkRows(key, bytes, value.bytes, row_bytes, begin, rows));
+  // Into their place, and verified there.
+  std::string header = std::move(place.header);
+  if (header.empty()) {
+    header.resize(ChunkHeaderBytes(value.bytes));
+    MNEME_RETURN_IF_ERROR(ReadBytes(value, 0, header.data(), header.size(), name));
   }
-  bytes.resize(value.bytes);
-  MNEME_RETURN_IF_ERROR(ReadBytes(value, 0, bytes.data(), bytes.size(), name));
-  return named(DecodeChunkRows(key, bytes, row_bytes, begin, end, rows));
+  const size_t from = header.size() + static_cast<size_t>(begin) * row_bytes;
+  if (from + rows.size() > value.bytes) return named(absl::DataLossError("holds fewer rows than were asked for"));
+  MNEME_RETURN_IF_ERROR(ReadBytes(value, from, rows.data(), rows.size(), name));
+  return named(VerifyChunkRows(key, header, value.bytes, row_bytes, begin, rows));
 }
 
 absl::Status DatabaseImpl::ReadRowsOf(SegmentId segment, const Column& column, int64_t chunk,
@@ -313,9 +313,8 @@ absl::Status DatabaseImpl::ReadRowsOf(SegmentId segment, const Column& column, i
   ChunkPlaces::Place place;
   rocksdb::PinnableSlice whole;
   MNEME_RETURN_IF_ERROR(FindChunk(segment, column, chunk, key, place, whole, known));
-  const auto lost = [&](absl::string_view why) {
-    return absl::DataLossError(absl::StrCat(ChunkName(segment, column, chunk), ": ", why));
-  };
+  const auto name = [&] { return ChunkName(segment, column, chunk); };
+  const auto lost = [&](absl::string_view why) { return absl::DataLossError(absl::StrCat(name(), ": ", why)); };
   if (place.value.file == nullptr) {
     const absl::Status status = DecodeChunkRows(key, ToView(whole), row_bytes, which, rows);
     return status.ok() ? status : lost(status.message());
@@ -334,8 +333,8 @@ absl::Status DatabaseImpl::ReadRowsOf(SegmentId segment, const Column& column, i
     ranges.insert(ranges.begin(), {0, header_bytes});
   }
   for (const ByteRange& range : ranges) {
-    MNEME_RETURN_IF_ERROR(ReadBytes(place.value, range.begin, value.data() + range.begin, range.end - range.begin,
-                                    ChunkName(segment, column, chunk)));
+    MNEME_RETURN_IF_ERROR(
+        ReadBytes(place.value, range.begin, value.data() + range.begin, range.end - range.begin, name));
   }
   const absl::string_view view = absl::string_view(value).substr(0, value_bytes);
   const absl::Status status = DecodeChunkRows(key, view, row_bytes, which, rows);
