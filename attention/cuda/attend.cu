@@ -2,6 +2,7 @@
 
 #include <cuda_runtime.h>
 
+#include "attention/cuda/cuda_error.h"
 #include "attention/cuda/device_block.cuh"
 #include "attention/cuda/finish-inl.h"
 #include "attention/cuda/search_kernel.h"
@@ -16,10 +17,6 @@ __global__ void __launch_bounds__(kFinishWarps* kLanes)
                  const __grid_constant__ Workspace workspace) {
   DeviceBlock<kFinishWarps> block;
   Finish(block, problem, plan, workspace);
-}
-
-std::string Said(const char* what, cudaError_t error) {
-  return error == cudaSuccess ? "" : std::string(what) + ": " + cudaGetErrorString(error);
 }
 
 }  // namespace

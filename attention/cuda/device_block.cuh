@@ -6,7 +6,7 @@
 namespace mneme::cuda {
 
 // A block of threads on the device: all that the kernels' bodies ask of CUDA. The tests have another one
-// (tests/attention/cuda/emulated_block.h), which runs the same bodies on the host.
+// (tests/attention/cuda/emulator.h), which runs the same bodies on the host.
 //   Sync, SyncOr      all threads of the block; SyncOr: whether any thread's argument was true
 //   WarpSync, WarpSum, ShuffleXor, Multiply    all lanes of a warp together
 template <int kWarpCount>

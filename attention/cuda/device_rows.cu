@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include "attention/cuda/append-inl.h"
+#include "attention/cuda/cuda_error.h"
 #include "attention/cuda/device_block.cuh"
 #include "attention/cuda/rows_layout.h"
 
@@ -28,10 +29,6 @@ __global__ void SetVisibleKernel(MemoryRows* rows, int64_t begin, int64_t end, i
 
 __global__ void SetRowsKernel(MemoryRows* rows, MemoryRows content) {
   *rows = content;
-}
-
-std::string Said(const char* what, cudaError_t error) {
-  return error == cudaSuccess ? "" : std::string(what) + ": " + cudaGetErrorString(error);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "attention/cuda/argument_error.h"
 #include "attention/cuda/finish-inl.h"
 #include "attention/cuda/search-inl.h"
 
@@ -12,19 +13,10 @@ namespace {
 
 constexpr int64_t kLeastRangeRows = 512;  // below it a block's start costs more than its rows
 
-std::string Wrong(const char* name, const std::string& expected, const std::string& actual) {
-  return std::string(name) + ": expected " + expected + ", got " + actual;
-}
-std::string Wrong(const char* name, const std::string& expected, int64_t actual) {
-  return Wrong(name, expected, std::to_string(actual));
-}
 std::string Absent(const char* name) {
   return Wrong(name, "a pointer to device memory", std::string("NULL"));
 }
 
-bool IsDim(int32_t dim) {
-  return dim == 64 || dim == 128 || dim == 256;
-}
 bool Aligned(const void* data, uintptr_t bytes) {
   return reinterpret_cast<uintptr_t>(data) % bytes == 0;
 }

@@ -1,15 +1,9 @@
 #include "attention/cuda/rows_layout.h"
 
+#include "attention/cuda/argument_error.h"
+
 namespace mneme::cuda {
 namespace {
-
-bool IsDim(int32_t dim) {
-  return dim == 64 || dim == 128 || dim == 256;
-}
-
-std::string Wrong(const std::string& name, const std::string& expected, const std::string& actual) {
-  return name + ": expected " + expected + ", got " + actual;
-}
 
 std::string CheckSource(const std::string& name, const RowsToAppend& source, int64_t dim, int64_t kv_heads) {
   if (source.data == nullptr) return Wrong(name + ".data", "a pointer", "NULL");
@@ -18,10 +12,10 @@ std::string CheckSource(const std::string& name, const RowsToAppend& source, int
   }
   if (!source.on_device) {
     if (source.row_stride < dim) {
-      return Wrong(name + ".row_stride", "at least " + std::to_string(dim), std::to_string(source.row_stride));
+      return Wrong(name + ".row_stride", "at least " + std::to_string(dim), source.row_stride);
     }
     if (kv_heads > 1 && source.head_stride < dim) {
-      return Wrong(name + ".head_stride", "at least " + std::to_string(dim), std::to_string(source.head_stride));
+      return Wrong(name + ".head_stride", "at least " + std::to_string(dim), source.head_stride);
     }
   }
   return "";
@@ -39,15 +33,15 @@ bool DeviceBudget::Take(int64_t bytes) {
 
 std::string CheckRowsShape(const RowsShape& shape) {
   if (shape.kv_heads < 1 || shape.kv_heads > 65535) {
-    return Wrong("shape.kv_heads", "1 to 65535", std::to_string(shape.kv_heads));
+    return Wrong("shape.kv_heads", "1 to 65535", shape.kv_heads);
   }
-  if (!IsDim(shape.key_dim)) return Wrong("shape.key_dim", "64, 128 or 256", std::to_string(shape.key_dim));
-  if (!IsDim(shape.value_dim)) return Wrong("shape.value_dim", "64, 128 or 256", std::to_string(shape.value_dim));
+  if (!IsDim(shape.key_dim)) return Wrong("shape.key_dim", "64, 128 or 256", shape.key_dim);
+  if (!IsDim(shape.value_dim)) return Wrong("shape.value_dim", "64, 128 or 256", shape.value_dim);
   if (shape.type != ElementType::kF16 && shape.type != ElementType::kBF16 && shape.type != ElementType::kI8) {
     return Wrong("shape.type", "f16, bf16 or i8", "another");
   }
   if (shape.capacity < 1 || shape.capacity > UINT32_MAX) {
-    return Wrong("shape.capacity", "1 to 4294967295", std::to_string(shape.capacity));
+    return Wrong("shape.capacity", "1 to 4294967295", shape.capacity);
   }
   return "";
 }
@@ -73,10 +67,9 @@ int64_t DeviceRowsBytes(const RowsShape& shape) {
 
 std::string CheckAppend(const RowsShape& shape, int64_t size, int64_t tokens, const RowsToAppend& keys,
                         const RowsToAppend& values) {
-  if (tokens < 0) return Wrong("tokens", "at least 0", std::to_string(tokens));
+  if (tokens < 0) return Wrong("tokens", "at least 0", tokens);
   if (tokens > shape.capacity - size) {
-    return Wrong("tokens", "at most " + std::to_string(shape.capacity - size) + ", the room that is left",
-                 std::to_string(tokens));
+    return Wrong("tokens", "at most " + std::to_string(shape.capacity - size) + ", the room that is left", tokens);
   }
   if (tokens == 0) return "";
   std::string wrong = CheckSource("keys", keys, shape.key_dim, shape.kv_heads);

@@ -1,0 +1,24 @@
+#ifndef MNEME_ATTENTION_CUDA_ARGUMENT_ERROR_H_
+#define MNEME_ATTENTION_CUDA_ARGUMENT_ERROR_H_
+
+#include <cstdint>
+#include <string>
+
+namespace mneme::cuda {
+
+// What checks of arguments share: the one form of what is wrong.
+inline std::string Wrong(const std::string& name, const std::string& expected, const std::string& actual) {
+  return name + ": expected " + expected + ", got " + actual;
+}
+inline std::string Wrong(const std::string& name, const std::string& expected, int64_t actual) {
+  return Wrong(name, expected, std::to_string(actual));
+}
+
+// Whether the kernels are built for it.
+inline bool IsDim(int32_t dim) {
+  return dim == 64 || dim == 128 || dim == 256;
+}
+
+}  // namespace mneme::cuda
+
+#endif  // MNEME_ATTENTION_CUDA_ARGUMENT_ERROR_H_
