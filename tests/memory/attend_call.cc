@@ -39,6 +39,22 @@ void AttendCase::SetTopK(int64_t k) {
   }
 }
 
+AttendCase MixedHeads(const ModelCard& card, size_t layer, int64_t queries, PositionPolicy policy) {
+  AttendCase made;
+  made.layer = card.layers[layer];
+  made.layer.soft_cap = layer == 0 ? 0.0f : 8.0f;
+  made.sequences = {{nullptr, nullptr, nullptr, queries, 3, 0, -1}};
+  made.policy = policy;
+  made.decay_beyond = 50;
+  made.SetTopK(24);
+  for (size_t head = 0; head < made.heads.size(); ++head) {
+    made.heads[head].distance = 300;
+    made.heads[head].decay = head % 3 == 1 ? 0.5f : 0.0f;
+    made.heads[head].memory_bias = head % 2 == 0 ? 0.75f : 0.0f;
+  }
+  return made;
+}
+
 bool AttendResult::operator==(const AttendResult& other) const {
   return SameBits(output, other.output) && SameBits(log_sum_exp, other.log_sum_exp) &&
          SameBits(memory_mass, other.memory_mass) && SameBits(scores, other.scores) && tokens == other.tokens;

@@ -44,6 +44,10 @@ struct AttendCase {
   void SetTopK(int64_t k);
 };
 
+// A call over one memory of the card's layer number `layer`, with heads that differ in decay and bias; all but the first
+// layer have a soft cap. The sequence has no memory yet.
+AttendCase MixedHeads(const ModelCard& card, size_t layer, int64_t queries, PositionPolicy policy);
+
 struct AttendResult {
   std::vector<float> output, log_sum_exp, memory_mass, scores;
   std::vector<int64_t> tokens;

@@ -31,29 +31,13 @@ class CodesTest : public ::testing::Test {
 
   int64_t ByCode() { return store_->Stats()->scanned.by_code; }
 
-  AttendCase CaseOf(size_t layer, int64_t queries, PositionPolicy policy) const {
-    AttendCase made;
-    made.layer = card_.layers[layer];
-    made.layer.soft_cap = layer == 0 ? 0.0f : 8.0f;
-    made.sequences = {{nullptr, nullptr, nullptr, queries, 3, 0, -1}};
-    made.policy = policy;
-    made.decay_beyond = 50;
-    made.SetTopK(24);
-    for (size_t head = 0; head < made.heads.size(); ++head) {
-      made.heads[head].distance = 300;
-      made.heads[head].decay = head % 3 == 1 ? 0.5f : 0.0f;
-      made.heads[head].memory_bias = head % 2 == 0 ? 0.75f : 0.0f;
-    }
-    return made;
-  }
-
   // The call over both memories, again and again, so that what was found last is used and outdated.
   void ExpectSame(Memory* coded, Memory* plain, TestRandom& random) {
     for (const PositionPolicy policy :
          {PositionPolicy::kAsStored, PositionPolicy::kFixedDistance, PositionPolicy::kClamped}) {
       for (size_t layer = 0; layer < card_.layers.size(); ++layer) {
         for (const int64_t queries : {1, 1, 70, 2}) {
-          AttendCall call(random, CaseOf(layer, queries, policy));
+          AttendCall call(random, MixedHeads(card_, layer, queries, policy));
           call.SetMemory(0, plain);
           ASSERT_OK(call.Run());
           const AttendResult expected = call.result();

@@ -70,28 +70,12 @@ class DiskRowsTest : public ::testing::Test {
     }
   }
 
-  AttendCase CaseOf(size_t layer, int64_t queries, PositionPolicy policy) const {
-    AttendCase made;
-    made.layer = card_.layers[layer];
-    made.layer.soft_cap = layer == 0 ? 0.0f : 8.0f;
-    made.sequences = {{nullptr, nullptr, nullptr, queries, 3, 0, -1}};
-    made.policy = policy;
-    made.decay_beyond = 50;
-    made.SetTopK(24);
-    for (size_t head = 0; head < made.heads.size(); ++head) {
-      made.heads[head].distance = 300;
-      made.heads[head].decay = head % 3 == 1 ? 0.5f : 0.0f;
-      made.heads[head].memory_bias = head % 2 == 0 ? 0.75f : 0.0f;
-    }
-    return made;
-  }
-
   void ExpectSameAs(Memory* memory, Memory* reference, Executor& executor = InlineExecutor()) {
     for (const PositionPolicy policy :
          {PositionPolicy::kAsStored, PositionPolicy::kFixedDistance, PositionPolicy::kClamped}) {
       for (size_t layer = 0; layer < card_.layers.size(); ++layer) {
         for (const int64_t queries : {1, 1, 20}) {
-          AttendCall call(random_, CaseOf(layer, queries, policy));
+          AttendCall call(random_, MixedHeads(card_, layer, queries, policy));
           call.SetMemory(0, reference);
           ASSERT_OK(call.Run());
           const AttendResult expected = call.result();
@@ -141,7 +125,6 @@ class DiskRowsTest : public ::testing::Test {
   }
 
   // Bytes that the codes of `tokens` tokens take in memory and on disk.
-  int64_t CodesOf(int64_t tokens) const { return CodeBytes(card_, tokens); }
 
   TestRandom random_;
   // The memories of these tests are so small that no row of theirs would be worth reading by itself.
@@ -161,7 +144,7 @@ TEST_F(DiskRowsTest, AReopenedMemoryIsSearchedFromItsCodes) {
   Append(5000);
   Reopen();
   // One query: too little to be worth whole keys or values.
-  AttendCall call(random_, CaseOf(0, 1, PositionPolicy::kAsStored));
+  AttendCall call(random_, MixedHeads(card_, 0, 1, PositionPolicy::kAsStored));
   call.SetMemory(0, reference_.get());
   ASSERT_OK(call.Run());
   const AttendResult expected = call.result();
@@ -173,7 +156,7 @@ TEST_F(DiskRowsTest, AReopenedMemoryIsSearchedFromItsCodes) {
   EXPECT_EQ(stats.codes_rebuilt, 0);
   EXPECT_GT(stats.rows_read, 0);
   // Of the other layer nothing has come in, of this one codes and the tail.
-  EXPECT_LT(stats.ram_bytes, CodesOf(5000) + (int64_t{1} << 19));
+  EXPECT_LT(stats.ram_bytes, CodeBytes(card_, 5000) + (int64_t{1} << 19));
   ExpectSame();
   EXPECT_THAT(Log(), IsEmpty());
 }
@@ -183,7 +166,6 @@ TEST_F(DiskRowsTest, RowsThatAreReadAgainAndAgainComeIn) {
   Open();
   Create();
   Append(5000);
-  Reopen();
   row_read_cost_ = 32;
   Reopen();
   ExpectSame();
@@ -214,7 +196,7 @@ TEST_F(DiskRowsTest, ABudgetForCodesKeepsTheRowsOnDisk) {
   Create();
   Append(13000);
   const int64_t sealed = 13000 - memory_->Info().tail_tokens;
-  const int64_t codes = CodesOf(sealed);
+  const int64_t codes = CodeBytes(card_, sealed);
   Reopen(static_cast<size_t>(codes + codes / 10));
   for (int round = 0; round < 10; ++round) ExpectSame();
   const StoreStats stats = Stats();
@@ -246,7 +228,7 @@ TEST_F(DiskRowsTest, AnyBudgetAnyTypeSameBits) {
     }
     Create();
     Append(3000 + random_.Between(0, 900));
-    const int64_t all = reference_->Info().bytes + CodesOf(4000);
+    const int64_t all = reference_->Info().bytes + CodeBytes(card_, 4000);
     for (const int64_t budget : {int64_t{1}, all / 8, all / 4, all / 2, all, int64_t{0}}) {
       row_read_cost_ = random_.OneOf<int64_t>({0, 8, 64, 16384});
       SCOPED_TRACE(absl::StrCat("budget ", budget, " of ", all, ", cost of a row ", row_read_cost_));
@@ -377,7 +359,7 @@ TEST_F(DiskRowsTest, DamagedRowsAreAnErrorThatNamesThem) {
     };
     Change({kind}, flip);
     Reopen();
-    AttendCall call(random_, CaseOf(0, 3, PositionPolicy::kAsStored));
+    AttendCall call(random_, MixedHeads(card_, 0, 3, PositionPolicy::kAsStored));
     call.SetMemory(0, memory_.get());
     const absl::Status status = call.Run();
     EXPECT_TRUE(absl::IsDataLoss(status)) << status;
@@ -397,7 +379,7 @@ TEST_F(DiskRowsTest, SearchGivesRowsThatAreOnDisk) {
   for (const size_t budget : {size_t{0}, size_t{1}, size_t{30000}}) {
     Reopen(budget);
     for (size_t layer = 0; layer < card_.layers.size(); ++layer) {
-      AttendCall call(random_, CaseOf(layer, 5, PositionPolicy::kAsStored));
+      AttendCall call(random_, MixedHeads(card_, layer, 5, PositionPolicy::kAsStored));
       const LayerCard& shape = card_.layers[layer];
       const auto slots = static_cast<size_t>(5 * shape.query_heads * 24);
       struct Result {
@@ -439,7 +421,7 @@ TEST_F(DiskRowsTest, ThreadsThatSearchAtOnceAnswerAlike) {
     std::vector<std::unique_ptr<AttendCall>> calls;
     for (int i = 0; i < 4; ++i) {
       calls.push_back(
-          std::make_unique<AttendCall>(random_, CaseOf(static_cast<size_t>(i % 2), 3 + i, PositionPolicy::kAsStored)));
+          std::make_unique<AttendCall>(random_, MixedHeads(card_, static_cast<size_t>(i % 2), 3 + i, PositionPolicy::kAsStored)));
       calls.back()->SetMemory(0, reference_.get());
       ASSERT_OK(calls.back()->Run());
       expected.push_back(calls.back()->result());
