@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""table.py DOCUMENT FOLDER: makes of what peers.py wrote FOLDER/table.md and FOLDER/peers.dat (for gnuplot)."""
+"""table.py DOCUMENT FOLDER: makes of what peers.py wrote FOLDER/peers.md and FOLDER/peers.dat (for gnuplot)."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def points_of(document):
 def main():
     with open(sys.argv[1]) as file:
         document = json.load(file)
-    for name, lines in (("table.md", lines_of), ("peers.dat", points_of)):
+    for name, lines in (("peers.md", lines_of), ("peers.dat", points_of)):
         with open(os.path.join(sys.argv[2], name), "w") as file:
             file.write("\n".join(lines(document)) + "\n")
 

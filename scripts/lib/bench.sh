@@ -82,7 +82,6 @@ measure_model() {
 
 tabulate() {
   python3 "$MNEME_ROOT/bench/micro/table.py" "$out"
-  mv -- "$out/table.md" "$out/peers.md"
   {
     printf '# mneme\n\n%s; load at the start: %s\n\n' \
       "$(date +%F), $(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores" "$load"
