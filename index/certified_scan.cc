@@ -173,6 +173,8 @@ class CertifiedScan::Impl {
     const auto n = static_cast<size_t>(count_);
     turned_.resize(static_cast<size_t>(dim_));
     values_.resize(n * static_cast<size_t>(coded_dim * kernels_->copies));
+    lanes_.resize((n + codes::kLanes - 1) / codes::kLanes * codes::kLanes * static_cast<size_t>(dim_));
+    bases_.resize(lanes_.size() / static_cast<size_t>(dim_));
     value_row_.resize(static_cast<size_t>(coded_dim));
     queries_.resize(n);
     for (int64_t i = 0; i < count_; ++i) {
@@ -182,8 +184,12 @@ class CertifiedScan::Impl {
       Rotate(turned, dim_);
       const codes::QueryCode code = codes::EncodeQuery(turned, dim_, *kernels_, value_row_.data());
       codes::Pack(*kernels_, value_row_.data(), i, count_, coded_dim, values_.data());
+      float* const lane = lanes_.data() + i / codes::kLanes * codes::kLanes * dim_ + i % codes::kLanes;
       double squares = 0;
-      for (int64_t d = 0; d < dim_; ++d) squares += static_cast<double>(vector[d]) * vector[d];
+      for (int64_t d = 0; d < dim_; ++d) {
+        lane[d * codes::kLanes] = vector[d];
+        squares += static_cast<double>(vector[d]) * vector[d];
+      }
       // What f32 may round away between the codes and the bound, and in the exact dot product itself, relative to
       // |query| · |key|: a unit in the last place for each term and some for the rest.
       const auto rounding = static_cast<float>(dim_ + 64) * 0x1p-23f;
@@ -227,11 +233,18 @@ class CertifiedScan::Impl {
     const KeyCodes& codes = *ranges_.back().codes;
     const float* mean = codes.Mean(row);
     const float mean_norm = codes.MeanNorm(row);
+    if (chunk_end < ranges_.back().row_end) {
+      const auto* next = reinterpret_cast<const char*>(codes.Mean(chunk_end));
+      for (size_t byte = 0; byte < codes.mean_bytes(); byte += 64) __builtin_prefetch(next + byte);
+    }
+    for (int64_t i = 0; i < count_; i += codes::kLanes) {
+      kernels_->dots(lanes_.data() + i * dim_, mean, dim_, bases_.data() + i);
+    }
     for (int64_t i = 0; i < count_; ++i) {
       codes::Query& query = queries_[static_cast<size_t>(i)];
       CodedQuery& coded = Coded(i);
       coded.slack = coded.slack_weight * mean_norm + kTiny;
-      query.base = kernels_->dot(vectors_ + i * dim_, mean, dim_) + coded.slack;
+      query.base = bases_[static_cast<size_t>(i)] + coded.slack;
       const Ranking& ranking = RankingOf(i, ranges_.size() - 1);
       if (ranking.decay != 0) {
         coded.least_penalty = *std::min_element(ranking.row_penalty + row, ranking.row_penalty + chunk_end);
@@ -404,6 +417,8 @@ class CertifiedScan::Impl {
   std::vector<float> turned_;
   std::vector<int8_t> value_row_;
   std::vector<int8_t> values_;
+  std::vector<float> lanes_;  // the queries [dim][kLanes], group after group
+  std::vector<float> bases_;  // their dot products with a chunk's mean
   std::vector<codes::Query> queries_;
   std::vector<CodedQuery> coded_;
   DType dtype_ = DType::kF32;  // of all ranges

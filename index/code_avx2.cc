@@ -15,7 +15,9 @@ constexpr int kParts = kBlockRows / kWidth;
 constexpr int kQueries = 8;
 constexpr int kCopies = 8;
 
+// The second-level cache has more room for lines on their way than the first: what is farther ahead goes there.
 constexpr int64_t kPrefetchBytes = 2048;
+constexpr int64_t kFarPrefetchBytes = 8192;
 
 #define MNEME_INLINE inline __attribute__((always_inline))
 
@@ -51,6 +53,7 @@ MNEME_INLINE bool Any(Marks marks) {
 template <int kQ>
 MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* values, Ints (&sums)[kQ][kParts]) {
   const Ints ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 2
   for (int p = 0; p < kParts; ++p) {
     Ints own[kQ];
     for (int q = 0; q < kQ; ++q) own[q] = sums[q][p];
@@ -61,6 +64,7 @@ MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* valu
       for (int i = 0; i < 4; ++i) {
         keys[i] = LoadInts(at + 64 * i);
         if (p == 0) _mm_prefetch(at + kPrefetchBytes + 64 * i, _MM_HINT_T0);
+        if (p == 1) _mm_prefetch(at + kFarPrefetchBytes + 64 * i, _MM_HINT_T1);
       }
       for (int q = 0; q < kQ; ++q, four += 128) {
         Ints pairs = _mm256_maddubs_epi16(keys[0], LoadInts(four));
@@ -81,6 +85,6 @@ MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* valu
 
 namespace mneme::codes {
 
-const Kernels kAvx2Kernels = {"avx2", kQueries, 32767 / 127, kCopies, &Scan, &Dot};
+const Kernels kAvx2Kernels = {"avx2", kQueries, 32767 / 127, kCopies, &Scan, &Dots};
 
 }  // namespace mneme::codes

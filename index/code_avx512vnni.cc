@@ -83,6 +83,6 @@ MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* valu
 
 namespace mneme::codes {
 
-const Kernels kAvx512VnniKernels = {"avx512vnni", kQueries, 0, kCopies, &Scan, &Dot};
+const Kernels kAvx512VnniKernels = {"avx512vnni", kQueries, 0, kCopies, &Scan, &Dots};
 
 }  // namespace mneme::codes

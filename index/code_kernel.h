@@ -18,6 +18,7 @@ inline constexpr int kGreatestCode = 63;  // of |c - kZeroCode|
 
 inline constexpr int kGreatestValue = 127;  // of a query's element
 inline constexpr int kTileDims = 16;        // elements of a query that lie together
+inline constexpr int kLanes = 8;            // queries side by side, where each is one lane
 
 // What a block's codes come with. Lengths are in steps of the row's own scale, where they hardly differ between rows.
 struct alignas(64) Header {
@@ -78,8 +79,8 @@ struct Kernels {
   void (*scan)(const char* blocks, int64_t count, int64_t row, int64_t dim, const int8_t* values, Query* queries,
                int64_t n, Sink sink, void* context);
 
-  // The dot product of a [n] and b [n], off by less than n * 2^-24 * |a| * |b|.
-  float (*dot)(const float* a, const float* b, int64_t n);
+  // The dot products of vectors [n][kLanes], side by side, and b [n], each off by less than n * 2^-24 * |a| * |b|.
+  void (*dots)(const float* vectors, const float* b, int64_t n, float* dots);
 };
 
 // Puts the values [dim] of query i of n where the kernels look for them: group after group, each [dim / kTileDims]

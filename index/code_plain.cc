@@ -61,6 +61,6 @@ inline void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* values, In
 
 namespace mneme::codes {
 
-const Kernels kPlainKernels = {"plain", kQueries, 0, kCopies, &Scan, &Dot};
+const Kernels kPlainKernels = {"plain", kQueries, 0, kCopies, &Scan, &Dots};
 
 }  // namespace mneme::codes

@@ -25,6 +25,33 @@ void Take(void* context, int64_t number, Query&, int64_t row, const Header&, con
   }
 }
 
+// The dot products of vectors side by side, against double precision.
+bool CheckDots(std::mt19937& random) {
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  for (int64_t dim = 1; dim < 300; dim += 1 + static_cast<int64_t>(random() % 7)) {
+    std::vector<float> vectors(static_cast<size_t>(dim * kLanes)), other(static_cast<size_t>(dim));
+    for (float& x : vectors) x = uniform(random);
+    for (float& x : other) x = uniform(random);
+    float dots[kLanes];
+    MNEME_CHECKED.dots(vectors.data(), other.data(), dim, dots);
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      double exact = 0, vector2 = 0, other2 = 0;
+      for (int64_t d = 0; d < dim; ++d) {
+        const double a = vectors[static_cast<size_t>(d * kLanes + lane)], b = other[static_cast<size_t>(d)];
+        exact += a * b;
+        vector2 += a * a;
+        other2 += b * b;
+      }
+      const double allowed = static_cast<double>(dim) * 0x1p-24 * sqrt(vector2 * other2);
+      if (fabs(static_cast<double>(dots[lane]) - exact) <= allowed) continue;
+      printf("FAILED: dim %d lane %d: dot product %.9g, expected %.9g within %g\n", static_cast<int>(dim),
+             static_cast<int>(lane), static_cast<double>(dots[lane]), exact, allowed);
+      return false;
+    }
+  }
+  return true;
+}
+
 int Check() {
   std::mt19937 random(1);
   std::uniform_real_distribution<float> uniform;
@@ -105,6 +132,7 @@ int Check() {
       }
     }
   }
+  if (!CheckDots(random)) return 1;
   printf("%s: %lld rows compared with the plain kernels', %lld above their gates\n", MNEME_CHECKED.name,
          static_cast<long long>(compared), static_cast<long long>(passed));
   return passed > compared / 100 && passed < compared * 9 / 10 ? 0 : 1;
