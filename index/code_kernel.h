@@ -57,8 +57,9 @@ inline Reach ReachOf(const Query& query, const Header& header, int r, int32_t su
   const uint32_t bits = static_cast<uint32_t>(header.inverse_scale[r]) << 16;
   float inverse_scale;
   __builtin_memcpy(&inverse_scale, &bits, sizeof(inverse_scale));
+  const float scale = 1 / inverse_scale;
   const float room = header.error * query.error_weight + header.norm * query.norm_weight;
-  return {query.base + static_cast<float>(sum) * query.step / inverse_scale, room / inverse_scale};
+  return {query.base + static_cast<float>(sum) * query.step * scale, room * scale};
 }
 
 // Gets the rows of a block, the first of them being `row`, that cannot be told to be below the gate of query `number`:

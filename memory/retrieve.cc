@@ -19,8 +19,9 @@ namespace {
 
 // A work item scans at least this many rows: below, handing it out costs more than it saves.
 constexpr int64_t kMinRowsPerItem = 2048;
-// Query tokens of one work item; enough to use each load of a key many times.
-constexpr int64_t kQueriesPerItem = 64;
+// Query tokens of one work item: enough to use each load of a key many times, and no more, for what the queries collect
+// should stay in the second-level cache.
+constexpr int64_t kQueriesPerItem = 16;
 // Of many neighbouring queries every so manieth goes first, then those halfway between, and so on: what a query finds
 // tells the next ones beside it how good a row has to be. A power of two.
 constexpr int64_t kFirstStride = 8;
