@@ -53,6 +53,7 @@ record() {
 }
 
 measure_peers() {
+  quietly "$out/quality.log" "$MNEME_VENV/bin/python" "$MNEME_ROOT/bench/peers/quality_test.py"
   "$MNEME_VENV/bin/python" "$MNEME_ROOT/bench/peers/peers.py" --mneme "$build/capi/libmneme.so" \
     --read "$build/bench/peers/libmneme_peers_read.so" "${dense[@]}" "${quick[@]}" "${recordings[@]}" \
     --out "$out/peers.json"
