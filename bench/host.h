@@ -1,12 +1,14 @@
 #ifndef MNEME_BENCH_HOST_H_
 #define MNEME_BENCH_HOST_H_
 
-// What every measurement through the C ABI begins with. Errors end the process with their message.
+// What measurements through the C ABI have in common. Errors end the process with their message.
 
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <string>
 
 #include "mneme.h"
@@ -17,6 +19,16 @@ inline void Check(mneme_status status) {
   if (status == MNEME_OK) return;
   std::fprintf(stderr, "%s: %s\n", mneme_status_name(status), mneme_last_error());
   std::exit(1);
+}
+
+// A field of a file of "name: number" lines, as those of /proc are; -1: it has none.
+inline int64_t ProcField(const char* path, const std::string& name) {
+  std::ifstream file(path);
+  std::string word;
+  while (file >> word) {
+    if (word == name + ":" && file >> word) return std::stoll(word);
+  }
+  return -1;
 }
 
 // A new folder, gone with the object.

@@ -45,17 +45,8 @@ double CpuSeconds() {
   return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
 }
 
-// A field of a file of "name: number" lines.
-int64_t Field(const char* path, const std::string& name) {
-  std::ifstream file(path);
-  std::string word;
-  while (file >> word) {
-    if (word == name + ":" && file >> word) return std::stoll(word);
-  }
-  return -1;
-}
 int64_t ResidentBytes() {
-  return Field("/proc/self/status", "VmRSS") * 1024;
+  return ProcField("/proc/self/status", "VmRSS") * 1024;
 }
 
 void EmptyPageCache(const std::string& folder) {
@@ -216,13 +207,13 @@ void Reopen(const std::string& folder, int64_t tokens, bool cold) {
   if (cold) EmptyPageCache(folder);
   Queries queries(0.9);
   std::vector<float>& query = queries.Next();
-  const int64_t asked = Field("/proc/self/io", "rchar"), fetched = Field("/proc/self/io", "read_bytes");
+  const int64_t asked = ProcField("/proc/self/io", "rchar"), fetched = ProcField("/proc/self/io", "read_bytes");
   const double start = Seconds(), cpu_start = CpuSeconds();
   Reader reader(folder, 0);
   const double opened = Seconds() - start;
   const double first = reader.Step(query);
   const auto of_codes = [&](const char* field, int64_t before) {
-    return static_cast<double>(Field("/proc/self/io", field) - before) / static_cast<double>(CodeBytes(tokens));
+    return static_cast<double>(ProcField("/proc/self/io", field) - before) / static_cast<double>(CodeBytes(tokens));
   };
   std::printf(
       "reopen, %s page cache: open %.3f s, first attend %.3f s, together %.3f s (%.3f of CPU time on %d threads); read "

@@ -47,14 +47,19 @@ def scan_lines(scans):
 
 
 def attend_lines(attends):
-    yield "**Attention, all in, with 512 local rows, k = 32, through the ABI.** Alike: how neighbouring queries correlate."
+    yield "**Attention, all in, with 512 local rows, through the ABI.** Alike: how neighbouring queries correlate. Of reading"
+    yield "codes: one byte for each element of the keys, against the machine's bandwidth. Of the peak: queries × rows × d of all"
+    yield "heads, against the machine's products of bytes; several queries at once are a block of prefill, which this bounds."
     yield ""
-    yield "| N | d | G | KV heads | queries | alike | best ms | median ms | of reading codes | keys |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    yield "| N | d | G | KV heads | queries | k | stored | alike | best ms | median ms | of reading codes | of the peak | keys |"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
     for _, a, run in attends:
-        share = f"{run['of_codes']:.2f}" if "of_codes" in run else "–"
-        yield (f"| {a['N']:,} | {a['d']} | {a['G']} | {a['heads']} | {a['queries']} | {a['like'] / 100:.1f} | "
-               f"{run['best_ms']:.2f} | {run['median_ms']:.2f} | {share} | {run['keys']:.0f} |")
+        shares = [f"{run[name]:.2f}" if name in run else "–" for name in ("of_codes", "of_peak")]
+        if a["queries"] > 1:
+            shares[0] = "–"  # products, not reading, bound a block
+        yield (f"| {a['N']:,} | {a['d']} | {a['G']} | {a['heads']} | {a['queries']} | {a['k']} | {TYPES[a['type']]} | "
+               f"{a['like'] / 100:.1f} | {run['best_ms']:.2f} | {run['median_ms']:.2f} | {shares[0]} | {shares[1]} | "
+               f"{run['keys']:.0f} |")
 
 
 def commit_lines(commits):
@@ -72,12 +77,14 @@ def speed_lines(report):
            f"{', '.join(map(str, report['middle_layers']))}; of the memory {report['read_tokens']:,} tokens were read by the "
            "model, the rest are noisy copies.")
     yield ""
-    yield "| past | | tokens/s | × the time of the window alone |"
-    yield "|---|---|---|---|"
+    yield "| past | | tokens/s, median | × the time of the window alone | tokens/s, best | × the best of the window alone |"
+    yield "|---|---|---|---|---|---|"
     for past in report["pasts"]:
+        alone = next(one for one in past["variants"] if one["name"] == "window alone")["best_token_seconds"]
         for one in past["variants"]:
             yield (f"| {past['past_tokens']:,} | {one['name']} | {one['tokens_per_second']:.1f} | "
-                   f"{one['times_window_alone']:.2f} |")
+                   f"{one['times_window_alone']:.2f} | {1 / one['best_token_seconds']:.1f} | "
+                   f"{one['best_token_seconds'] / alone:.2f} |")
 
 
 def points_of(scans):
