@@ -18,24 +18,27 @@ struct peers_dense {
   ggml_threadpool* threads;
   ggml_cplan plan;
   uint8_t* work;
+  float* rows;  // query, then output
 };
 
-// keys, values: f16 [kv_heads, rows, dim], copied; rows a multiple of 256.
+// keys, values: f16 [kv_heads, rows, dim], which must outlive the object; rows a multiple of 256.
 PEERS_API peers_dense* peers_dense_create(int64_t rows, int64_t kv_heads, int64_t group, int64_t dim, float scale,
                                           const void* keys, const void* values, int threads) {
-  const size_t bytes = static_cast<size_t>(rows * kv_heads * dim) * 2;
-  const size_t query_bytes = static_cast<size_t>(kv_heads * group * dim) * 4;
   ggml_init_params params = {};
-  params.mem_size = 2 * bytes + 2 * query_bytes + (size_t{1} << 20) + ggml_graph_overhead();
+  params.mem_size = (size_t{1} << 20) + ggml_graph_overhead();
+  params.no_alloc = true;  // keys and values may be too many to have twice
   auto* dense = new peers_dense{};
   dense->context = ggml_init(params);
   ggml_context* const context = dense->context;
+  dense->rows = new float[static_cast<size_t>(2 * kv_heads * group * dim)];
   dense->query = ggml_new_tensor_3d(context, GGML_TYPE_F32, dim, 1, kv_heads * group);
   ggml_tensor* const k = ggml_new_tensor_3d(context, GGML_TYPE_F16, dim, rows, kv_heads);
   ggml_tensor* const v = ggml_new_tensor_3d(context, GGML_TYPE_F16, dim, rows, kv_heads);
-  std::memcpy(k->data, keys, bytes);
-  std::memcpy(v->data, values, bytes);
   dense->output = ggml_flash_attn_ext(context, dense->query, k, v, nullptr, scale, 0.0f, 0.0f);
+  k->data = const_cast<void*>(keys);
+  v->data = const_cast<void*>(values);
+  dense->query->data = dense->rows;
+  dense->output->data = dense->rows + kv_heads * group * dim;
   dense->graph = ggml_new_graph(context);
   ggml_build_forward_expand(dense->graph, dense->output);
   ggml_threadpool_params pool = ggml_threadpool_params_default(threads);
@@ -59,5 +62,6 @@ PEERS_API void peers_dense_destroy(peers_dense* dense) {
   ggml_threadpool_free(dense->threads);
   ggml_free(dense->context);
   delete[] dense->work;
+  delete[] dense->rows;
   delete dense;
 }
