@@ -6,6 +6,8 @@ import ctypes as c
 import numpy as np
 
 F32, F16 = 0, 1
+STORED = {"f32": 0, "f16": 1, "bf16": 2, "i8": 3}  # what a memory may keep its rows as
+BYTES = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1}
 CPU = 1
 MEMORY_ONLY = 2
 
@@ -35,6 +37,10 @@ StoreOptions = _struct(
     "StoreOptions", ("mode", _I32), ("create_if_missing", _I32), ("threads", _I32), ("background", _I32),
     ("rebuild_only", _I32), ("ram_budget_bytes", _I64), ("disk_budget_bytes", _I64), ("parallel_for", _P),
     ("parallel_for_context", _P), ("parallel_for_width", _I32), ("log", _P), ("log_context", _P))
+
+MemoryOptions = _struct(
+    "MemoryOptions", ("stored_dtype", _I32), ("normalise_keys", _I32), ("keys_rotated", _I32), ("max_tokens", _I64),
+    ("max_bytes", _I64), ("pinned_tokens", _I64), ("segment_tokens", _I64), ("index", c.c_char_p))
 
 AppendArgs = _struct(
     "AppendArgs", ("layer", _I32), ("keys", TensorPointer), ("values", TensorPointer), ("positions", _P),
@@ -90,11 +96,12 @@ class Library:
 
 
 class Memory:
-    """A store in `folder` with one memory of one layer that holds `keys` and `values`, f16 [rows, kv_heads, dim]."""
+    """A store in `folder` with one memory of one layer that holds `keys` and `values`, f16 [kv_heads, rows, dim], as type
+    `stored`."""
 
-    def __init__(self, library, folder, keys, values, group, scale, threads):
+    def __init__(self, library, folder, keys, values, group, scale, threads, stored="f16"):
         self._library = library
-        rows, kv_heads, dim = keys.shape
+        kv_heads, rows, dim = keys.shape
         self._q_heads, self._dim = kv_heads * group, dim
         self._store, self._memory, card = _P(), _P(), _P()
         options = _new(StoreOptions, create_if_missing=1, threads=threads)
@@ -103,12 +110,16 @@ class Memory:
         layer = _new(LayerDesc, q_heads=self._q_heads, kv_heads=kv_heads, key_dim=dim, value_dim=dim, scale=scale,
                      rotary_magnitude=1.0)
         library.card_add_layer(card, c.byref(layer))
-        library.memory_create(self._store, b"m", card, None, c.byref(self._memory))
+        memory = _new(MemoryOptions, stored_dtype=STORED[stored])
+        library.memory_create(self._store, b"m", card, c.byref(memory), c.byref(self._memory))
         library._lib.mneme_card_release(card)
         for begin in range(0, rows, 4096):
-            block = tensor(keys[begin:begin + 4096]), tensor(values[begin:begin + 4096])
-            args = _new(AppendArgs, keys=c.pointer(block[0]), values=c.pointer(block[1]))
+            block = [np.ascontiguousarray(part[:, begin:begin + 4096].transpose(1, 0, 2)) for part in (keys, values)]
+            tensors = [tensor(part) for part in block]
+            args = _new(AppendArgs, keys=c.pointer(tensors[0]), values=c.pointer(tensors[1]))
             library.append(self._memory, c.byref(args))
+            if (begin + 4096) % 65536 == 0:  # what is not committed waits in RAM a second time
+                library.commit(self._memory, 0, None)
         library.commit(self._memory, 0, None)
 
     def searcher(self, k):

@@ -4,11 +4,19 @@
 A case is one layer-step: `group` queries for each KV head, one call a head, the k best of all rows by inner product.
 Everyone gets the same rows (rounded to f16, so that nobody loses by storing f16) and the same queries, one step of
 queries after another. Turns go round: in each round everyone answers one step that does not count and then some that
-do, so that a busy moment of the machine hits all. Best and median are over all counted steps. Recall is the share of
-the true k best (by f64) that was found.
+do, so that a busy moment of the machine hits all. Best and median are over all counted steps.
 
 Everyone works on as many threads: mneme and llama.cpp on their own, the others by a pool that takes one head at a time,
 each call on one thread. Only the numbers beside each other count, and only of one run.
+
+How good the answers are is judged before anything is timed, by quality.py in double precision, of the first steps:
+  recall      share of the true k best that was found
+  mass        share of the softmax's mass over the whole memory (its local rows apart) that the rows found keep; mean
+  error_best  |output - exact| / |exact|, over all outputs of these steps, where exact is attention in double precision
+              over the true k best
+  error_all   the same where exact is attention over all rows
+The output of what only searches is computed from the rows it found, in f32; that of what attends is its own, and where
+local rows are part of it, they are part of what is exact.
 
 Writes one JSON document; table.py makes a table and pictures of it.
 """
@@ -21,357 +29,151 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import argparse
 import concurrent.futures
 import ctypes
-import importlib.metadata
 import json
-import shutil
 import statistics
 import sys
-import tempfile
 import time
+from typing import NamedTuple
 
 import numpy as np
 
 import mneme_abi
 import recorded
-
-LOCAL_ROWS = 512
-STEPS = 32          # different steps of queries, taken in turn
-RECALL_STEPS = 4    # of which recall is of the first few
-
-
-def aligned(shape, dtype, boundary=64):
-    """An uninitialised array that starts on a cache line."""
-    count = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = np.empty(count + boundary, np.uint8)
-    start = -raw.ctypes.data % boundary
-    return raw[start:start + count].view(dtype).reshape(shape)
-
-
-class Data:
-    """keys, values f16 [heads, rows, dim]; queries(group) f32 [steps, heads * group, dim]."""
-
-    def __init__(self, name, keys, queries, scale):
-        self.name, self.keys, self.queries, self.scale = name, keys, queries, scale
-        self.heads, self.rows, self.dim = keys.shape
-        self.values = normal(np.random.default_rng(3), keys.shape, np.float16)
-        self.keys32 = keys.astype(np.float32)
-
-    def truth(self, queries, k):
-        """For each query the least score of its k best, and all scores: [q_heads], [q_heads, rows] f64."""
-        group = len(queries) // self.heads
-        scores = np.concatenate([queries[h * group:(h + 1) * group].astype(np.float64) @ self.keys32[h].T.astype(np.float64)
-                                 for h in range(self.heads)])
-        return np.partition(scores, -k, axis=1)[:, -k], scores
-
-
-def normal(generator, shape, dtype):
-    values = np.empty(shape, dtype)
-    for part in values:  # in parts: f32 of all of it would be twice as much
-        part[...] = generator.standard_normal(part.shape, np.float32)
-    return values
-
-
-def random_data(rows, dim, heads=8):
-    keys = normal(np.random.default_rng(1), (heads, rows, dim), np.float16)
-
-    def queries(group):  # independent of each other: nothing that a step leaves helps the next
-        return np.random.default_rng(2).standard_normal((STEPS, heads * group, dim), np.float32)
-    return Data("random normal", keys, queries, dim ** -0.5)
-
-
-def recorded_data(path, layer):
-    keys = layer.keys[:, :layer.keys.shape[1] // 256 * 256].astype(np.float16)
-    steps = np.ascontiguousarray(layer.queries.transpose(1, 0, 2))  # in the order of the text
-    return Data(f"{os.path.basename(path)}, layer {layer.layer}", keys, lambda group: steps, 1.0)
-
-
-# ---------------------------------------------------------------------------------------------- those that search
-
-class PerHead:
-    """What answers one head at a time on one thread; the pool has as many as everyone else."""
-    task = "search"
-
-    def __init__(self, data, pool):
-        self.data, self.pool = data, pool
-        self.heads = list(pool.map(self.build, range(data.heads)))
-
-    def prepare(self, group, k):
-        tokens = np.empty((self.data.heads * group, k), np.int64)
-
-        def head(h, queries):
-            part = slice(h * group, (h + 1) * group)
-            tokens[part] = self.search(h, queries[part], k)
-
-        def run(queries):
-            list(self.pool.map(head, range(self.data.heads), [queries] * self.data.heads))
-            return tokens
-        return run
-
-    def release(self):
-        self.heads = None
-
-
-class Faiss(PerHead):
-    factory = None
-
-    def build(self, head):
-        import faiss
-        index = faiss.index_factory(self.data.dim, self.factory, faiss.METRIC_INNER_PRODUCT)
-        index.train(self.data.keys32[head])
-        index.add(self.data.keys32[head])
-        return index
-
-    def search(self, head, queries, k):
-        return self.heads[head].search(queries, k)[1]
-
-
-class FaissFlat(Faiss):
-    name, factory = "FAISS flat, f32", "Flat"
-
-
-class FaissF16(Faiss):
-    name, factory = "FAISS scalar quantiser, f16", "SQfp16"
-
-
-class Faiss8Bit(Faiss):
-    name, factory = "FAISS scalar quantiser, 8 bits", "SQ8"
-
-
-class Blas(PerHead):
-    name = "BLAS product and argpartition (numpy), f32"
-
-    def build(self, head):
-        return self.data.keys32[head]
-
-    def search(self, head, queries, k):
-        scores = queries @ self.heads[head].T
-        best = np.argpartition(scores, -k, axis=1)[:, -k:]
-        order = np.argsort(-np.take_along_axis(scores, best, 1), axis=1)
-        return np.take_along_axis(best, order, 1)
-
-
-class Usearch(PerHead):
-    name = "usearch exact, f16"
-
-    def build(self, head):
-        return self.data.keys[head]
-
-    def search(self, head, queries, k):
-        from usearch.index import MetricKind, search
-        found = search(self.heads[head], queries.astype(np.float16), k, MetricKind.IP, exact=True, threads=1)
-        return found.keys.reshape(len(queries), k)
-
-
-class Hnswlib(PerHead):
-    name = "hnswlib, M 16, ef 128 (approximate)"
-    most_rows = 16384  # beyond, building takes longer than all the rest
-
-    def build(self, head):
-        import hnswlib
-        index = hnswlib.Index(space="ip", dim=self.data.dim)
-        index.init_index(self.data.rows, M=16, ef_construction=100)
-        index.add_items(self.data.keys32[head], num_threads=1)
-        return index
-
-    def search(self, head, queries, k):
-        self.heads[head].set_ef(max(128, k))
-        return self.heads[head].knn_query(queries, k, num_threads=1)[0]
-
-
-# ---------------------------------------------------------------------------------------------- those that attend
-
-class FaissAttention(FaissFlat):
-    """What one would write around a search: gather, softmax over retrieved and local rows, weighted sum."""
-    task, name = "attend", "FAISS flat, then gather and softmax in numpy"
-
-    def prepare(self, group, k):
-        local_keys, local_values = (rows[:, :LOCAL_ROWS].astype(np.float32) for rows in (self.data.keys, self.data.values))
-        output = np.empty((self.data.heads * group, self.data.dim), np.float32)
-        tokens = np.empty((self.data.heads * group, k), np.int64)
-
-        def head(h, queries):
-            part = slice(h * group, (h + 1) * group)
-            scores, found = self.heads[h].search(queries[part], k)
-            tokens[part] = found
-            logits = self.data.scale * np.concatenate([scores, queries[part] @ local_keys[h].T], axis=1)
-            weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-            weights /= weights.sum(axis=1, keepdims=True)
-            retrieved = self.data.values[h][found].astype(np.float32)
-            output[part] = np.einsum("gk,gkd->gd", weights[:, :k], retrieved) + weights[:, k:] @ local_values[h]
-
-        def run(queries):
-            list(self.pool.map(head, range(self.data.heads), [queries] * self.data.heads))
-            return tokens
-        return run
-
-
-class Dense:
-    """llama.cpp's attention over all rows, without selection and without further local rows."""
-    task, name = "attend", "llama.cpp flash attention over all rows, f16"
-    library = None
-
-    def __init__(self, data, pool):
-        self.data, self.step = data, None
-
-    def prepare(self, group, k):
-        self.release()
-        data, library = self.data, Dense.library
-        library.peers_dense_create.restype = ctypes.c_void_p
-        self.step = ctypes.c_void_p(library.peers_dense_create(
-            ctypes.c_int64(data.rows), ctypes.c_int64(data.heads), ctypes.c_int64(group), ctypes.c_int64(data.dim),
-            ctypes.c_float(data.scale), ctypes.c_void_p(data.keys.ctypes.data), ctypes.c_void_p(data.values.ctypes.data),
-            ctypes.c_int(data.threads)))
-        output = np.empty((data.heads * group, data.dim), np.float32)
-
-        def run(queries):
-            if library.peers_dense_step(self.step, ctypes.c_void_p(queries.ctypes.data), ctypes.c_void_p(output.ctypes.data)):
-                raise RuntimeError("llama.cpp did not compute")
-        run(queries := data.queries(group)[0])
-        self.check(queries, output, group)
-        return run
-
-    def check(self, queries, output, group):
-        """That it is the attention meant: the first head's first query against f64."""
-        logits = self.data.scale * (self.data.keys32[0].astype(np.float64) @ queries[0])
-        weights = np.exp(logits - logits.max())
-        expected = weights @ self.data.values[0].astype(np.float64) / weights.sum()
-        if np.abs(output[0] - expected).max() > 1e-2:
-            raise RuntimeError("llama.cpp's attention differs from softmax(qK)V")
-
-    def release(self):
-        if self.step is not None:
-            self.library.peers_dense_destroy(self.step)
-        self.step = None
-
-
-class Mneme:
-    """Three rows from one memory: search, attention to what it found, and that with a local window in one softmax."""
-    names = (("search", "mneme search"), ("attend", "mneme attend, memory alone"),
-             ("attend", f"mneme attend, with {LOCAL_ROWS} local rows"))
-    library = None
-
-    def __init__(self, data):
-        self.data, self.memory, self.folder = data, None, None
-        self.keys, self.values = (np.ascontiguousarray(rows.transpose(1, 0, 2)) for rows in (data.keys, data.values))
-
-    def prepare(self, group, k):
-        self.release()
-        self.folder = tempfile.mkdtemp(prefix="mneme-peers-")
-        self.memory = mneme_abi.Memory(Mneme.library, self.folder, self.keys, self.values, group, self.data.scale,
-                                       self.data.threads)
-        alone = self.memory.attender(k)
-        local = self.memory.attender(k, self.keys[:LOCAL_ROWS], self.values[:LOCAL_ROWS])
-        return self.memory.searcher(k), lambda queries: alone(queries)[1], lambda queries: local(queries)[1]
-
-    def release(self):
-        if self.memory is not None:
-            self.memory.close()
-            shutil.rmtree(self.folder)
-        self.memory = None
-
-
-# ---------------------------------------------------------------------------------------------- a case
-
-def available():
-    """The peers that are installed, and their versions."""
-    import faiss
-    peers, versions = [FaissFlat, FaissF16, Faiss8Bit, Blas], {"FAISS": faiss.__version__, "numpy": np.__version__}
-    try:
-        import usearch
-        peers.append(Usearch)
-        versions["usearch"] = usearch.__version__
-    except ImportError:
-        pass
-    try:
-        import hnswlib
-        peers.append(Hnswlib)
-        versions["hnswlib"] = importlib.metadata.version("hnswlib")
-    except ImportError:
-        pass
-    peers.append(FaissAttention)
-    if Dense.library is not None:
-        peers.append(Dense)
-    return peers, versions
-
-
-def recall(run, data, queries, k):
-    found = total = 0
-    for step in queries[:RECALL_STEPS]:
-        tokens = run(step)
-        if tokens is None:
-            return None
-        least, scores = data.truth(step, k)
-        for i, row in enumerate(tokens):
-            ids = np.unique(row[row >= 0])
-            found += int((scores[i, ids] >= least[i] - 1e-5 * abs(least[i])).sum())
-            total += k
-    return found / total
-
-
-def measure(data, contestants, bandwidth, group, k, rounds, counted):
-    """contestants: [(task, name, run)]. One case of the document."""
+from contestants import LOCAL_ROWS, Dense, FaissFlat, Hnswlib, Mneme, available
+from data import random_data, recorded_data
+from quality import Judge
+
+CHECKED_STEPS = 4  # of which the answers are judged
+
+
+def judged(data, contestants, queries, k, pool):
+    """What the k best themselves keep, and of each contestant its row of the case without times."""
+    steps = queries[:CHECKED_STEPS]
+    judge = Judge(data, steps, k, LOCAL_ROWS, pool)
+    rows = []
+    for one in contestants:
+        answers = [[None if part is None else part.copy() for part in one.run(step)] for step in steps]
+        tokens, output = (None if parts[0] is None else np.stack(parts) for parts in zip(*answers))
+        row = {"task": one.task, "name": one.name, **judge.judge(tokens, output, one.local)}
+        if tokens is None and row["error_all"] > 0.5:  # more than sums in f16 lose
+            raise RuntimeError(f"{one.name}: differs from softmax(qK)V by {row['error_all']:.2f} of it")
+        rows.append(row)
+    return judge.best(), rows
+
+
+def measure(data, contestants, bandwidth, group, k, rounds, counted, pool):
+    """One case of the document."""
     queries = data.queries(group)
-    rows = [{"task": task, "name": name, "recall": recall(run, data, queries, k)} for task, name, run in contestants]
+    best, rows = judged(data, contestants, queries, k, pool)
     times = [[] for _ in contestants]
     speeds = []
     for turn in range(rounds):
         speeds.append(bandwidth())
-        for own, (_, _, run) in zip(times, contestants):
+        for own, one in zip(times, contestants):
             for i in range(1 + counted):
                 step = queries[(turn * (1 + counted) + i) % len(queries)]
                 start = time.perf_counter()
-                run(step)
+                one.run(step)
                 if i > 0:
                     own.append(time.perf_counter() - start)
     for row, own in zip(rows, times):
         row["best_ms"], row["median_ms"] = min(own) * 1e3, statistics.median(own) * 1e3
     return {"data": data.name, "rows": data.rows, "dim": data.dim, "heads": data.heads, "group": group, "k": k,
-            "threads": data.threads, "read_gb_s": max(speeds) / 1e9, "results": rows}
+            "threads": data.threads, "read_gb_s": max(speeds) / 1e9, "k_best": best, "results": rows}
 
 
 def bandwidth_of(library, data):
-    """Reads as many bytes as the case has elements of keys: the least that a byte an element takes."""
+    """Reads as many bytes as the case has elements of keys (of the keys' own): the least that a byte an element takes."""
     library.peers_read_bandwidth.restype = ctypes.c_double
-    size = data.heads * data.rows * data.dim
-    buffer = aligned((size,), np.uint8)
-    buffer[:] = 1
 
     def measured():
-        return library.peers_read_bandwidth(ctypes.c_void_p(buffer.ctypes.data), ctypes.c_size_t(size),
+        return library.peers_read_bandwidth(ctypes.c_void_p(data.keys.ctypes.data), ctypes.c_size_t(data.keys.size),
                                             ctypes.c_size_t(data.threads), ctypes.c_size_t(6))
     return measured
 
 
-def cases_of(data, shapes, peers, read_library, threads, rounds, counted):
+def free_bytes():
+    """Of RAM, with some left for everyone else."""
+    with open("/proc/meminfo") as file:
+        fields = dict(line.split(":") for line in file)
+    return int(fields["MemAvailable"].split()[0]) * 1024 * 9 // 10
+
+
+def who_takes_part(peers, rows, elements, free):
+    """Those of `peers` that can take so many rows of all heads and elements of keys within `free` bytes, and {name: why not}
+    of the others."""
+    taking, left_out = [], {}
+    for peer in peers:
+        has_flat = issubclass(peer, FaissFlat) and any(issubclass(other, FaissFlat) for other in taking)
+        needed = 0 if has_flat else peer.element_bytes * elements
+        if peer.most_keys is not None and rows > peer.most_keys:
+            left_out[peer.name] = peer.too_long
+        elif needed > free:
+            left_out[peer.name] = f"needs {needed / 1e9:.1f} GB of RAM, {max(free, 0) / 1e9:.1f} are free beside the others"
+        else:
+            taking.append(peer)
+            free -= needed
+    return taking, left_out
+
+
+class Shape(NamedTuple):
+    group: int
+    k: int = 32
+
+
+class Plan(NamedTuple):
+    """Data of this many elements of keys, made when its turn comes, and what is asked of them. stored: types that mneme
+    stores rows as beside f16."""
+    name: str
+    make: object
+    elements: int
+    shapes: list
+    stored: tuple = ()
+
+
+def cases_of(plan, peers, read_library, threads, rounds, counted):
+    data = plan.make()
     # As many threads as share the heads evenly: nobody who takes whole heads shall wait for one.
     data.threads = max(t for t in range(1, threads + 1) if data.heads % t == 0)
+    free = free_bytes() - Mneme.element_bytes(plan.stored) * plan.elements
+    taking, left_out = who_takes_part(peers, data.heads * data.rows, plan.elements, free)
     with concurrent.futures.ThreadPoolExecutor(data.threads) as pool:
-        mneme = Mneme(data)
-        others = [peer(data, pool) for peer in peers if data.rows <= getattr(peer, "most_rows", data.rows)]
+        mneme = Mneme(data, plan.stored)
+        others = [peer(data, pool) for peer in taking]
         bandwidth = bandwidth_of(read_library, data)
-        for group, k in shapes:
-            contestants = [(*name, run) for name, run in zip(Mneme.names, mneme.prepare(group, k))]
-            contestants += [(other.task, other.name, other.prepare(group, k)) for other in others]
-            yield measure(data, contestants, bandwidth, group, k, rounds, counted)
-        for one in [mneme, *others]:
+        for group, k in plan.shapes:
+            contestants = [one for peer in (mneme, *others) for one in peer.prepare(group, k)]
+            yield {**measure(data, contestants, bandwidth, group, k, rounds, counted, pool), "left_out": left_out}
+        for one in (mneme, *others):
             one.release()
 
 
-def plan(quick, recordings):
-    """[(a function that makes the data, [(group, k)])]"""
+def random_plan(rows, dim, *shapes, stored=(), heads=8):
+    return Plan(f"random normal, N {rows}, d {dim}", lambda: random_data(rows, dim, heads), heads * rows * dim,
+                [Shape(*shape) for shape in shapes], stored)
+
+
+def plans(quick, recordings):
+    """N, d, G, k and stored types, each changed by itself from N = 65,536, d = 128, G = 4, k = 32, f16; N with more G."""
     if quick:
-        sizes = {(4096, 128): [(4, 32)], (16384, 128): [(4, 32)], (65536, 128): [(4, 32), (8, 32)]}
+        yield random_plan(4096, 128, (4,))
+        yield random_plan(16384, 128, (4,))
+        yield random_plan(65536, 128, (4,), (8,))
     else:
-        sizes = {(4096, 128): [(4, 32)], (16384, 128): [(1, 32), (4, 32), (8, 32)],
-                 (65536, 128): [(1, 32), (3, 32), (4, 32), (8, 32), (4, 8), (4, 256)],
-                 (65536, 64): [(3, 32), (4, 32)], (65536, 256): [(4, 32)], (262144, 128): [(4, 32), (8, 32)]}
-    for (rows, dim), shapes in sizes.items():
-        yield lambda rows=rows, dim=dim: random_data(rows, dim), shapes
+        yield random_plan(4096, 128, (1,), (4,), (8,))
+        yield random_plan(16384, 128, (1,), (4,), (8,))
+        yield random_plan(65536, 128, (1,), (3,), (4,), (4, 8), (4, 256), (8,))
+        yield random_plan(65536, 128, (4,), stored=("f32", "bf16", "i8"))
+        yield random_plan(65536, 64, (3,), (4,))
+        yield random_plan(65536, 256, (4,))
+        yield random_plan(262144, 128, (4,), (8,))
+        yield random_plan(1048576, 128, (4,))
     for path in recordings:
         layers = recorded.layers_of(path)
         for number in ([0, len(layers) - 1] if quick else range(len(layers))):
             layer = layers[number]
-            yield lambda layer=layer: recorded_data(path, layer), [(len(layer.queries) // len(layer.keys), 32)]
+            yield Plan(f"{path}, layer {layer.layer}", lambda layer=layer: recorded_data(path, layer), layer.keys.size,
+                       [Shape(len(layer.queries) // len(layer.keys))], () if quick else ("bf16", "i8"))
 
 
 def main():
@@ -381,7 +183,7 @@ def main():
     parser.add_argument("--dense", help="libmneme_peers_dense.so, where llama.cpp was built")
     parser.add_argument("--recording", action="append", default=[], help="a file of `mneme-llama record`")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, help="7, 4 with --quick")
+    parser.add_argument("--rounds", type=int, help="7; 4 with --quick, or for the greatest data")
     parser.add_argument("--quick", action="store_true", help="fewer shapes")
     parser.add_argument("--out", required=True, help="the document")
     args = parser.parse_args()
@@ -391,16 +193,23 @@ def main():
         Dense.library = ctypes.CDLL(args.dense)
     peers, versions = available()
     if args.quick:
-        Hnswlib.most_rows = 4096
-    document = {"date": time.strftime("%Y-%m-%d"), "mneme": Mneme.library.version(), "versions": versions, "cases": []}
-    for make, shapes in plan(args.quick, args.recording):
-        data = make()
-        for case in cases_of(data, shapes, peers, read_library, args.threads, args.rounds or (4 if args.quick else 7), 3):
-            document["cases"].append(case)
-            print(f"   {case['data']}, N {case['rows']}, d {case['dim']}, G {case['group']}, k {case['k']}: "
-                  f"mneme {case['results'][0]['best_ms']:.2f} ms", file=sys.stderr, flush=True)
-            with open(args.out, "w") as file:
-                json.dump(document, file, indent=1)
+        Hnswlib.most_keys = 8 * 4096
+    document = {"date": time.strftime("%Y-%m-%d"), "mneme": Mneme.library.version(), "versions": versions, "cases": [],
+                "left_out": {}}
+    for plan in plans(args.quick, args.recording):
+        # The data, keys and values in f16, and mneme's memory of them; what else there is has to find room beside.
+        needed = (4 + Mneme.element_bytes(plan.stored)) * plan.elements
+        if needed > free_bytes():
+            document["left_out"][plan.name] = f"needs {needed / 1e9:.1f} GB of RAM, {free_bytes() / 1e9:.1f} are free"
+            print(f"   {plan.name}: left out, {document['left_out'][plan.name]}", file=sys.stderr, flush=True)
+        else:
+            rounds = args.rounds or (4 if args.quick or plan.elements > 65536 * 8 * 256 else 7)
+            for case in cases_of(plan, peers, read_library, args.threads, rounds, 3):
+                document["cases"].append(case)
+                print(f"   {case['data']}, N {case['rows']}, d {case['dim']}, G {case['group']}, k {case['k']}: "
+                      f"mneme {case['results'][0]['best_ms']:.2f} ms", file=sys.stderr, flush=True)
+        with open(args.out, "w") as file:
+            json.dump(document, file, indent=1)
 
 
 if __name__ == "__main__":
