@@ -136,7 +136,8 @@ class FaissAttention(FaissFlat):
     name = "FAISS flat, then gather and softmax in numpy"
 
     def prepare(self, group, k):
-        local_keys, local_values = (rows[:, :LOCAL_ROWS].astype(np.float32) for rows in (self.data.keys, self.data.values))
+        local_keys, local_values = (rows[:, :LOCAL_ROWS].astype(np.float32)
+                                    for rows in (self.data.keys, self.data.values))
         output = np.empty((self.data.heads * group, self.data.dim), np.float32)
         tokens = np.empty((self.data.heads * group, k), np.int64)
 
@@ -212,7 +213,8 @@ class Mneme:
         contestants = [
             Contestant("search", "mneme search", lambda queries: (search(queries), None)),
             Contestant("attend", "mneme attend, memory alone", self._attender("f16", k)),
-            Contestant("attend", f"mneme attend, with {LOCAL_ROWS} local rows", self._attender("f16", k, *self.local), True)]
+            Contestant("attend", f"mneme attend, with {LOCAL_ROWS} local rows", self._attender("f16", k, *self.local),
+                       local=True)]
         return contestants + [Contestant("attend", f"mneme attend, memory alone, stored {one}", self._attender(one, k))
                               for one in self.stored[1:]]
 

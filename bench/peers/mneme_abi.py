@@ -96,8 +96,8 @@ class Library:
 
 
 class Memory:
-    """A store in `folder` with one memory of one layer that holds `keys` and `values`, f16 [kv_heads, rows, dim], as type
-    `stored`."""
+    """A store in `folder` with one memory of one layer that holds `keys` and `values`, f16 [kv_heads, rows, dim], as
+    type `stored`."""
 
     def __init__(self, library, folder, keys, values, group, scale, threads, stored="f16"):
         self._library = library

@@ -83,7 +83,7 @@ def measure(data, contestants, bandwidth, group, k, rounds, counted, pool):
 
 
 def bandwidth_of(library, data):
-    """Reads as many bytes as the case has elements of keys (of the keys' own): the least that a byte an element takes."""
+    """Reads as many bytes of the keys as they have elements: the least that a byte an element takes."""
     library.peers_read_bandwidth.restype = ctypes.c_double
 
     def measured():
@@ -100,8 +100,8 @@ def free_bytes():
 
 
 def who_takes_part(peers, rows, elements, free):
-    """Those of `peers` that can take so many rows of all heads and elements of keys within `free` bytes, and {name: why not}
-    of the others."""
+    """Those of `peers` that can take so many rows of all heads and elements of keys within `free` bytes, and
+    {name: why not} of the others."""
     taking, left_out = [], {}
     for peer in peers:
         has_flat = issubclass(peer, FaissFlat) and any(issubclass(other, FaissFlat) for other in taking)
@@ -109,7 +109,8 @@ def who_takes_part(peers, rows, elements, free):
         if peer.most_keys is not None and rows > peer.most_keys:
             left_out[peer.name] = peer.too_long
         elif needed > free:
-            left_out[peer.name] = f"needs {needed / 1e9:.1f} GB of RAM, {max(free, 0) / 1e9:.1f} are free beside the others"
+            left_out[peer.name] = (f"needs {needed / 1e9:.1f} GB of RAM, {max(free, 0) / 1e9:.1f} are free beside the "
+                                   "others")
         else:
             taking.append(peer)
             free -= needed
@@ -172,7 +173,8 @@ def plans(quick, recordings):
         layers = recorded.layers_of(path)
         for number in ([0, len(layers) - 1] if quick else range(len(layers))):
             layer = layers[number]
-            yield Plan(f"{os.path.basename(path)}, layer {layer.layer}", lambda layer=layer: recorded_data(path, layer), layer.keys.size,
+            yield Plan(f"{os.path.basename(path)}, layer {layer.layer}",
+                       lambda path=path, layer=layer: recorded_data(path, layer), layer.keys.size,
                        [Shape(len(layer.queries) // len(layer.keys))], () if quick else ("bf16", "i8"))
 
 

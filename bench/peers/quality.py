@@ -19,7 +19,8 @@ class Attention:
         self.weighted = np.zeros((queries, dim), dtype)
 
     def add(self, logits, values):
-        """logits [queries, n], -inf where a row does not count; values [n, dim], or [queries, n, dim] if each has its own."""
+        """logits [queries, n], -inf where a row does not count; values [n, dim], or [queries, n, dim] if each query has
+        its own."""
         highest = np.maximum(self.highest, logits.max(axis=1, keepdims=True))
         shift = np.where(np.isfinite(highest), highest, 0)  # nothing counts yet
         shrink, weights = np.exp(self.highest - shift), np.exp(logits - shift)
@@ -80,7 +81,8 @@ class Exact:
             found = exact @ head.keys[block].astype(np.float64).T
             attention.add(head.scale * found, head.values[block].astype(np.float64))
             scores = np.concatenate([scores, found], axis=1)
-            tokens = np.concatenate([tokens, np.broadcast_to(np.arange(begin, begin + found.shape[1]), found.shape)], axis=1)
+            rows = np.arange(begin, begin + found.shape[1])
+            tokens = np.concatenate([tokens, np.broadcast_to(rows, found.shape)], axis=1)
             if scores.shape[1] > k:
                 best = np.argpartition(scores, -k, axis=1)[:, -k:]
                 scores, tokens = (np.take_along_axis(all_, best, 1) for all_ in (scores, tokens))

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""quality.py on small cases against plain loops over numbers, as one would write them from the definitions. Exits with 77
-where there is no numpy."""
+"""quality.py on small cases against plain loops over numbers, as one would write them from the definitions. Exits with
+77 where there is no numpy."""
 
 import concurrent.futures
 import math
@@ -39,7 +39,8 @@ class QualityTest(unittest.TestCase):
         quality.BLOCK_ROWS = 16  # several, and a part of one
         random = np.random.default_rng(5)
         self.data = types.SimpleNamespace(
-            heads=HEADS, rows=ROWS, dim=DIM, scale=SCALE, keys=random.standard_normal((HEADS, ROWS, DIM)).astype(np.float16),
+            heads=HEADS, rows=ROWS, dim=DIM, scale=SCALE,
+            keys=random.standard_normal((HEADS, ROWS, DIM)).astype(np.float16),
             values=(1 + random.standard_normal((HEADS, ROWS, DIM))).astype(np.float16))
         self.queries = random.standard_normal((STEPS, HEADS * GROUP, DIM)).astype(np.float32)
         with concurrent.futures.ThreadPoolExecutor(2) as pool:

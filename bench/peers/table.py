@@ -47,8 +47,8 @@ def lines_of(document):
         yield ""
         yield f"**{heading(case)}**"
         yield ""
-        yield (f"The true k best: mass {figure(exact['mass'])}; attention over them is {figure(exact['error_all'])} from that "
-               "over all rows.")
+        yield (f"The true k best: mass {figure(exact['mass'])}; attention over them is {figure(exact['error_all'])} from "
+               "that over all rows.")
         for name, reason in case["left_out"].items():
             yield f"Left out: {name} ({reason})."
         yield ""
