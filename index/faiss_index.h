@@ -1,7 +1,7 @@
 #ifndef MNEME_INDEX_FAISS_INDEX_H_
 #define MNEME_INDEX_FAISS_INDEX_H_
 
-// Internal to index/: FAISS on the CPU behind KeyIndex.
+// Internal to index/: FAISS behind KeyIndex.
 
 #include <cstdint>
 #include <memory>
@@ -40,13 +40,16 @@ absl::StatusOr<FaissShape> ParseFactory(absl::string_view factory);
 // built over so few rows.
 absl::StatusOr<FaissShape> ResolveShape(const IndexSpec& spec, int64_t rows, int64_t dim);
 
+// One of the kinds that FAISS serves from a device.
+bool IsGpuKind(IndexKind kind);
+
 absl::StatusOr<std::unique_ptr<KeyIndex>> BuildFaissIndex(const IndexSpec& spec, const float* keys, int64_t rows,
                                                           int64_t dim);
 absl::StatusOr<std::unique_ptr<KeyIndex>> LoadFaissIndex(const IndexSpec& spec, absl::string_view blob, int64_t rows,
                                                          int64_t dim);
 
-// "gpu-flat: not built in (this build has no FAISS with GPU support)"
-absl::Status GpuUnimplemented(IndexKind kind);
+// OK if `kind` is no gpu kind or is built in, else Unimplemented: what is missing, and what does the same without it.
+absl::Status CheckGpuBuiltIn(IndexKind kind);
 
 }  // namespace mneme
 

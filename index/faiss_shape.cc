@@ -1,11 +1,13 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <iterator>
 #include <string>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 
 #include "base/status.h"
@@ -52,10 +54,17 @@ bool ParseCode(absl::string_view text, FaissShape& shape) {
   return true;
 }
 
-// Two dims a byte, or as near to it as dividing the dims evenly allows.
-int32_t DefaultPqBytes(int64_t dim) {
+// The code lengths that FAISS has kernels for on a GPU.
+constexpr int32_t kGpuPqBytes[] = {1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96};
+
+bool HasPqBytes(IndexKind kind, int64_t bytes) {
+  return !IsGpuKind(kind) || std::find(std::begin(kGpuPqBytes), std::end(kGpuPqBytes), bytes) != std::end(kGpuPqBytes);
+}
+
+// Two dims a byte, or as near to it as dividing the dims evenly and the kind allow.
+int32_t DefaultPqBytes(IndexKind kind, int64_t dim) {
   for (int64_t bytes = std::max<int64_t>(dim / 2, 1); bytes > 1; --bytes) {
-    if (dim % bytes == 0) return static_cast<int32_t>(bytes);
+    if (dim % bytes == 0 && HasPqBytes(kind, bytes)) return static_cast<int32_t>(bytes);
   }
   return 1;
 }
@@ -106,12 +115,15 @@ absl::StatusOr<FaissShape> ParseFactory(absl::string_view factory) {
 absl::StatusOr<FaissShape> ResolveShape(const IndexSpec& spec, int64_t rows, int64_t dim) {
   FaissShape shape;
   switch (spec.kind) {
-    case IndexKind::kFlat: break;
+    case IndexKind::kFlat:
+    case IndexKind::kGpuFlat: break;
     case IndexKind::kIvfPq:
+    case IndexKind::kGpuIvfPq:
       shape.code = FaissCode::kPq;
-      shape.pq_bytes = spec.pq_bytes > 0 ? spec.pq_bytes : DefaultPqBytes(dim);
+      shape.pq_bytes = spec.pq_bytes > 0 ? spec.pq_bytes : DefaultPqBytes(spec.kind, dim);
       [[fallthrough]];
     case IndexKind::kIvf:
+    case IndexKind::kGpuIvf:
       shape.family = Family::kIvf;
       shape.lists = spec.lists > 0 ? spec.lists : DefaultLists(rows);
       break;
@@ -123,8 +135,7 @@ absl::StatusOr<FaissShape> ResolveShape(const IndexSpec& spec, int64_t rows, int
       MNEME_ASSIGN_OR_RETURN(shape, ParseFactory(spec.factory));
       break;
     }
-    default:
-      return absl::InvalidArgumentError(absl::StrCat(FormatIndexSpec(spec), ": not an index of FAISS on the CPU"));
+    default: return absl::InvalidArgumentError(absl::StrCat(FormatIndexSpec(spec), ": not an index of FAISS"));
   }
   if (shape.family == Family::kHnsw) {
     shape.ef_construction = spec.ef_construction > 0 ? spec.ef_construction : 80;
@@ -137,6 +148,11 @@ absl::StatusOr<FaissShape> ResolveShape(const IndexSpec& spec, int64_t rows, int
         absl::StrCat(shape.Text(), ": ", shape.lists, " lists need as many rows, there are ", rows));
   }
   if (shape.code == FaissCode::kPq) {
+    if (!HasPqBytes(spec.kind, shape.pq_bytes)) {
+      return absl::InvalidArgumentError(absl::StrCat(FormatIndexSpec(spec), ": a GPU takes ",
+                                                     absl::StrJoin(kGpuPqBytes, ", "), " code bytes a row, not ",
+                                                     shape.pq_bytes));
+    }
     if (rows < 256) {
       return absl::InvalidArgumentError(absl::StrCat(shape.Text(), ": needs 256 rows to train on, there are ", rows));
     }

@@ -8,6 +8,7 @@
 #include "absl/strings/str_split.h"
 
 #include "base/status.h"
+#include "index/faiss_gpu.h"
 #include "index/faiss_index.h"
 #include "index/key_index.h"
 
@@ -33,16 +34,17 @@ constexpr absl::string_view kFactoryPrefix = "faiss:";
 struct Option {
   absl::string_view name;
   int32_t IndexSpec::*field;
-  bool ivf, ivfpq, hnsw;
+  bool ivf, ivfpq, hnsw, gpu;
 };
 
 constexpr Option kOptions[] = {
-    {"lists", &IndexSpec::lists, true, true, false},
-    {"probes", &IndexSpec::probes, true, true, false},
-    {"pq_bytes", &IndexSpec::pq_bytes, false, true, false},
-    {"degree", &IndexSpec::graph_degree, false, false, true},
-    {"ef_construction", &IndexSpec::ef_construction, false, false, true},
-    {"ef_search", &IndexSpec::ef_search, false, false, true},
+    {"lists", &IndexSpec::lists, true, true, false, false},
+    {"probes", &IndexSpec::probes, true, true, false, false},
+    {"pq_bytes", &IndexSpec::pq_bytes, false, true, false, false},
+    {"degree", &IndexSpec::graph_degree, false, false, true, false},
+    {"ef_construction", &IndexSpec::ef_construction, false, false, true, false},
+    {"ef_search", &IndexSpec::ef_search, false, false, true, false},
+    {"scratch_mib", &IndexSpec::scratch_mib, false, false, false, true},
 };
 
 bool Knows(const Option& option, IndexKind kind) {
@@ -53,12 +55,28 @@ bool Knows(const Option& option, IndexKind kind) {
     // Lists, bytes and links of a factory string stand in the string itself.
     case IndexKind::kFactory:
       return option.name == "probes" || option.name == "ef_construction" || option.name == "ef_search";
+    case IndexKind::kGpuFlat: return option.gpu;
+    case IndexKind::kGpuIvf: return option.ivf || option.gpu;
+    case IndexKind::kGpuIvfPq: return option.ivfpq || option.gpu;
     default: return false;
   }
 }
 
-bool IsGpu(IndexKind kind) {
-  return kind >= IndexKind::kGpuFlat;
+absl::string_view NameOf(IndexKind kind) {
+  for (const KindName& known : kKinds) {
+    if (known.kind == kind) return known.name;
+  }
+  return "";
+}
+
+// What to use where `kind` is not to be had.
+IndexKind OnHost(IndexKind kind) {
+  switch (kind) {
+    case IndexKind::kGpuFlat: return IndexKind::kFlat;
+    case IndexKind::kGpuIvf: return IndexKind::kIvf;
+    case IndexKind::kGpuIvfPq: return IndexKind::kIvfPq;
+    default: return IndexKind::kHnsw;
+  }
 }
 
 absl::Status ParseOption(absl::string_view text, absl::string_view item, IndexSpec& spec) {
@@ -116,9 +134,9 @@ absl::StatusOr<IndexSpec> ParseIndexSpec(absl::string_view text) {
                                                      " or faiss:<factory string>, not \"", name, "\""));
     }
     spec.kind = found->kind;
-    if (IsGpu(spec.kind)) return GpuUnimplemented(spec.kind);
   }
   for (const absl::string_view item : items) MNEME_RETURN_IF_ERROR(ParseOption(text, item, spec));
+  MNEME_RETURN_IF_ERROR(CheckGpuBuiltIn(spec.kind));
   return spec;
 }
 
@@ -127,9 +145,7 @@ std::string FormatIndexSpec(const IndexSpec& spec) {
   if (spec.kind == IndexKind::kFactory) {
     text = absl::StrCat(kFactoryPrefix, spec.factory);
   } else {
-    for (const KindName& kind : kKinds) {
-      if (kind.kind == spec.kind) text = std::string(kind.name);
-    }
+    text = std::string(NameOf(spec.kind));
   }
   for (const Option& option : kOptions) {
     if (Knows(option, spec.kind) && spec.*option.field != 0) {
@@ -139,11 +155,16 @@ std::string FormatIndexSpec(const IndexSpec& spec) {
   return text;
 }
 
-absl::Status GpuUnimplemented(IndexKind kind) {
-  IndexSpec spec;
-  spec.kind = kind;
-  return absl::UnimplementedError(
-      absl::StrCat(FormatIndexSpec(spec), ": not built in (this build has no FAISS with GPU support)"));
+bool IsGpuKind(IndexKind kind) {
+  return kind >= IndexKind::kGpuFlat && kind <= IndexKind::kGpuCagra;
+}
+
+absl::Status CheckGpuBuiltIn(IndexKind kind) {
+  if (!IsGpuKind(kind)) return absl::OkStatus();
+  const std::string missing = MissingForGpuKind(kind);
+  if (missing.empty()) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat(NameOf(kind), ": not built in, it takes ", missing, "; ",
+                                               NameOf(OnHost(kind)), " is its like on the CPU"));
 }
 
 }  // namespace mneme

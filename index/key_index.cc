@@ -10,6 +10,7 @@ namespace mneme {
 namespace {
 
 absl::Status CheckArguments(const IndexSpec& spec, int64_t rows, int64_t dim) {
+  MNEME_RETURN_IF_ERROR(CheckGpuBuiltIn(spec.kind));
   switch (spec.kind) {
     case IndexKind::kAuto:
     case IndexKind::kScan:
@@ -18,11 +19,11 @@ absl::Status CheckArguments(const IndexSpec& spec, int64_t rows, int64_t dim) {
     case IndexKind::kIvf:
     case IndexKind::kIvfPq:
     case IndexKind::kHnsw:
-    case IndexKind::kFactory: break;
+    case IndexKind::kFactory:
     case IndexKind::kGpuFlat:
     case IndexKind::kGpuIvf:
     case IndexKind::kGpuIvfPq:
-    case IndexKind::kGpuCagra: return GpuUnimplemented(spec.kind);
+    case IndexKind::kGpuCagra: break;
     default: return absl::InvalidArgumentError(absl::StrCat("index kind ", static_cast<int>(spec.kind), ": unknown"));
   }
   // FAISS numbers the nodes of a graph with 32 bits.

@@ -166,7 +166,7 @@ TEST_F(ErrorsTest, NamesOptionsAndCards) {
   }
   EXPECT_TRUE(absl::IsUnimplemented(create("n", card_, [] {
     MemoryOptions options;
-    options.index_spec = "gpu-flat";
+    options.index_spec = "gpu-cagra";
     return options;
   }())));
   EXPECT_TRUE(absl::IsNotFound(store_->OpenMemory("n", nullptr).status()));
