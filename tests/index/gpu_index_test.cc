@@ -1,12 +1,17 @@
 // What is particular to FAISS's kinds on a GPU; what they share with the others is in key_index_test.cc.
 
+#include <faiss/IndexFlat.h>
+
 #ifdef MNEME_FAISS_GPU
 #include <cuda_runtime_api.h>
+
+#include "index/faiss_lane.h"
 #endif
 
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <map>
 #include <memory>
 #include <random>
 #include <string>
@@ -18,7 +23,10 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "index/faiss_blob.h"
+#include "index/faiss_call.h"
 #include "index/faiss_index.h"
+#include "index/faiss_structure.h"
 #include "index/key_index.h"
 
 namespace mneme {
@@ -159,6 +167,40 @@ TEST(GpuShapeTest, IsThatOfTheKindOnTheHost) {
   EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("a GPU takes 1, 2, 3, 4, 8, 12"));
 }
+
+// What a device does in a build is this index's work. With one on the host in its place, all must be as without it.
+TEST(GpuBuildTest, ListsAreTrainedAndFilledByTheAssigner) {
+  const Rows data;
+  const OneOpenMpThread one;
+  for (const char* factory : {"IVF40,Flat", "IVF40,PQ4", "IVF40,SQ8"}) {
+    const FaissShape shape = *ParseFactory(factory);
+    const KeySpace space = MakeSpace(shape, data.keys.data(), Rows::kRows, Rows::kDim);
+    const std::vector<float> keys = space.Center(data.keys.data(), Rows::kRows);
+    const auto blob = [&](faiss::Index* assigner) {
+      return *WriteFaissBlob(shape, space, *BuildStructure(shape, keys, Rows::kRows, Rows::kDim, assigner));
+    };
+    faiss::IndexFlatL2 assigner(Rows::kDim);
+    EXPECT_EQ(blob(&assigner), blob(nullptr)) << factory;
+    EXPECT_EQ(assigner.ntotal, 40) << factory;  // it was used
+  }
+}
+
+#ifdef MNEME_FAISS_GPU
+TEST(GpuLaneTest, AFewAreSharedEvenlyAndFreedWithTheLast) {
+  std::vector<std::shared_ptr<FaissLane>> lanes;
+  for (int i = 0; i < 12; ++i) lanes.push_back(ShareFaissLane(0, 3 << 20));
+  std::map<const FaissLane*, int> users;
+  for (const auto& lane : lanes) ++users[lane.get()];
+  EXPECT_EQ(users.size(), 4u);
+  for (const auto& [lane, count] : users) EXPECT_EQ(count, 3);
+  EXPECT_EQ(users.count(ShareFaissLane(1, 3 << 20).get()), 0u);
+  EXPECT_EQ(users.count(ShareFaissLane(0, 4 << 20).get()), 0u);
+  const std::weak_ptr<FaissLane> first = lanes[0];
+  lanes.clear();
+  EXPECT_TRUE(first.expired());
+  EXPECT_EQ(ShareFaissLane(0, 3 << 20).use_count(), 1);
+}
+#endif
 
 TEST(GpuIndexTest, WithoutADeviceTheHostServesAndSaysSo) {
   if (!BuiltIn() || HasDevice()) GTEST_SKIP() << "FAISS " << FaissVersion();
@@ -303,7 +345,7 @@ TEST(GpuIndexTest, AnErrorLeftBehindIsReportedAndLeft) {
 }
 
 TEST(GpuIndexTest, LeavesNoErrorBehind) {
-  if (!BuiltIn()) GTEST_SKIP() << "FAISS " << FaissVersion();
+  SKIP_WITHOUT_DEVICE();
   const Rows data;
   for (const auto& [kind, on_host] : kKinds) {
     const auto index = data.Build(kind);
