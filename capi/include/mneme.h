@@ -248,7 +248,8 @@ typedef struct mneme_memory_options {
   int64_t segment_tokens; /* tails of this many tokens are sealed, in a bounded memory of a sixteenth of its bound
                              if that is less; 0: 4096; a multiple of 256 */
   const char* index;      /* "auto", "scan", "flat", "ivf", "ivfpq", "hnsw", with numbers ("ivf,lists=256,probes=32"),
-                             or "faiss:<factory string>"; NULL: "auto", which is the exact scan */
+                             "gpu-flat", "gpu-ivf", "gpu-ivfpq" where FAISS has them (docs/gpu.md), or
+                             "faiss:<factory string>"; NULL: "auto", which is the exact scan */
 } mneme_memory_options;
 #define MNEME_MEMORY_OPTIONS_INIT {sizeof(mneme_memory_options), MNEME_F16, 0, 0, 0, 0, 0, 0, NULL}
 
