@@ -46,8 +46,7 @@ std::unique_ptr<faiss::Index> FillLists(std::unique_ptr<Ivf> index, std::unique_
   if (assigner == nullptr) {
     index->add(rows, keys.data());
   } else {
-    assigner->reset();
-    assigner->add(coarse->ntotal, centroids.data());
+    // Training left the centroids in it.
     std::vector<int64_t> lists(static_cast<size_t>(rows));
     assigner->assign(rows, keys.data(), lists.data());
     index->add_core(rows, keys.data(), nullptr, lists.data());

@@ -172,7 +172,7 @@ TEST(GpuShapeTest, IsThatOfTheKindOnTheHost) {
 TEST(GpuBuildTest, ListsAreTrainedAndFilledByTheAssigner) {
   const Rows data;
   const OneOpenMpThread one;
-  for (const char* factory : {"IVF40,Flat", "IVF40,PQ4", "IVF40,SQ8"}) {
+  for (const char* factory : {"IVF40,Flat", "IVF40,PQ4", "IVF40,SQ8", "IVF3000,Flat"}) {
     const FaissShape shape = *ParseFactory(factory);
     const KeySpace space = MakeSpace(shape, data.keys.data(), Rows::kRows, Rows::kDim);
     const std::vector<float> keys = space.Center(data.keys.data(), Rows::kRows);
@@ -181,7 +181,7 @@ TEST(GpuBuildTest, ListsAreTrainedAndFilledByTheAssigner) {
     };
     faiss::IndexFlatL2 assigner(Rows::kDim);
     EXPECT_EQ(blob(&assigner), blob(nullptr)) << factory;
-    EXPECT_EQ(assigner.ntotal, 40) << factory;  // it was used
+    EXPECT_EQ(assigner.ntotal, shape.lists) << factory;  // it was used
   }
 }
 
