@@ -31,6 +31,13 @@ __global__ void SetRowsKernel(MemoryRows* rows, MemoryRows content) {
   *rows = content;
 }
 
+cudaError_t IsCaptured(cudaStream_t stream, bool* captured) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  const cudaError_t error = cudaStreamIsCapturing(stream, &status);
+  *captured = status != cudaStreamCaptureStatusNone;
+  return error;
+}
+
 }  // namespace
 
 std::string DeviceRows::Create(const RowsShape& shape, DeviceBudget* budget, std::unique_ptr<DeviceRows>* rows) {
@@ -119,13 +126,16 @@ std::string DeviceRows::Queue(int64_t tokens, const RowsToAppend& source, bool v
 }
 
 std::string DeviceRows::Append(int64_t tokens, const RowsToAppend& keys, const RowsToAppend& values, void* stream) {
-  if (std::string wrong = CheckAppend(shape_, size_, tokens, keys, values); !wrong.empty()) return wrong;
+  const auto on = static_cast<cudaStream_t>(stream);
+  bool captured = false;
+  if (std::string wrong = Said("append", IsCaptured(on, &captured)); !wrong.empty()) return wrong;
+  if (std::string wrong = CheckAppend(shape_, size_, tokens, keys, values, captured); !wrong.empty()) return wrong;
   if (tokens == 0) return "";
   if (std::string wrong = Queue(tokens, keys, false, stream); !wrong.empty()) return wrong;
   if (std::string wrong = Queue(tokens, values, true, stream); !wrong.empty()) return wrong;
-  AdvanceKernel<<<1, 1, 0, static_cast<cudaStream_t>(stream)>>>(rows_, tokens);
+  AdvanceKernel<<<1, 1, 0, on>>>(rows_, tokens);
   if (std::string wrong = Said("append", cudaGetLastError()); !wrong.empty()) return wrong;
-  size_ += tokens;
+  if (!captured) size_ += tokens;
   return "";
 }
 
@@ -137,9 +147,12 @@ std::string DeviceRows::SetVisible(int64_t begin, int64_t end, int64_t pinned, v
     return "begin: expected 0 to end = " + std::to_string(end) + ", got " + std::to_string(begin);
   }
   if (pinned < 0) return "pinned: expected at least 0, got " + std::to_string(pinned);
-  SetVisibleKernel<<<1, 1, 0, static_cast<cudaStream_t>(stream)>>>(rows_, begin, end, pinned);
+  const auto on = static_cast<cudaStream_t>(stream);
+  bool captured = false;
+  if (std::string wrong = Said("SetVisible", IsCaptured(on, &captured)); !wrong.empty()) return wrong;
+  SetVisibleKernel<<<1, 1, 0, on>>>(rows_, begin, end, pinned);
   if (std::string wrong = Said("SetVisible", cudaGetLastError()); !wrong.empty()) return wrong;
-  size_ = end;
+  if (!captured) size_ = end;
   return "";
 }
 

@@ -62,15 +62,21 @@ class DeviceRows {
 
   // Queues the rows of `tokens` new tokens on `stream`, rounded to the rows' type (i8: as EncodeRow does it). All of
   // them or none. From the device, the source must stay until the stream has done the work; from the host, pageable
-  // memory may be reused when the call returns, pinned memory is as the device's. An append from the device may be
-  // captured into a graph: each replay appends anew, as far as there is room, and size() does not count it.
+  // memory may be reused when the call returns, pinned memory is as the device's.
+  //
+  // While `stream` is being captured nothing is appended yet: each replay of the graph appends anew, all of its tokens
+  // where there is room and none where there is not. Sources must lie on the device then. The host does not hear of
+  // replays, so size() counts neither them nor the capture; who replays counts, and tells the rows by SetVisible before
+  // an append that is not captured.
   std::string Append(int64_t tokens, const RowsToAppend& keys, const RowsToAppend& values, void* stream);
 
-  // Queues that rows of [begin, end) are visible, and those below `pinned` are pinned. The next append writes at `end`.
+  // Queues that rows of [begin, end) are visible, and those below `pinned` are pinned. The next append writes at `end`,
+  // and size() is `end` from now on; not so while `stream` is being captured, as above.
   std::string SetVisible(int64_t begin, int64_t end, int64_t pinned, void* stream);
 
   const RowsShape& shape() const { return shape_; }
-  int64_t size() const { return size_; }  // rows, when the queued work is done
+  // Rows when the queued work is done, but for what replayed graphs appended.
+  int64_t size() const { return size_; }
   int64_t bytes() const { return bytes_; }
   // On the device: an entry of AttendProblem::memories. Valid as long as this object.
   const MemoryRows* device() const { return rows_; }

@@ -5,12 +5,14 @@
 namespace mneme::cuda {
 namespace {
 
-std::string CheckSource(const std::string& name, const RowsToAppend& source, int64_t dim, int64_t kv_heads) {
+std::string CheckSource(const std::string& name, const RowsToAppend& source, int64_t dim, int64_t kv_heads,
+                        bool captured) {
   if (source.data == nullptr) return Wrong(name + ".data", "a pointer", "NULL");
   if (source.type != ElementType::kF32 && source.type != ElementType::kF16 && source.type != ElementType::kBF16) {
     return Wrong(name + ".type", "f32, f16 or bf16", "another");
   }
   if (!source.on_device) {
+    if (captured) return Wrong(name + ".on_device", "device memory, as the stream is being captured", "the host's");
     if (source.row_stride < dim) {
       return Wrong(name + ".row_stride", "at least " + std::to_string(dim), source.row_stride);
     }
@@ -66,14 +68,16 @@ int64_t DeviceRowsBytes(const RowsShape& shape) {
 }
 
 std::string CheckAppend(const RowsShape& shape, int64_t size, int64_t tokens, const RowsToAppend& keys,
-                        const RowsToAppend& values) {
+                        const RowsToAppend& values, bool captured) {
   if (tokens < 0) return Wrong("tokens", "at least 0", tokens);
-  if (tokens > shape.capacity - size) {
-    return Wrong("tokens", "at most " + std::to_string(shape.capacity - size) + ", the room that is left", tokens);
+  const int64_t room = captured ? shape.capacity : shape.capacity - size;
+  if (tokens > room) {
+    return Wrong("tokens", "at most " + std::to_string(room) + ", the room " + (captured ? "there is" : "that is left"),
+                 tokens);
   }
   if (tokens == 0) return "";
-  std::string wrong = CheckSource("keys", keys, shape.key_dim, shape.kv_heads);
-  return wrong.empty() ? CheckSource("values", values, shape.value_dim, shape.kv_heads) : wrong;
+  std::string wrong = CheckSource("keys", keys, shape.key_dim, shape.kv_heads, captured);
+  return wrong.empty() ? CheckSource("values", values, shape.value_dim, shape.kv_heads, captured) : wrong;
 }
 
 }  // namespace mneme::cuda

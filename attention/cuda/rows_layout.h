@@ -14,9 +14,10 @@ struct RowsLayout {
 };
 RowsLayout LayoutOf(const RowsShape& shape);
 
-// "" or what is wrong with an append of `tokens` to rows of which `size` are there.
+// "" or what is wrong with an append of `tokens` to rows of which `size` are there. `captured`: into a graph. Its
+// replays alone know how many rows there are then, and read the host's memory when it may hold something else.
 std::string CheckAppend(const RowsShape& shape, int64_t size, int64_t tokens, const RowsToAppend& keys,
-                        const RowsToAppend& values);
+                        const RowsToAppend& values, bool captured);
 
 }  // namespace mneme::cuda
 

@@ -173,19 +173,32 @@ TEST(RowsLayoutTest, NamesWhatIsWrong) {
   const float data[1] = {};
   const RowsToAppend device{data, ElementType::kF32, true, -7, 0};
   const RowsToAppend host{data, ElementType::kBF16, false, 128, 128};
-  EXPECT_EQ(CheckAppend(good, 10, 90, device, host), "");
-  EXPECT_EQ(CheckAppend(good, 10, 0, {}, {}), "");
-  EXPECT_THAT(CheckAppend(good, 10, 91, device, host), HasSubstr("at most 90, the room that is left, got 91"));
-  EXPECT_THAT(CheckAppend(good, 10, -1, device, host), StartsWith("tokens: "));
+  EXPECT_EQ(CheckAppend(good, 10, 90, device, host, false), "");
+  EXPECT_EQ(CheckAppend(good, 10, 0, {}, {}, false), "");
+  EXPECT_THAT(CheckAppend(good, 10, 91, device, host, false), HasSubstr("at most 90, the room that is left, got 91"));
+  EXPECT_THAT(CheckAppend(good, 10, -1, device, host, false), StartsWith("tokens: "));
   const auto append_with = [&](const std::function<void(RowsToAppend&)>& spoil) {
     RowsToAppend values = host;
     spoil(values);
-    return CheckAppend(good, 0, 1, device, values);
+    return CheckAppend(good, 0, 1, device, values, false);
   };
   EXPECT_THAT(append_with([](auto& v) { v.data = nullptr; }), StartsWith("values.data: "));
   EXPECT_THAT(append_with([](auto& v) { v.type = ElementType::kI8; }), StartsWith("values.type: "));
   EXPECT_THAT(append_with([](auto& v) { v.row_stride = 127; }), HasSubstr("values.row_stride: expected at least 128"));
   EXPECT_THAT(append_with([](auto& v) { v.head_stride = 0; }), StartsWith("values.head_stride: "));
+}
+
+// How many rows there are when a graph is replayed, nobody knows when it is captured.
+TEST(RowsLayoutTest, ACapturedAppendIsHeldToTheWholeRoomAndToDeviceMemory) {
+  const RowsShape shape{1, 64, 64, ElementType::kF16, 100};
+  const float data[1] = {};
+  const RowsToAppend device{data, ElementType::kF16, true, 64, 64};
+  const RowsToAppend host{data, ElementType::kF16, false, 64, 64};
+  EXPECT_EQ(CheckAppend(shape, 100, 100, device, device, true), "");
+  EXPECT_THAT(CheckAppend(shape, 0, 101, device, device, true), HasSubstr("at most 100, the room there is, got 101"));
+  EXPECT_THAT(CheckAppend(shape, 0, 1, host, device, true), StartsWith("keys.on_device: expected device memory"));
+  EXPECT_THAT(CheckAppend(shape, 0, 1, device, host, true), StartsWith("values.on_device: expected device memory"));
+  EXPECT_EQ(CheckAppend(shape, 0, 1, host, host, false), "");
 }
 
 }  // namespace

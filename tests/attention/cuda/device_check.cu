@@ -336,6 +336,7 @@ void GraphsFollowTheLength() {
   Check(Attend(p, plan, workspace, stream.get()));
   Check(cudaStreamEndCapture(stream.get(), &graph), "capture");
   Check(cudaGraphInstantiate(&ready, graph, 0), "graph");
+  Expect(rows->size() == 0, "a capture counts as " + std::to_string(rows->size()) + " rows");
   for (int step = 1; step <= 5; ++step) {
     Check(cudaGraphLaunch(ready, stream.get()), "replay");
     stream.Wait();
@@ -344,7 +345,17 @@ void GraphsFollowTheLength() {
     Expect(fabsf(sum[0] - expected) < 1e-4f,
            "step " + std::to_string(step) + ": log-sum-exp " + std::to_string(sum[0]));
     Expect(fabsf(output[9] - 1.0f) < 1e-5f, "step " + std::to_string(step) + ": output " + std::to_string(output[9]));
+    Expect(rows->size() == 0, "a replay counts as " + std::to_string(rows->size()) + " rows");
   }
+  // Told how many there are, the rows take no more from outside a graph, and after a cut again as many as fit.
+  Check(rows->SetVisible(0, 3, 0, stream.get()));
+  Expect(rows->size() == 3 && !rows->Append(1, source, source, stream.get()).empty(), "full rows take one more");
+  Check(rows->SetVisible(0, 1, 0, stream.get()));
+  Check(rows->Append(2, source, source, stream.get()));
+  stream.Wait();
+  MemoryRows last;
+  Check(cudaMemcpy(&last, rows->device(), sizeof(last), cudaMemcpyDeviceToHost), "rows");
+  Expect(rows->size() == 3 && last.end == 3, "not three rows, but " + std::to_string(last.end));
   cudaGraphExecDestroy(ready);
   cudaGraphDestroy(graph);
 }
