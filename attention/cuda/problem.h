@@ -18,6 +18,7 @@ struct MemoryRows {
   int64_t begin = 0;                    // rows of [begin, end) are visible, 0 <= begin, end <= capacity
   int64_t end = 0;
   int64_t pinned = 0;  // rows below it take neither bias nor decay
+  int64_t kept = 0;    // rows of [pinned, kept) are not visible: evicted from behind the pinned ones
 };
 
 enum class LocalMask : int32_t {

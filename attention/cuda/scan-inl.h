@@ -77,6 +77,7 @@ MNEME_DEVICE void ScanRange(Block& block, const AttendProblem& problem, const At
     for (int e = 0; e < 4; ++e) {
       const int64_t row = step + block.warp() * kTileRows + ScoreRow(block, e);
       const bool pinned = row < memory.pinned;
+      const bool visible = row < rows.last && (pinned || row >= memory.kept);
       MNEME_UNROLL
       for (int t = 0; t < kColumnTiles; ++t) {
         const int c = t * kTileColumns + ScoreColumn(block, e);
@@ -85,7 +86,7 @@ MNEME_DEVICE void ScanRange(Block& block, const AttendProblem& problem, const At
         if constexpr (Rows::kType == ElementType::kI8) score *= now.scale[e / 2];
         float logit = SoftCapped(score, problem.soft_cap);
         if (!pinned) logit += AgeTerm(column.bias, column.decay, column.position - row, problem.decay_beyond);
-        if (row < rows.last && logit >= column.floor) {  // NaN never is
+        if (visible && logit >= column.floor) {  // NaN never is
           const uint64_t key = RankKey(logit, static_cast<uint32_t>(row));
           if (key > column.threshold) {
             const uint32_t at = block.AtomicAdd(&column.count, 1u);

@@ -55,9 +55,10 @@ AttendCase::Memory RandomMemory(std::mt19937& random, const AttendProblem& shape
   m.begin = Chance(random, 0.6) ? 0 : Between(random, 0, m.end + 3);
   m.capacity = std::max(m.begin, m.end) + Between(random, 0, 20);
   m.pinned = Chance(random, 0.5) ? 0 : Between(random, 0, 40);
+  m.kept = Chance(random, 0.7) ? 0 : Between(random, 0, m.end + 3);
   for (int32_t h = 0; h < shape.kv_heads; ++h) {
     for (int64_t r = 0; r < m.capacity; ++r) {
-      const bool hidden = r < m.begin || r >= m.end;
+      const bool hidden = m.Hides(r);
       PushRow(random, shape.memory_type, shape.key_dim, limits.exact, hidden, m.keys, m.key_scales);
       PushRow(random, shape.memory_type, shape.value_dim, limits.exact, hidden, m.values, m.value_scales);
     }
@@ -200,7 +201,10 @@ std::string AttendCase::Description() const {
   text << "batch " << shape.batch << ", tokens " << shape.tokens << ", heads " << shape.q_heads << "/" << shape.kv_heads
        << ", dims " << shape.key_dim << "/" << shape.value_dim << ", top_k " << shape.top_k << ", " << type(shape.type)
        << " memory " << type(shape.memory_type) << " output " << type(shape.output_type) << ", rows";
-  for (const Memory& m : memories) text << " " << m.begin << ".." << m.end;
+  for (const Memory& m : memories) {
+    text << " " << m.begin << ".." << m.end;
+    if (m.kept > m.pinned) text << " without " << m.pinned << ".." << m.kept;
+  }
   if (!local_offsets.empty()) {
     text << ", local " << local_offsets.back() << " mask " << static_cast<int>(shape.local_mask);
   }

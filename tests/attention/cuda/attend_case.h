@@ -26,7 +26,9 @@ struct AttendCase {
   struct Memory {
     std::vector<uint8_t> keys, values;  // [kv_heads, capacity, dim] encoded
     std::vector<float> key_scales, value_scales;
-    int64_t capacity = 0, begin = 0, end = 0, pinned = 0;
+    int64_t capacity = 0, begin = 0, end = 0, pinned = 0, kept = 0;
+
+    bool Hides(int64_t row) const { return row < begin || row >= end || (row >= pinned && row < kept); }
   };
 
   AttendProblem shape;  // its pointers are unset
@@ -64,7 +66,7 @@ AttendProblem Placed(const AttendCase& c, Place& place, AttendAnswer& answer) {
   std::vector<MemoryRows> rows;
   for (const AttendCase::Memory& m : c.memories) {
     rows.push_back({place.Input(m.keys), place.Input(m.values), place.Input(m.key_scales), place.Input(m.value_scales),
-                    m.capacity, m.begin, m.end, m.pinned});
+                    m.capacity, m.begin, m.end, m.pinned, m.kept});
   }
   const MemoryRows* const first = place.Keep(std::move(rows));
   std::vector<const MemoryRows*> pointers;

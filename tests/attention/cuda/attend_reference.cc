@@ -127,7 +127,14 @@ ReferenceRow Reference(const AttendCase& c, int64_t pair) {
   const double decay = c.decay.empty() ? 0.0 : static_cast<double>(c.decay[head]);
   const auto query = Row16(s.type, c.memory_query.empty() ? c.query : c.memory_query, pair * s.key_dim, s.key_dim);
   ReferenceRow result;
+  std::vector<int64_t> visible;
   for (int64_t r = m.begin; r < m.end; ++r) {
+    if (m.Hides(r)) {
+      result.logits.push_back(-kInfinity);
+      result.magnitudes.push_back(0);
+      continue;
+    }
+    visible.push_back(r);
     const auto key = MemoryRow(s.memory_type, m.keys, m.key_scales, w.kv_head * m.capacity + r, s.key_dim);
     double logit = Cap(scale * Dot(query, key), static_cast<double>(s.soft_cap));
     if (r >= m.pinned) {
@@ -141,17 +148,15 @@ ReferenceRow Reference(const AttendCase& c, int64_t pair) {
     result.logits.push_back(logit);
     result.magnitudes.push_back(scale * Magnitude(query, key) + std::fabs(bias) + 20 * std::fabs(decay));
   }
-  std::vector<int64_t> rows(result.logits.size());
-  std::iota(rows.begin(), rows.end(), m.begin);
-  const auto k = std::min(static_cast<size_t>(TopK(c, w.head)), rows.size());
+  const auto k = std::min(static_cast<size_t>(TopK(c, w.head)), visible.size());
   const auto better = [&](int64_t a, int64_t b) {
     const double x = result.logits[static_cast<size_t>(a - m.begin)];
     const double y = result.logits[static_cast<size_t>(b - m.begin)];
     return x > y || (x == y && a < b);
   };
-  std::partial_sort(rows.begin(), rows.begin() + static_cast<int64_t>(k), rows.end(), better);
-  rows.resize(k);
-  result.found = rows;
+  std::partial_sort(visible.begin(), visible.begin() + static_cast<int64_t>(k), visible.end(), better);
+  visible.resize(k);
+  result.found = visible;
   AttendToFound(c, pair, result);
   return result;
 }
@@ -218,7 +223,7 @@ std::string Compare(const AttendCase& c, const AttendAnswer& answer, int64_t mos
           return fail("place " + std::to_string(i) + " is not padded: " + std::to_string(row));
         continue;
       }
-      if (row < m.begin || row >= m.end)
+      if (m.Hides(row))
         return fail("row " + std::to_string(row) + " at place " + std::to_string(i) + " is not visible");
       const auto number = static_cast<size_t>(row - m.begin);
       if (taken[number]) return fail("row " + std::to_string(row) + " twice");

@@ -10,7 +10,7 @@ namespace mneme::cuda {
 
 // Plain double-precision definition of one query head's answer, by the formulas of AttendProblem.
 struct ReferenceRow {
-  std::vector<double> logits;      // [end - begin] of the visible rows of the memory
+  std::vector<double> logits;      // [end - begin] of the memory's rows; -infinity where one is hidden
   std::vector<double> magnitudes;  // the same: scale * sum |q_i k_i|, what rounding is measured by
   std::vector<int64_t> found;      // the top_k best, best first
   std::vector<double> output;      // [value_dim]

@@ -13,10 +13,9 @@ namespace mneme::cuda {
 
 // Attend as attend.cu does it, both kernels in the emulator.
 template <int kSearchWarps, int kFinishWarps>
-void EmulatedAttend(const AttendProblem& problem, const AttendPlan& plan, uint32_t seed) {
-  // As device memory comes: full of something.
-  std::vector<uint64_t> bytes(static_cast<size_t>(plan.workspace_bytes + 7) / 8, 0x7FF0DEADBEEF7FF1u);
-  const Workspace workspace = WorkspaceAt(plan, bytes.data());
+void EmulatedAttend(const AttendProblem& problem, const AttendPlan& plan, void* workspace_bytes, uint32_t seed) {
+  if (problem.tokens == 0) return;
+  const Workspace workspace = WorkspaceAt(plan, workspace_bytes);
   if (plan.ranges + plan.splits > 0) {
     ForInstance(problem, plan, [&](auto instance) {
       using Instance = decltype(instance);
@@ -31,6 +30,13 @@ void EmulatedAttend(const AttendProblem& problem, const AttendPlan& plan, uint32
   const int64_t shared = FinishSharedOf(plan.ranges, problem.top_k, kFinishWarps * kLanes).bytes;
   RunGrid<kFinishWarps>(problem.tokens * problem.q_heads, 1, 1, shared, seed + 1,
                         [&](EmulatedBlock<kFinishWarps>& block) { Finish(block, problem, plan, workspace); });
+}
+
+// The same with a workspace of its own, as device memory comes: full of something.
+template <int kSearchWarps, int kFinishWarps>
+void EmulatedAttend(const AttendProblem& problem, const AttendPlan& plan, uint32_t seed) {
+  std::vector<uint64_t> bytes(static_cast<size_t>(plan.workspace_bytes + 7) / 8, 0x7FF0DEADBEEF7FF1u);
+  EmulatedAttend<kSearchWarps, kFinishWarps>(problem, plan, bytes.data(), seed);
 }
 
 // Arrays stay where they are.
