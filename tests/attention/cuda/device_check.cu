@@ -19,6 +19,7 @@
 #include "attention/cuda/device.h"
 #include "attention/cuda/device_block.cuh"
 #include "attention/cuda/device_rows.h"
+#include "attention/cuda/runtime.h"
 #include "attention/cuda/select-inl.h"
 #include "tests/attention/cuda/attend_reference.h"
 #include "tests/attention/cuda/device_place.h"
@@ -360,6 +361,82 @@ void GraphsFollowTheLength() {
   cudaGraphDestroy(graph);
 }
 
+// ---- what the engine asks of a device
+
+void RuntimeKeepsItsWord() {
+  std::unique_ptr<Runtime> runtime, none;
+  Check(OpenRuntime(0, &runtime));
+  Expect(!OpenRuntime(DeviceCount(), &none).empty() && none == nullptr, "a device is opened that is not there");
+  int before = -1, after = -1;
+  Check(cudaGetDevice(&before), "current device");
+  void *first = nullptr, *second = nullptr, *event = nullptr, *host = nullptr, *a = nullptr, *b = nullptr;
+  Check(runtime->NewStream(&first));
+  Check(runtime->NewStream(&second));
+  Check(runtime->NewEvent(&event));
+  Expect(runtime->Done(event), "an event that stands for nothing is not done");
+  // 64 rows of 1,000 bytes: to a pitch of 1,280 on one stream, to one of 1,024 on another, back to the host on the first.
+  constexpr int64_t kRows = 64, kBytes = 1000;
+  Check(runtime->AllocateHost(2 * kRows * kBytes, &host));
+  auto* const bytes = static_cast<uint8_t*>(host);
+  for (int64_t i = 0; i < kRows * kBytes; ++i) bytes[i] = static_cast<uint8_t>(i * 31 + i / 251);
+  std::memset(bytes + kRows * kBytes, 0, kRows * kBytes);
+  for (int round = 0; round < 20; ++round) {
+    Check(runtime->Allocate(kRows * 1280, first, &a));
+    Check(runtime->Allocate(kRows * 1024, second, &b));
+    Expect(reinterpret_cast<uintptr_t>(a) % 256 == 0 && reinterpret_cast<uintptr_t>(b) % 256 == 0, "alignment");
+    Check(runtime->Copy({bytes, kBytes, a, 1280, kBytes, kRows}, first));
+    Check(runtime->Record(event, first));
+    Check(runtime->Wait(second, event));
+    Check(runtime->Copy({a, 1280, b, 1024, kBytes, kRows}, second));
+    Check(runtime->Record(event, second));
+    Check(runtime->Wait(first, event));
+    runtime->Free(a, first);
+    Check(runtime->Copy({b, 1024, bytes + kRows * kBytes, kBytes, kBytes, kRows}, first));
+    runtime->Free(b, first);
+  }
+  Check(runtime->Record(event, first));
+  Check(runtime->Synchronise(event));
+  Expect(runtime->Done(event), "what was waited for is not done");
+  Expect(std::memcmp(bytes, bytes + kRows * kBytes, kRows * kBytes) == 0, "copies differ");
+  bool captured = true;
+  Check(runtime->IsCaptured(first, &captured));
+  Expect(!captured, "a stream is captured");
+  cudaGraph_t graph;
+  Check(cudaStreamBeginCapture(static_cast<cudaStream_t>(first), cudaStreamCaptureModeThreadLocal), "capture");
+  Check(runtime->IsCaptured(first, &captured));
+  Expect(captured, "a stream is not captured");
+  Check(cudaStreamEndCapture(static_cast<cudaStream_t>(first), &graph), "capture");
+  if (graph != nullptr) cudaGraphDestroy(graph);
+
+  std::mt19937 random(51);
+  for (int i = 0; i < 5; ++i) {
+    const AttendCase c = RandomCase(random, CaseLimits{});
+    DevicePlace place;
+    AttendAnswer answer;
+    const AttendProblem problem = Placed(c, place, answer);
+    Check(cudaDeviceSynchronize(), "setting up");
+    if (c.pairs() == 0) continue;
+    AttendPlan plan;
+    void* workspace = nullptr;
+    Check(runtime->Prepare(problem, c.bounds, &plan));
+    Check(runtime->Allocate(Greatest<int64_t>(1, plan.workspace_bytes), first, &workspace));
+    Check(runtime->Attend(problem, plan, workspace, first));
+    runtime->Free(workspace, first);
+    Check(runtime->Record(event, first));
+    Check(runtime->Synchronise(event));
+    place.Fetch();
+    AttendErrors errors;
+    const std::string wrong = Compare(c, answer, 8, &errors);
+    Expect(wrong.empty(), c.Description() + ": " + wrong);
+  }
+  runtime->FreeHost(host);
+  runtime->DeleteEvent(event);
+  runtime->DeleteStream(first);
+  runtime->DeleteStream(second);
+  Check(cudaGetDevice(&after), "current device");
+  Expect(before == after, "the current device is another");
+}
+
 int Main(bool quick) {
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
@@ -382,6 +459,7 @@ int Main(bool quick) {
       {"the same bits each time, in graphs, too", [&] { Repeats(quick); }},
       {"appends from host and device", Appends},
       {"a captured step follows the length", GraphsFollowTheLength},
+      {"streams, events, memory and copies as the engine uses them", RuntimeKeepsItsWord},
   };
   int failures = 0;
   for (const auto& check : checks) {

@@ -1,0 +1,321 @@
+#include "tests/attention/cuda/emulated_runtime.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+
+#include "attention/cuda/argument_error.h"
+#include "tests/attention/cuda/emulated_attend.h"
+
+namespace mneme::cuda {
+namespace {
+
+constexpr int64_t kArenaBytes = int64_t{1} << 30;
+constexpr int kSearchWarps = 8, kFinishWarps = 4;
+constexpr int kNothing = 0xFF;  // NaN in every type that has one
+
+// The arena can be read and written while this lives.
+class Open {
+ public:
+  explicit Open(char* arena) : arena_(arena) { Protect(PROT_READ | PROT_WRITE); }
+  ~Open() { Protect(PROT_NONE); }
+  Open(const Open&) = delete;
+  Open& operator=(const Open&) = delete;
+
+ private:
+  void Protect(int how) {
+    if (mprotect(arena_, kArenaBytes, how) != 0) std::abort();
+  }
+  char* const arena_;
+};
+
+}  // namespace
+
+EmulatedDevice& EmulatedDevice::Get() {
+  static auto* const device = new EmulatedDevice;
+  return *device;
+}
+
+EmulatedDevice::EmulatedDevice() {
+  void* const arena = mmap(nullptr, kArenaBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (arena == MAP_FAILED) {
+    std::perror("the emulated device's memory");
+    std::abort();
+  }
+  arena_ = static_cast<char*>(arena);
+}
+
+void EmulatedDevice::Reset(uint32_t seed) {
+  const std::lock_guard lock(mutex_);
+  random_.seed(seed);
+  failure_.clear();
+  fail_in_ = -1;
+  present_ = true;
+  synchronised_ = allocations_ = attends_ = calls_ = 0;
+}
+
+void EmulatedDevice::FailCall(int64_t number) {
+  const std::lock_guard lock(mutex_);
+  fail_in_ = number;
+}
+
+void EmulatedDevice::SetCaptured(void* stream, bool captured) {
+  const std::lock_guard lock(mutex_);
+  At(stream).captured = captured;
+}
+
+int64_t EmulatedDevice::synchronised() const {
+  const std::lock_guard lock(mutex_);
+  return synchronised_;
+}
+int64_t EmulatedDevice::allocations() const {
+  const std::lock_guard lock(mutex_);
+  return allocations_;
+}
+int64_t EmulatedDevice::attends() const {
+  const std::lock_guard lock(mutex_);
+  return attends_;
+}
+int64_t EmulatedDevice::bytes_held() const {
+  const std::lock_guard lock(mutex_);
+  return held_;
+}
+int64_t EmulatedDevice::calls() const {
+  const std::lock_guard lock(mutex_);
+  return calls_;
+}
+
+std::string EmulatedDevice::Finish() {
+  const std::lock_guard lock(mutex_);
+  return RunUntil([this] {
+    return std::all_of(streams_.begin(), streams_.end(), [](const auto& entry) { return entry.second->ops.empty(); });
+  });
+}
+
+std::string EmulatedDevice::Fails(const char* what) {
+  ++calls_;
+  if (fail_in_ < 0 || fail_in_-- > 0) return "";
+  return std::string(what) + ": made to fail";
+}
+
+EmulatedDevice::Stream& EmulatedDevice::At(void* stream) {
+  std::unique_ptr<Stream>& at = streams_[stream];
+  if (at == nullptr) at = std::make_unique<Stream>();
+  return *at;
+}
+
+void EmulatedDevice::Queue(void* stream, std::function<void()> run) {
+  At(stream).ops.push_back({std::move(run), nullptr, 0});
+  SomeWork();
+}
+
+void EmulatedDevice::SomeWork() {
+  // Often nothing at all, so that much is under way at a time.
+  for (uint32_t steps = random_() % 4; steps > 1 && Step(); --steps) {
+  }
+}
+
+bool EmulatedDevice::Step() {
+  std::vector<Stream*> ready;
+  for (const auto& [handle, stream] : streams_) {
+    if (stream->ops.empty()) continue;
+    const Op& op = stream->ops.front();
+    if (op.awaited == nullptr || op.awaited->done >= op.version) ready.push_back(stream.get());
+  }
+  if (ready.empty()) return false;
+  Stream& chosen = *ready[random_() % ready.size()];
+  const Op op = std::move(chosen.ops.front());
+  chosen.ops.pop_front();
+  if (!op.run || !failure_.empty()) return true;  // after a failure nothing is done any more
+  try {
+    op.run();
+  } catch (const std::exception& error) {
+    failure_ = error.what();
+  }
+  return true;
+}
+
+std::string EmulatedDevice::RunUntil(const std::function<bool()>& done) {
+  while (!done()) {
+    if (failure_.empty() && !Step()) failure_ = "streams wait for each other";
+    if (!failure_.empty()) return failure_;
+  }
+  return failure_;
+}
+
+void* EmulatedDevice::Take(int64_t bytes) {
+  bytes = RoundUp(Greatest<int64_t>(bytes, 1), 256);
+  int64_t at = 256;
+  for (const auto& [place, size] : taken_) {
+    if (place - at >= bytes + 256) break;
+    at = place + size + 256;
+  }
+  if (at + bytes > kArenaBytes) return nullptr;
+  taken_[at] = bytes;
+  held_ += bytes;
+  ++allocations_;
+  return arena_ + at;
+}
+
+int64_t EmulatedDevice::SizeOf(const void* data) const {
+  const auto found = taken_.find(static_cast<const char*>(data) - arena_);
+  if (found == taken_.end()) throw std::runtime_error("device memory that was never given out, or freed already");
+  return found->second;
+}
+
+void EmulatedDevice::GiveBack(void* data) {
+  const int64_t bytes = SizeOf(data);
+  {
+    const Open open(arena_);
+    std::memset(data, kNothing, static_cast<size_t>(bytes));
+  }
+  held_ -= bytes;
+  taken_.erase(static_cast<char*>(data) - arena_);
+}
+
+class EmulatedRuntime final : public Runtime {
+ public:
+  explicit EmulatedRuntime(EmulatedDevice& device) : device_(device) {}
+
+  std::string NewStream(void** stream) override {
+    const std::lock_guard lock(device_.mutex_);
+    if (std::string wrong = device_.Fails("NewStream"); !wrong.empty()) return wrong;
+    *stream = new char;
+    device_.At(*stream);
+    return "";
+  }
+  void DeleteStream(void* stream) override {
+    const std::lock_guard lock(device_.mutex_);
+    device_.At(stream).deleted = true;  // its handle is not used again, so that its work stays its own
+  }
+  std::string NewEvent(void** event) override {
+    const std::lock_guard lock(device_.mutex_);
+    if (std::string wrong = device_.Fails("NewEvent"); !wrong.empty()) return wrong;
+    *event = new char;
+    device_.events_[*event] = std::make_unique<EmulatedDevice::Event>();
+    return "";
+  }
+  void DeleteEvent(void*) override {}  // those who wait for it still do
+  std::string Record(void* event, void* stream) override {
+    const std::lock_guard lock(device_.mutex_);
+    if (std::string wrong = device_.Fails("Record"); !wrong.empty()) return wrong;
+    EmulatedDevice::Event* const at = device_.events_.at(event).get();
+    const uint64_t version = ++at->recorded;
+    device_.Queue(stream, [at, version] { at->done = std::max(at->done, version); });
+    return "";
+  }
+  std::string Wait(void* stream, void* event) override {
+    const std::lock_guard lock(device_.mutex_);
+    if (std::string wrong = device_.Fails("Wait"); !wrong.empty()) return wrong;
+    EmulatedDevice::Event* const at = device_.events_.at(event).get();
+    device_.At(stream).ops.push_back({nullptr, at, at->recorded});
+    return "";
+  }
+  std::string Synchronise(void* event) override {
+    const std::lock_guard lock(device_.mutex_);
+    if (std::string wrong = device_.Fails("Synchronise"); !wrong.empty()) return wrong;
+    ++device_.synchronised_;
+    const EmulatedDevice::Event* const at = device_.events_.at(event).get();
+    const uint64_t version = at->recorded;
+    return device_.RunUntil([=] { return at->done >= version; });
+  }
+  bool Done(void* event) override {
+    const std::lock_guard lock(device_.mutex_);
+    device_.SomeWork();
+    const EmulatedDevice::Event& at = *device_.events_.at(event);
+    return at.done >= at.recorded;
+  }
+  std::string IsCaptured(void* stream, bool* captured) override {
+    const std::lock_guard lock(device_.mutex_);
+    if (std::string wrong = device_.Fails("IsCaptured"); !wrong.empty()) return wrong;
+    *captured = device_.At(stream).captured;
+    return "";
+  }
+  std::string Allocate(int64_t bytes, void* stream, void** data) override {
+    const std::lock_guard lock(device_.mutex_);
+    if (std::string wrong = device_.Fails("Allocate"); !wrong.empty()) return wrong;
+    *data = device_.Take(bytes);
+    if (*data == nullptr) return "Allocate: out of memory";
+    device_.Queue(stream, [this, at = *data] {
+      const Open open(device_.arena_);
+      std::memset(at, kNothing, static_cast<size_t>(device_.SizeOf(at)));
+    });
+    return "";
+  }
+  void Free(void* data, void* stream) override {
+    const std::lock_guard lock(device_.mutex_);
+    device_.Queue(stream, [this, data] { device_.GiveBack(data); });
+  }
+  std::string AllocateHost(int64_t bytes, void** data) override {
+    const std::lock_guard lock(device_.mutex_);
+    if (std::string wrong = device_.Fails("AllocateHost"); !wrong.empty()) return wrong;
+    *data = std::malloc(static_cast<size_t>(bytes));
+    std::memset(*data, kNothing, static_cast<size_t>(bytes));
+    return "";
+  }
+  void FreeHost(void* data) override {
+    // As CUDA does: what reads or writes it comes to its end first.
+    device_.Finish();
+    std::free(data);
+  }
+  std::string Copy(const CopyShape& shape, void* stream) override {
+    const std::lock_guard lock(device_.mutex_);
+    if (std::string wrong = device_.Fails("Copy"); !wrong.empty()) return wrong;
+    if (shape.rows > 1 && (shape.bytes > shape.from_pitch || shape.bytes > shape.to_pitch)) {
+      return "Copy: pitches less than a row";
+    }
+    device_.Queue(stream, [this, shape] {
+      const Open open(device_.arena_);
+      for (int64_t row = 0; row < shape.rows; ++row) {
+        std::memmove(static_cast<char*>(shape.to) + row * shape.to_pitch,
+                     static_cast<const char*>(shape.from) + row * shape.from_pitch, static_cast<size_t>(shape.bytes));
+      }
+    });
+    return "";
+  }
+  std::string Prepare(const AttendProblem& problem, const AttendBounds& bounds, AttendPlan* plan) override {
+    const std::lock_guard lock(device_.mutex_);
+    if (std::string wrong = device_.Fails("Prepare"); !wrong.empty()) return wrong;
+    if (std::string wrong = CheckProblem(problem, bounds); !wrong.empty()) return wrong;
+    *plan = PlanAttend(problem, bounds, DeviceRoom{1 + static_cast<int64_t>(device_.random_() % 32)}, kSearchWarps);
+    return "";
+  }
+  std::string Attend(const AttendProblem& problem, const AttendPlan& plan, void* workspace, void* stream) override {
+    const std::lock_guard lock(device_.mutex_);
+    if (std::string wrong = device_.Fails("Attend"); !wrong.empty()) return wrong;
+    if (std::string wrong = CheckProblem(problem, AttendBounds{}); !wrong.empty()) return wrong;
+    if (plan.workspace_bytes > 0 && workspace == nullptr) return "workspace: expected device memory, got NULL";
+    ++device_.attends_;
+    const auto seed = static_cast<uint32_t>(device_.random_());
+    device_.Queue(stream, [this, problem, plan, workspace, seed] {
+      const Open open(device_.arena_);
+      if (workspace != nullptr) std::memset(workspace, kNothing, static_cast<size_t>(plan.workspace_bytes));
+      EmulatedAttend<kSearchWarps, kFinishWarps>(problem, plan, workspace, seed);
+    });
+    return "";
+  }
+
+ private:
+  EmulatedDevice& device_;
+};
+
+std::unique_ptr<Runtime> EmulatedDevice::NewRuntime() {
+  return std::make_unique<EmulatedRuntime>(*this);
+}
+
+int32_t DeviceCount() {
+  return EmulatedDevice::Get().present() ? 1 : 0;
+}
+
+std::string OpenRuntime(int32_t ordinal, std::unique_ptr<Runtime>* runtime) {
+  if (DeviceCount() == 0) return "there is no CUDA device";
+  if (ordinal != 0) return Wrong("ordinal", "0", int64_t{ordinal});
+  *runtime = EmulatedDevice::Get().NewRuntime();
+  return "";
+}
+
+}  // namespace mneme::cuda
