@@ -10,6 +10,7 @@
 #include "attention/retrieved.h"
 #include "attention/state.h"
 #include "base/status.h"
+#include "memory/device_attend.h"
 #include "memory/gathered_rows.h"
 #include "memory/retrieve.h"
 
@@ -26,6 +27,7 @@ struct SequencePlan {
   std::optional<MemoryView> view;  // none: no memory, or nothing to see
   std::vector<TopK> top;           // [queries][query_heads], if there is a view
   GatheredRows values;             // of these rows
+  const DeviceAnswer* answer;      // what a device made of the memory, instead of the above; null: nothing
 };
 
 float Sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
@@ -134,7 +136,14 @@ void FuseTile(SequencePlan& plan, int64_t kv_head, int64_t query_begin, int64_t 
       float lse = scratch.local_lse[static_cast<size_t>(at)];
       float memory_lse = kEmptyLogSumExp;
       absl::Span<const Scored> rows;
-      if (plan.view.has_value()) {
+      if (plan.answer != nullptr) {
+        const auto pair = static_cast<size_t>(query * layer.query_heads + head);
+        const DeviceAnswer& answer = *plan.answer;
+        rows = absl::MakeConstSpan(answer.rows)
+                   .subspan(pair * static_cast<size_t>(answer.top_k), static_cast<size_t>(answer.counts[pair]));
+        std::copy_n(answer.outputs.data() + pair * static_cast<size_t>(dim), dim, scratch.memory_output.data());
+        memory_lse = answer.log_sum_exp[pair];
+      } else if (plan.view.has_value()) {
         rows = plan.top[static_cast<size_t>(query * layer.query_heads + head)].Sorted();
         memory_lse = AttendRows(plan, rows, kv_head, scratch);
       } else {
@@ -170,6 +179,7 @@ void FuseTile(SequencePlan& plan, int64_t kv_head, int64_t query_begin, int64_t 
 absl::Status Prepare(SequencePlan& plan, Executor& executor) {
   const AttendRequest& request = *plan.request;
   if (plan.sequence->memory == nullptr || request.fusion == Fusion::kLocalOnly) return absl::OkStatus();
+  if (plan.answer != nullptr) return absl::OkStatus();
   MNEME_ASSIGN_OR_RETURN(MemoryView view, ViewMemory(request.retrieve, *plan.sequence, true, executor));
   if (view.rows.empty()) return absl::OkStatus();
   const int64_t queries = plan.sequence->query_end - plan.sequence->query_begin;
@@ -199,10 +209,12 @@ void ZeroOutputs(const AttendRequest& request, const Sequence& sequence) {
 }  // namespace
 
 absl::Status Attend(const AttendRequest& request, Executor& executor) {
+  const std::vector<DeviceAnswer> answers = AttendOnDevice(request);
   std::vector<SequencePlan> plans;
   plans.reserve(request.retrieve.sequences.size());
   for (size_t i = 0; i < request.retrieve.sequences.size(); ++i) {
-    SequencePlan plan{&request, &request.retrieve.sequences[i], std::nullopt, {}, {}};
+    SequencePlan plan{&request, &request.retrieve.sequences[i], std::nullopt, {}, {},
+                      answers[i].there ? &answers[i] : nullptr};
     const absl::Status status = Prepare(plan, executor);
     if (!request.statuses.empty()) request.statuses[i] = status;
     if (status.ok()) {

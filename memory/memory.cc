@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "base/status.h"
+#include "memory/mirror.h"
 #include "memory/segment_writer.h"
 
 namespace mneme {
@@ -78,6 +79,8 @@ Memory::Memory(Store* store, const MemoryManifest& manifest, IndexSpec spec)
       manifest_(manifest),
       tokens_durable_(TokensOf(manifest)) {}
 
+Memory::~Memory() = default;
+
 absl::StatusOr<std::shared_ptr<Memory>> Memory::Load(Store* store, MemoryManifest manifest) {
   MNEME_ASSIGN_OR_RETURN(IndexSpec spec, ParseIndexSpec(manifest.options.index_spec));
   std::shared_ptr<Memory> memory(new Memory(store, manifest, std::move(spec)));
@@ -121,9 +124,19 @@ absl::StatusOr<std::shared_ptr<Memory>> Memory::Load(Store* store, MemoryManifes
                                                      store->writable(), &store->index_counters(),
                                                      [store](absl::string_view text) { store->Log(text); }));
   }
+  memory->NewMirror();
   MutexLock lock(&memory->state_mutex_);
   memory->state_ = std::move(state);
   return memory;
+}
+
+void Memory::NewMirror() {
+  // Where an index is wanted, what it finds is what the host asked for.
+  if (store_->device() == nullptr || WantsIndexes()) return;
+  absl::StatusOr<std::unique_ptr<MemoryMirror>> mirror =
+      MemoryMirror::New(store_->device(), card_, options_.stored_dtype, options_.pinned_tokens);
+  if (!mirror.ok()) return store_->device()->Failed(mirror.status());
+  mirror_ = *std::move(mirror);
 }
 
 std::shared_ptr<Segment> Memory::NewTail() const {
@@ -215,6 +228,7 @@ absl::Status Memory::Append(int32_t layer, const RowTensor& keys, const RowTenso
   MNEME_RETURN_IF_ERROR(
       now->tail->AppendRows(static_cast<size_t>(place), key_buffer_.data(), value_buffer_.data(), keys.rows));
   EvictBeyondBound();
+  if (mirror_ != nullptr) mirror_->Follow(TakeSnapshot(), static_cast<size_t>(place));
   return absl::OkStatus();
 }
 

@@ -19,6 +19,8 @@
 
 namespace mneme {
 
+class MemoryMirror;
+
 struct MemoryInfo {
   int64_t next_token = 0;
   int64_t tokens = 0;
@@ -48,6 +50,7 @@ class Memory : public std::enable_shared_from_this<Memory> {
  public:
   // From its manifest. Nothing but the manifest has been read when this returns.
   static absl::StatusOr<std::shared_ptr<Memory>> Load(Store* store, MemoryManifest manifest);
+  ~Memory();
 
   const std::string& name() const { return name_; }
   const ModelCard& card() const { return card_; }
@@ -79,6 +82,8 @@ class Memory : public std::enable_shared_from_this<Memory> {
 
   // For searches of this memory.
   LastFound& last_found() { return last_found_; }
+  // The rows on the store's device; null where there is none, or none for rows or an index of this kind.
+  MemoryMirror* mirror() const { return mirror_.get(); }
 
   // f32 keys [tokens, dim] of sealed tokens [first, first + tokens) of one layer and head in `state`.
   absl::Status DecodeKeys(const MemoryState& state, size_t layer, int32_t head, int64_t first, int64_t tokens,
@@ -100,6 +105,7 @@ class Memory : public std::enable_shared_from_this<Memory> {
     state_ = std::move(next);
   }
   std::shared_ptr<Segment> NewTail() const;
+  void NewMirror();
 
   absl::Status CheckAppend(const LayerCard& layer, const RowTensor& keys, const RowTensor& values) const;
   // Brings in the token columns of rows [row, row + n) of the tail, or checks them against what is there.
@@ -142,6 +148,7 @@ class Memory : public std::enable_shared_from_this<Memory> {
   bool WantsIndexes() const { return spec_.kind != IndexKind::kAuto && spec_.kind != IndexKind::kScan; }
 
   LastFound last_found_;
+  std::unique_ptr<MemoryMirror> mirror_;  // since Load
 
   Store* const store_;
   const std::string name_;
@@ -167,7 +174,6 @@ class Memory : public std::enable_shared_from_this<Memory> {
 
   mutable Mutex state_mutex_ ABSL_ACQUIRED_AFTER(commit_mutex_);
   std::shared_ptr<const MemoryState> state_ ABSL_GUARDED_BY(state_mutex_);
-  uint64_t truncations_ ABSL_GUARDED_BY(state_mutex_) = 0;  // an index built across one is not published
 };
 
 // The index of the next token as `manifest` has it.

@@ -9,6 +9,7 @@
 #include "base/status.h"
 #include "memory/code_columns.h"
 #include "memory/memory.h"
+#include "memory/mirror.h"
 #include "memory/segment_writer.h"
 
 namespace mneme {
@@ -333,9 +334,9 @@ absl::Status Memory::Truncate(int64_t tokens) {
   store_->RegisterSegment(tail);
   tail_persisted_ = 0;
   tail_chunked_ = 0;
-  MutexLock state_lock(&state_mutex_);
-  ++truncations_;
+  ReleasableMutexLock state_lock(&state_mutex_);
   auto next = std::make_shared<MemoryState>(*state_);
+  const uint64_t epoch = ++next->epoch;
   next->tail = std::move(tail);
   next->tail_first = tail_first;
   next->first_kept = std::min(next->first_kept, tokens);
@@ -343,6 +344,9 @@ absl::Status Memory::Truncate(int64_t tokens) {
   for (SegmentView& view : next->sealed) view.rows = std::min(view.rows, tokens - view.first_token);
   std::erase_if(next->runs, [&](const auto& run) { return run->end() > tokens; });
   state_ = std::move(next);
+  state_lock.Release();
+  // Until then the device does not answer for the new state: it knows the epoch.
+  if (mirror_ != nullptr) mirror_->Truncate(tokens, epoch);
   return absl::OkStatus();
 }
 
@@ -432,13 +436,8 @@ absl::Status Memory::Maintain(const Progress& progress) {
 
 absl::Status Memory::BuildIndexes(const Progress& progress) {
   MutexLock build_lock(&build_mutex_);
-  std::shared_ptr<const MemoryState> now;
-  uint64_t truncations;
-  {
-    MutexLock lock(&state_mutex_);
-    now = state_;
-    truncations = truncations_;
-  }
+  // An index built across a truncation is not published.
+  const std::shared_ptr<const MemoryState> now = state();
   const int64_t sealed_end = now->sealed.empty() ? 0 : now->sealed.back().end();
   // What a planned range still holds, pinned tokens apart: those are always scanned.
   const int64_t first_indexed = std::max(now->pinned_tokens, now->first_kept);
@@ -492,7 +491,7 @@ absl::Status Memory::BuildIndexes(const Progress& progress) {
     std::vector<std::shared_ptr<IndexRun>> runs;
     {
       MutexLock lock(&state_mutex_);
-      if (truncations_ != truncations) break;  // its tokens may be others by now; the next build sees to it
+      if (state_->epoch != now->epoch) break;  // its tokens may be others by now; the next build sees to it
       runs = state_->runs;
     }
     std::erase_if(runs, [&](const auto& old) {
@@ -511,7 +510,7 @@ absl::Status Memory::BuildIndexes(const Progress& progress) {
     unnamed.Named();
     // A truncation cannot have come between: it takes the state's lock only, so look once more.
     MutexLock lock(&state_mutex_);
-    if (truncations_ != truncations) break;
+    if (state_->epoch != now->epoch) break;
     auto next_state = std::make_shared<MemoryState>(*state_);
     next_state->runs = std::move(runs);
     state_ = std::move(next_state);

@@ -27,6 +27,7 @@ struct MemoryState {
   int64_t tail_first = 0;           // token index of the tail's row 0
   int64_t pinned_tokens = 0;
   int64_t first_kept = 0;           // tokens [pinned_tokens, first_kept) are evicted
+  uint64_t epoch = 0;               // truncations so far: tokens of the same index may differ between epochs
   bool has_positions = false;       // some rotary position differs from its token index
   std::vector<std::shared_ptr<IndexRun>> runs;  // in token order, disjoint, over sealed tokens only
 

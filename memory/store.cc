@@ -7,6 +7,7 @@
 
 #include "base/status.h"
 #include "memory/code_columns.h"
+#include "memory/device.h"
 #include "memory/memory.h"
 #include "memory/segment_writer.h"
 
@@ -63,11 +64,25 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& path, cons
   }
   MNEME_ASSIGN_OR_RETURN(std::unique_ptr<Database> database, Database::Open(path, options.database));
   std::unique_ptr<Store> store(new Store(std::move(database), options));
+  MNEME_RETURN_IF_ERROR(store->OpenDevice());
   MNEME_RETURN_IF_ERROR(store->CountReferences());
   if (options.background && store->writable()) {
     store->background_ = std::thread([raw = store.get()] { raw->Background(); });
   }
   return store;
+}
+
+absl::Status Store::OpenDevice() {
+  if (options_.device_budget_bytes <= 0) return absl::OkStatus();
+  absl::StatusOr<std::shared_ptr<Device>> device =
+      Device::Open(options_.device_ordinal, options_.device_budget_bytes, options_.database.log);
+  if (device.ok()) {
+    device_ = *std::move(device);
+    return absl::OkStatus();
+  }
+  if (!absl::IsFailedPrecondition(device.status())) return device.status();
+  Log(absl::StrCat("device_budget_bytes: ", device.status().message(), "; memories stay with the CPU"));
+  return absl::OkStatus();
 }
 
 absl::Status Store::CountReferences() {
@@ -331,6 +346,13 @@ absl::StatusOr<StoreStats> Store::Stats() {
   stats.codes_loaded = segment_context_->codes_loaded;
   stats.codes_rebuilt = segment_context_->codes_rebuilt;
   stats.rows_read = segment_context_->rows_read;
+  if (device_ != nullptr) {
+    stats.device_bytes = device_->bytes_used();
+    stats.device_attended = device_->counters().attended;
+    stats.device_fell_back = device_->counters().fell_back;
+    stats.device_copied_rows = device_->counters().copied_rows;
+    stats.device_staged = device_->counters().staged;
+  }
   std::vector<std::shared_ptr<Memory>> open;
   {
     MutexLock lock(&mutex_);

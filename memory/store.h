@@ -24,6 +24,7 @@
 
 namespace mneme {
 
+class Device;
 class Memory;
 
 struct StoreOptions {
@@ -37,6 +38,10 @@ struct StoreOptions {
   // not in memory cost more than the whole. About 10 KB where the page cache has them, 40 KB where a fast device has.
   int64_t row_read_cost = 16 << 10;
   int64_t disk_budget_bytes = 0;
+  // Rows of memories are mirrored on this device and searched there, as far as they have room; 0: on none. Where there is
+  // no device, memories stay with the CPU, and the log says so.
+  int64_t device_budget_bytes = 0;
+  int32_t device_ordinal = 0;
 };
 
 // What the scans of all memories did since the store was opened; see ScanCounts.
@@ -65,6 +70,11 @@ struct StoreStats {
   int64_t codes_loaded = 0;
   int64_t codes_rebuilt = 0;
   int64_t rows_read = 0;
+  int64_t device_bytes = 0;
+  int64_t device_attended = 0;
+  int64_t device_fell_back = 0;
+  int64_t device_copied_rows = 0;
+  int64_t device_staged = 0;
 };
 
 struct VerifyReport {
@@ -111,6 +121,8 @@ class Store {
   ScanCounters& scan_counters() { return scan_counters_; }
   AgePenaltyCache& age_penalties() { return age_penalties_; }
   const StoreOptions& options() const { return options_; }
+  // Null: none.
+  const std::shared_ptr<Device>& device() const { return device_; }
   bool writable() const { return options_.database.mode == DatabaseOptions::Mode::kReadWrite; }
   void Log(absl::string_view message) const;
 
@@ -131,6 +143,7 @@ class Store {
 
  private:
   Store(std::unique_ptr<Database> database, const StoreOptions& options);
+  absl::Status OpenDevice();
   absl::Status CountReferences();
   absl::Status VerifyOne(const MemoryManifest& manifest, const Progress& progress, VerifyReport* report,
                          std::vector<std::string>* messages);
@@ -147,6 +160,7 @@ class Store {
   std::unique_ptr<Executor> own_executor_;
   Executor* executor_;
   const std::shared_ptr<SegmentContext> segment_context_;
+  std::shared_ptr<Device> device_;  // since Open
   IndexCounters index_counters_;
   ScanCounters scan_counters_;
   AgePenaltyCache age_penalties_;

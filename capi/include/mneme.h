@@ -12,7 +12,11 @@
  *   Structs      Every argument, option and output struct starts with its size: initialise it with its *_INIT macro.
  *                Structs only grow at the end, so older callers keep working with newer libraries.
  *   Tensors      DLPack's fields: data, element type, device, shape, strides in elements (NULL: row-major). The last
- *                dim is contiguous. Host memory only in this build.
+ *                dim is contiguous. Tensors of mneme_append and mneme_attend may lie on the device of the memory's store
+ *                (mneme_store_options.device_budget_bytes) and any of them in host memory; all others in host memory.
+ *   Streams      has_stream and a handle (a cudaStream_t; 0 is one, too) order the call's work with device tensors after
+ *                what is queued there. Without has_stream, what fills the inputs must be done, and the outputs are there
+ *                when the call returns. A stream that is being captured is refused (MNEME_FAILED_PRECONDITION).
  *   Numbers      Sizes and token indices are int64_t. Layers are the host's own layer numbers, as the card has them.
  *                Logarithms are natural unless a comment says otherwise.
  *   Threads      The same memory: mneme_attend, _search, _memory_info and snapshots from any number of threads, also
@@ -183,9 +187,14 @@ typedef struct mneme_store_options {
   int32_t parallel_for_width; /* how many tasks it runs at once */
   mneme_log log;              /* warnings and what was repaired; may come from any thread */
   void* log_context;
+  int32_t device_ordinal;      /* the CUDA device of the next field */
+  int64_t device_budget_bytes; /* of device memory: memories that are attended to are copied there and searched there as
+                                  far as they have room, the rest by the CPU, with the same rows found but for logits
+                                  equal within rounding; 0: no device. Where there is none the log says so, and the CPU
+                                  does it all */
 } mneme_store_options;
 #define MNEME_STORE_OPTIONS_INIT \
-  {sizeof(mneme_store_options), MNEME_READ_WRITE, 1, 1, 0, 0, 0, 0, NULL, NULL, 0, NULL, NULL}
+  {sizeof(mneme_store_options), MNEME_READ_WRITE, 1, 1, 0, 0, 0, 0, NULL, NULL, 0, NULL, NULL, 0, 0}
 
 /* options NULL: the defaults of MNEME_STORE_OPTIONS_INIT. A folder that another process writes to is refused
  * (MNEME_FAILED_PRECONDITION). */
@@ -231,8 +240,14 @@ typedef struct mneme_store_stats_t {
   int64_t codes_loaded;       /* from disk, since open: a layer's of a segment */
   int64_t codes_rebuilt;      /* from the keys, since they were missing or damaged */
   int64_t rows_read;          /* single keys and values read from disk, since open */
+  int64_t device_bytes;       /* of the device budget, in use now */
+  int64_t device_attended;    /* sequences of mneme_attend whose memory the device searched, since open */
+  int64_t device_fell_back;   /* and those that the CPU searched, though the store has a device */
+  int64_t device_copied_rows; /* tokens of a layer copied to the device, since open */
+  int64_t device_staged;      /* calls with device tensors that passed through host memory, since open */
 } mneme_store_stats_t;
-#define MNEME_STORE_STATS_INIT {sizeof(mneme_store_stats_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define MNEME_STORE_STATS_INIT \
+  {sizeof(mneme_store_stats_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 MNEME_API mneme_status mneme_store_stats(mneme_store* store, mneme_store_stats_t* stats);
 
 /* ------------------------------------------------------------------------------------------------ memory */
@@ -303,7 +318,8 @@ typedef struct mneme_append_args {
                                  decides; another layer must agree */
   const int32_t* token_ids;   /* [tokens], kept for the host; NULL: none */
   int32_t has_stream;
-  void* stream;               /* device tensors only */
+  void* stream;               /* of device tensors; the host waits until the rows have come to it: they are checked, and
+                                 what the CPU and the disk read is its copy */
 } mneme_append_args;
 #define MNEME_APPEND_ARGS_INIT {sizeof(mneme_append_args), 0, NULL, NULL, NULL, NULL, 0, NULL}
 /* The rows can be retrieved by the next call. Nothing is written to disk. Non-finite keys or values are refused. */
@@ -427,7 +443,11 @@ typedef struct mneme_attend_args {
   int32_t* statuses;                 /* [batch] a mneme_status each: a sequence that fails gets zero output, the others
                                         are served and the call returns MNEME_OK; NULL: the first failure ends the call */
   int32_t has_stream;
-  void* stream; /* device tensors only */
+  void* stream; /* of device tensors. Where all tensors lie on the device, all visible rows do, too, and the kernels know
+                   the call (docs/gpu.md), it is queued and the host waits for it only if outputs lie in host memory:
+                   those above that are plain pointers. Queries are not looked at then: NaN gives NaN. Any other call
+                   passes through host memory, and the host waits until the output is on the device; see
+                   mneme_store_stats_t.device_staged */
 } mneme_attend_args;
 #define MNEME_ATTEND_ARGS_INIT                                                                                      \
   {sizeof(mneme_attend_args), 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, MNEME_MASK_CAUSAL, NULL, 0, NULL, 0, \

@@ -2,14 +2,16 @@
 
 #include "base/status.h"
 #include "capi/src/attend_args.h"
+#include "capi/src/device_tensors.h"
 #include "capi/src/structs.h"
 #include "capi/src/tensors.h"
+#include "memory/device_fused.h"
 
 namespace mneme::capi {
 namespace {
 
-absl::Status ReadLocal(const mneme_attend_args& args, size_t batch, const LayerCard& layer, AttendRequest& request,
-                       std::vector<Sequence>& sequences) {
+absl::Status ReadLocal(const mneme_attend_args& args, size_t batch, const LayerCard& layer, DeviceTensors& on_device,
+                       AttendRequest& request, std::vector<Sequence>& sequences) {
   if (args.local_mask < MNEME_MASK_CAUSAL || args.local_mask > MNEME_MASK_BITS) {
     return absl::InvalidArgumentError(
         absl::StrCat("args.local_mask: expected a mneme_local_mask (0 to 3), got ", args.local_mask));
@@ -19,8 +21,8 @@ absl::Status ReadLocal(const mneme_attend_args& args, size_t batch, const LayerC
                                                    : "args.local_values (with local_keys)");
   }
   if (args.local_keys == nullptr) return absl::OkStatus();
-  MNEME_ASSIGN_OR_RETURN(request.local_keys, ReadRowTensor("args.local_keys", args.local_keys));
-  MNEME_ASSIGN_OR_RETURN(request.local_values, ReadRowTensor("args.local_values", args.local_values));
+  MNEME_RETURN_IF_ERROR(on_device.Read("args.local_keys", args.local_keys, &request.local_keys));
+  MNEME_RETURN_IF_ERROR(on_device.Read("args.local_values", args.local_values, &request.local_values));
   const RowTensor& keys = request.local_keys;
   const RowTensor& values = request.local_values;
   MNEME_RETURN_IF_ERROR(CheckShape("args.local_keys", keys.rows, keys.heads, keys.dim, keys.rows, layer.kv_heads,
@@ -89,15 +91,14 @@ absl::StatusOr<LayerCard> LayerOfTensors(const mneme_attend_args& args, const Ro
 }
 
 absl::Status Attend(mneme_memory* const* memories, size_t batch_size, const mneme_attend_args& args) {
-  if (args.has_stream != 0) {
-    return absl::UnimplementedError("args.has_stream: streams need CUDA, which is not built in");
-  }
   if (args.fusion < MNEME_FUSION_JOINT || args.fusion > MNEME_FUSION_LOCAL_ONLY) {
     return absl::InvalidArgumentError(absl::StrCat("args.fusion: expected a mneme_fusion (0 to 3), got ", args.fusion));
   }
   MNEME_ASSIGN_OR_RETURN(const Batch batch, Batch::Read(memories, batch_size, args.snapshots, args.layer));
   AttendRequest request;
-  MNEME_ASSIGN_OR_RETURN(request.query, ReadRowTensor("args.query", args.query));
+  DeviceTensors on_device(batch.first != nullptr ? batch.first->store->store.get() : nullptr, args.has_stream,
+                          args.stream);
+  MNEME_RETURN_IF_ERROR(on_device.Read("args.query", args.query, &request.query));
   LayerCard layer;
   if (const LayerCard* shape = batch.Layer(args.layer)) {
     layer = *shape;
@@ -107,14 +108,11 @@ absl::Status Attend(mneme_memory* const* memories, size_t batch_size, const mnem
   const int64_t tokens = request.query.rows;
   MNEME_RETURN_IF_ERROR(CheckShape("args.query", tokens, request.query.heads, request.query.dim, tokens,
                                    layer.query_heads, layer.key_dim));
-  MNEME_RETURN_IF_ERROR(CheckFinite("args.query", request.query));
-  request.retrieve.memory_query = request.query;
+  RowTensor& memory_query = request.retrieve.memory_query;
   if (args.memory_query != nullptr) {
-    RowTensor& query = request.retrieve.memory_query;
-    MNEME_ASSIGN_OR_RETURN(query, ReadRowTensor("args.memory_query", args.memory_query));
-    MNEME_RETURN_IF_ERROR(CheckShape("args.memory_query", query.rows, query.heads, query.dim, tokens,
-                                     layer.query_heads, layer.key_dim));
-    MNEME_RETURN_IF_ERROR(CheckFinite("args.memory_query", query));
+    MNEME_RETURN_IF_ERROR(on_device.Read("args.memory_query", args.memory_query, &memory_query));
+    MNEME_RETURN_IF_ERROR(CheckShape("args.memory_query", memory_query.rows, memory_query.heads, memory_query.dim,
+                                     tokens, layer.query_heads, layer.key_dim));
   }
   const RetrieveArgs shared = {args.position_policy, args.normalise_query, args.query_offsets, args.query_positions,
                                args.query_local_positions, args.memory_begin, args.memory_end, args.top_k,
@@ -123,11 +121,11 @@ absl::Status Attend(mneme_memory* const* memories, size_t batch_size, const mnem
   std::vector<HeadRule> heads;
   std::vector<Sequence> sequences;
   MNEME_RETURN_IF_ERROR(ReadRetrieve(shared, batch, layer, tokens, request.retrieve, heads, sequences));
-  MNEME_RETURN_IF_ERROR(ReadLocal(args, batch_size, layer, request, sequences));
+  MNEME_RETURN_IF_ERROR(ReadLocal(args, batch_size, layer, on_device, request, sequences));
   request.fusion = static_cast<Fusion>(args.fusion);
   request.retrieve.joint = request.fusion == Fusion::kJoint;
 
-  MNEME_ASSIGN_OR_RETURN(request.output, ReadMutableRowTensor("args.output", args.output));
+  MNEME_RETURN_IF_ERROR(on_device.Read("args.output", args.output, &request.output));
   MNEME_RETURN_IF_ERROR(CheckShape("args.output", request.output.rows, request.output.heads, request.output.dim,
                                    tokens, layer.query_heads, layer.value_dim));
   const bool reports = args.retrieved_tokens != nullptr || args.retrieved_scores != nullptr;
@@ -143,8 +141,21 @@ absl::Status Attend(mneme_memory* const* memories, size_t batch_size, const mnem
   std::vector<absl::Status> statuses(args.statuses != nullptr ? batch_size : 0);
   request.statuses = absl::MakeSpan(statuses);
 
-  Executor& executor = batch.first != nullptr ? *batch.first->store->executor : InlineExecutor();
-  MNEME_RETURN_IF_ERROR(mneme::Attend(request, executor));
+  MNEME_RETURN_IF_ERROR(on_device.CheckStream());
+  if (args.memory_query == nullptr) memory_query = request.query;
+  bool done = false;
+  if (on_device.All()) {
+    MNEME_ASSIGN_OR_RETURN(done, AttendWholly(request, on_device.device(), args.has_stream != 0, args.stream));
+  }
+  if (!done) {
+    MNEME_RETURN_IF_ERROR(on_device.Arrive());
+    if (args.memory_query == nullptr) memory_query = request.query;  // where it arrived
+    MNEME_RETURN_IF_ERROR(CheckFinite("args.query", request.query));
+    if (args.memory_query != nullptr) MNEME_RETURN_IF_ERROR(CheckFinite("args.memory_query", memory_query));
+    Executor& executor = batch.first != nullptr ? *batch.first->store->executor : InlineExecutor();
+    MNEME_RETURN_IF_ERROR(mneme::Attend(request, executor));
+    MNEME_RETURN_IF_ERROR(on_device.Depart());
+  }
   for (size_t i = 0; i < statuses.size(); ++i) {
     args.statuses[i] = statuses[i].ok() ? MNEME_OK : Report(statuses[i]);
   }

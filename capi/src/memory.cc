@@ -5,6 +5,7 @@
 
 #include "base/status.h"
 #include "capi/src/attend_args.h"
+#include "capi/src/device_tensors.h"
 #include "capi/src/handles.h"
 #include "capi/src/structs.h"
 #include "capi/src/tensors.h"
@@ -88,16 +89,21 @@ void CopyText(const std::string& text, char* out, size_t size) {
   std::memset(out + n, 0, size - n);
 }
 
-absl::Status CheckStream(int32_t has_stream) {
-  if (has_stream == 0) return absl::OkStatus();
-  return absl::UnimplementedError("args.has_stream: streams need CUDA, which is not built in");
-}
-
 absl::Status Append(const std::shared_ptr<MemoryObject>& object, const mneme_append_args& args) {
-  MNEME_RETURN_IF_ERROR(CheckStream(args.has_stream));
-  MNEME_ASSIGN_OR_RETURN(const RowTensor keys, ReadRowTensor("args.keys", args.keys));
-  MNEME_ASSIGN_OR_RETURN(const RowTensor values, ReadRowTensor("args.values", args.values));
+  DeviceTensors on_device(object->store->store.get(), args.has_stream, args.stream);
+  RowTensor keys, values;
+  MNEME_RETURN_IF_ERROR(on_device.Read("args.keys", args.keys, &keys));
+  MNEME_RETURN_IF_ERROR(on_device.Read("args.values", args.values, &values));
   MNEME_RETURN_IF_ERROR(CheckPositions("args.positions", args.positions, keys.rows));
+  if (const int place = object->memory->card().FindLayer(args.layer); place >= 0) {
+    const LayerCard& layer = object->memory->card().layers[static_cast<size_t>(place)];
+    MNEME_RETURN_IF_ERROR(CheckShape("args.keys", keys.rows, keys.heads, keys.dim, keys.rows, layer.kv_heads,
+                                     layer.key_dim));
+    MNEME_RETURN_IF_ERROR(CheckShape("args.values", values.rows, values.heads, values.dim, keys.rows, layer.kv_heads,
+                                     layer.value_dim));
+  }
+  MNEME_RETURN_IF_ERROR(on_device.CheckStream());
+  MNEME_RETURN_IF_ERROR(on_device.Arrive());
   return object->memory->Append(args.layer, keys, values, args.positions, args.token_ids);
 }
 

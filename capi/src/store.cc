@@ -29,6 +29,14 @@ absl::Status CheckOptions(const mneme_store_options& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("options.disk_budget_bytes: expected 0 or more, got ", options.disk_budget_bytes));
   }
+  if (options.device_budget_bytes < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("options.device_budget_bytes: expected 0 or more, got ", options.device_budget_bytes));
+  }
+  if (options.device_ordinal < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("options.device_ordinal: expected 0 or more, got ", options.device_ordinal));
+  }
   if (options.parallel_for != nullptr && (options.parallel_for_width < 1 || options.parallel_for_width > 4096)) {
     return absl::InvalidArgumentError(
         absl::StrCat("options.parallel_for_width: expected 1 to 4096, got ", options.parallel_for_width));
@@ -60,6 +68,8 @@ absl::StatusOr<std::shared_ptr<StoreObject>> OpenStore(const std::string& path, 
   options.rebuild_only = given.rebuild_only != 0;
   options.ram_budget_bytes = static_cast<size_t>(given.ram_budget_bytes);
   options.disk_budget_bytes = given.disk_budget_bytes;
+  options.device_ordinal = given.device_ordinal;
+  options.device_budget_bytes = given.device_budget_bytes;
   options.database.create_if_missing = given.create_if_missing != 0;
   options.database.mode = given.mode == MNEME_READ_WRITE  ? DatabaseOptions::Mode::kReadWrite
                           : given.mode == MNEME_READ_ONLY ? DatabaseOptions::Mode::kReadOnly
@@ -171,6 +181,11 @@ mneme_status mneme_store_stats(mneme_store* store, mneme_store_stats_t* stats) {
     result.codes_loaded = found.codes_loaded;
     result.codes_rebuilt = found.codes_rebuilt;
     result.rows_read = found.rows_read;
+    result.device_bytes = found.device_bytes;
+    result.device_attended = found.device_attended;
+    result.device_fell_back = found.device_fell_back;
+    result.device_copied_rows = found.device_copied_rows;
+    result.device_staged = found.device_staged;
     return WriteStruct("stats", result, stats);
   });
 }

@@ -21,7 +21,7 @@ absl::Status CheckPlace(absl::string_view name, const mneme_tensor* tensor) {
   if (tensor == nullptr) return NullArgument(name);
   if (tensor->device_type == MNEME_DEVICE_CUDA) {
     return absl::UnimplementedError(
-        absl::StrCat(name, ".device_type: CUDA tensors are not built in; pass host memory (MNEME_DEVICE_CPU)"));
+        absl::StrCat(name, ".device_type: expected host memory (MNEME_DEVICE_CPU, 1), which alone this call takes, got a CUDA tensor (2)"));
   }
   if (tensor->device_type != MNEME_DEVICE_CPU) {
     return Wrong(name, "device_type", "MNEME_DEVICE_CPU (1)", tensor->device_type);

@@ -189,9 +189,9 @@ TEST(StructLayoutTest, IsFrozen) {
   static_assert(std::is_standard_layout_v<mneme_attend_args>);
   EXPECT_EQ(sizeof(mneme_tensor), 40u);
   EXPECT_EQ(sizeof(mneme_layer_desc), 64u);
-  EXPECT_EQ(sizeof(mneme_store_options), 88u);
+  EXPECT_EQ(sizeof(mneme_store_options), 104u);
   EXPECT_EQ(sizeof(mneme_verify_report), 48u);
-  EXPECT_EQ(sizeof(mneme_store_stats_t), 144u);
+  EXPECT_EQ(sizeof(mneme_store_stats_t), 184u);
   EXPECT_EQ(sizeof(mneme_memory_options), 64u);
   EXPECT_EQ(sizeof(mneme_memory_info_t), 696u);
   EXPECT_EQ(sizeof(mneme_append_args), 64u);

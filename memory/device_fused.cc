@@ -1,0 +1,281 @@
+#include "memory/device_fused.h"
+
+#include <algorithm>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "base/status.h"
+#include "memory/device_tray.h"
+#include "memory/retrieve.h"
+#include "memory/store.h"
+
+namespace mneme {
+namespace {
+
+bool Aligned(const void* data, uintptr_t bytes) {
+  return reinterpret_cast<uintptr_t>(data) % bytes == 0;
+}
+
+template <typename Tensor>
+bool Contiguous(const Tensor& tensor) {
+  return (tensor.head_stride == tensor.dim || tensor.heads == 1) &&
+         (tensor.row_stride == tensor.heads * tensor.dim || tensor.rows <= 1);
+}
+
+bool Streams(const RowTensor& rows, DType type) {
+  return rows.dtype == type && Aligned(rows.data, 16) && rows.row_stride % 8 == 0 && rows.head_stride % 8 == 0;
+}
+
+class FusedAttend {
+ public:
+  FusedAttend(const AttendRequest& request, Device& device)
+      : request_(request), retrieve_(request.retrieve), device_(device) {}
+
+  absl::StatusOr<bool> Run(bool has_stream, void* stream) {
+    if (!Knows()) return false;
+    FindSequences();
+    if (!device_memories_) return false;
+    MNEME_ASSIGN_OR_RETURN(std::unique_ptr<DeviceDesk> desk, device_.Borrow());
+    if (!has_stream) stream = desk->stream();
+    absl::Status status;
+    {
+      MirrorLocks locks;
+      for (const Seen& seen : seen_) {
+        if (seen.mirror != nullptr) locks.Add(seen.mirror);
+      }
+      locks.Take();
+      status = Queue(*desk, stream);
+      if (!status.ok() && !absl::IsResourceExhausted(status)) locks.Forget();
+    }
+    if (status.ok() && there_) {
+      const bool waits = !has_stream || HasHostOutputs();
+      if (waits) status = DeviceStatus(device_.runtime().Synchronise(desk->event()));
+      if (status.ok()) {
+        if (waits) TakeOutputs();
+        device_.counters().attended += visible_;
+        device_.Return(std::move(desk), /*busy=*/!waits);
+        return true;
+      }
+    }
+    // No room, for rows or for the call: others may have.
+    if (status.ok() || absl::IsResourceExhausted(status)) {
+      device_.Return(std::move(desk), /*busy=*/false);
+      return false;
+    }
+    return status;
+  }
+
+ private:
+  // What a sequence sees of its memory; mirror null: nothing.
+  struct Seen {
+    MemoryMirror* mirror = nullptr;
+    Snapshot snapshot;
+    size_t layer = 0;
+    int64_t end = 0;  // the default position of a query right behind the memory
+    MemoryMirror::View view;
+  };
+
+  bool HasLocal() const { return request_.fusion != Fusion::kMemoryOnly && request_.local_keys.data != nullptr; }
+  bool HasMemory() const { return top_k_ > 0; }
+  bool HasHostOutputs() const {
+    return request_.log_sum_exp != nullptr || request_.retrieved_stride > 0 || request_.memory_mass != nullptr;
+  }
+
+  bool Knows() {
+    if (request_.fusion != Fusion::kLocalOnly) {
+      for (const HeadRule& head : retrieve_.heads) top_k_ = std::max(top_k_, head.top_k);
+    }
+    const RowTensor& query = request_.query;
+    const DType type = query.dtype;
+    if (type != DType::kF16 && type != DType::kBF16) return false;
+    if (query.rows == 0 || retrieve_.sequences.size() > 65535) return false;
+    if (!HasLocal() && !HasMemory()) return false;
+    if (!Contiguous(query) || !Aligned(query.data, 4) || !Contiguous(request_.output)) return false;
+    if (HasMemory()) {
+      const RowTensor& memory_query = retrieve_.memory_query;
+      if (retrieve_.policy != PositionPolicy::kAsStored || retrieve_.normalise_query) return false;
+      if (memory_query.dtype != type || !Contiguous(memory_query) || !Aligned(memory_query.data, 4)) return false;
+      if (top_k_ > cuda::kMaxTopK || query.rows * query.heads * top_k_ > kMostCandidates) return false;
+    }
+    if (request_.fusion == Fusion::kGated && request_.memory_mass != nullptr) return false;
+    if (!HasLocal()) return true;
+    if (!Streams(request_.local_keys, type) || !Streams(request_.local_values, type)) return false;
+    if (request_.mask.kind == LocalMask::Kind::kBits) return false;
+    return std::all_of(retrieve_.sequences.begin(), retrieve_.sequences.end(), [&](const Sequence& sequence) {
+      return request_.mask.kind == LocalMask::Kind::kNone ||
+             sequence.mask_offset ==
+                 sequence.local_end - sequence.local_begin - (sequence.query_end - sequence.query_begin);
+    });
+  }
+
+  void FindSequences() {
+    seen_.resize(retrieve_.sequences.size());
+    std::optional<DType> stored;
+    for (size_t i = 0; i < seen_.size() && HasMemory(); ++i) {
+      const Sequence& sequence = retrieve_.sequences[i];
+      if (sequence.memory == nullptr) continue;
+      Seen& seen = seen_[i];
+      seen.layer = static_cast<size_t>(sequence.memory->card().FindLayer(retrieve_.layer.layer));
+      seen.snapshot = sequence.snapshot != nullptr ? *sequence.snapshot : sequence.memory->TakeSnapshot();
+      const int64_t layer_end = seen.snapshot.layer_ends[seen.layer];
+      seen.end = sequence.memory_end < 0 ? layer_end : std::min(sequence.memory_end, layer_end);
+      if (sequence.memory_begin >= seen.end || sequence.query_begin == sequence.query_end) continue;
+      seen.mirror = sequence.memory->mirror();
+      const DType own = sequence.memory->options().stored_dtype;
+      const bool typed = own == DType::kI8 || own == request_.query.dtype;
+      // One call, one device and one type of rows.
+      if (seen.mirror == nullptr || !typed || sequence.memory->store().device().get() != &device_ ||
+          stored.value_or(own) != own) {
+        device_memories_ = false;
+        return;
+      }
+      stored = own;
+      ++visible_;
+    }
+    stored_ = stored.value_or(request_.query.dtype);
+  }
+
+  absl::Status Queue(DeviceDesk& desk, void* stream) {
+    const LayerCard& layer = retrieve_.layer;
+    const size_t batch = seen_.size();
+    cuda::AttendProblem p;
+    cuda::AttendBounds bounds;
+    for (size_t i = 0; i < batch; ++i) {
+      const Sequence& sequence = retrieve_.sequences[i];
+      Seen& seen = seen_[i];
+      bounds.queries = std::max(bounds.queries, sequence.query_end - sequence.query_begin);
+      bounds.local_rows = std::max(bounds.local_rows, sequence.local_end - sequence.local_begin);
+      if (seen.mirror == nullptr) continue;
+      MNEME_ASSIGN_OR_RETURN(const std::optional<MemoryMirror::View> view,
+                             seen.mirror->Acquire(seen.snapshot, seen.layer, sequence.memory_begin, seen.end, stream));
+      if (!view.has_value()) return absl::OkStatus();
+      seen.view = *view;
+      bounds.memory_rows = std::max(bounds.memory_rows, view->rows.end - view->rows.begin);
+    }
+    p.tokens = request_.query.rows;
+    p.batch = static_cast<int32_t>(batch);
+    p.q_heads = layer.query_heads;
+    p.kv_heads = layer.kv_heads;
+    p.key_dim = layer.key_dim;
+    p.value_dim = layer.value_dim;
+    p.top_k = static_cast<int32_t>(top_k_);
+    p.type = static_cast<cuda::ElementType>(request_.query.dtype);
+    p.memory_type = static_cast<cuda::ElementType>(stored_);
+    p.output_type = static_cast<cuda::ElementType>(request_.output.dtype);
+    p.query = request_.query.data;
+    if (HasMemory() && retrieve_.memory_query.data != request_.query.data) p.memory_query = retrieve_.memory_query.data;
+    p.soft_cap = layer.soft_cap;
+    p.decay_beyond = retrieve_.decay_beyond;
+    p.output = request_.output.data;
+    p.fusion = request_.fusion == Fusion::kGated ? cuda::Fusion::kGated : cuda::Fusion::kJoint;
+    if (HasLocal()) {
+      p.local_keys = request_.local_keys.data;
+      p.local_values = request_.local_values.data;
+      p.local_key_row_stride = request_.local_keys.row_stride;
+      p.local_key_head_stride = request_.local_keys.head_stride;
+      p.local_value_row_stride = request_.local_values.row_stride;
+      p.local_value_head_stride = request_.local_values.head_stride;
+      p.local_mask = request_.mask.kind == LocalMask::Kind::kNone            ? cuda::LocalMask::kNone
+                     : request_.mask.kind == LocalMask::Kind::kSlidingWindow ? cuda::LocalMask::kSlidingWindow
+                                                                             : cuda::LocalMask::kCausal;
+      p.local_window = request_.mask.window;
+    }
+
+    const int64_t pairs = p.tokens * p.q_heads;
+    const auto rows = tray_.Input<cuda::MemoryRows>(p.batch);
+    const auto memories = tray_.Input<const cuda::MemoryRows*>(p.batch);
+    const auto query_offsets = tray_.Input<int64_t>(p.batch + 1);
+    const auto local_offsets = tray_.Input<int64_t>(p.batch + 1);
+    const auto gate = tray_.Input<float>(p.q_heads);
+    const RankingTray ranking(retrieve_, p, tray_);
+    if (request_.log_sum_exp != nullptr) sums_ = tray_.Output<float>(pairs);
+    if (request_.memory_mass != nullptr) mass_ = tray_.Output<float>(pairs);
+    if (request_.retrieved_stride > 0) {
+      found_ = tray_.Output<int64_t>(pairs * top_k_);
+      logits_ = tray_.Output<float>(pairs * top_k_);
+    }
+    MNEME_RETURN_IF_ERROR(tray_.Lay(desk));
+    for (size_t i = 0; i < batch; ++i) {
+      const Sequence& sequence = retrieve_.sequences[i];
+      tray_.Host(rows)[i] = seen_[i].view.rows;
+      tray_.Host(memories)[i] = tray_.OnDevice(rows) + i;
+      tray_.Host(query_offsets)[i] = sequence.query_begin;
+      tray_.Host(query_offsets)[i + 1] = sequence.query_end;
+      tray_.Host(local_offsets)[i] = sequence.local_begin;
+      tray_.Host(local_offsets)[i + 1] = sequence.local_end;
+    }
+    for (size_t head = 0; head < retrieve_.heads.size(); ++head) tray_.Host(gate)[head] = retrieve_.heads[head].gate;
+    ranking.Fill(retrieve_, tray_, p);
+    for (size_t i = 0; i < batch && p.decay != nullptr; ++i) {
+      const Sequence& sequence = retrieve_.sequences[i];
+      MemoryView view;
+      view.end = seen_[i].end;
+      for (int64_t token = sequence.query_begin; token < sequence.query_end; ++token) {
+        ranking.Positions(tray_)[token] = QueryPosition(retrieve_, sequence, view, token) - seen_[i].view.gap;
+      }
+    }
+    p.query_offsets = tray_.OnDevice(query_offsets);
+    p.memories = tray_.OnDevice(memories);
+    if (HasLocal()) p.local_offsets = tray_.OnDevice(local_offsets);
+    p.gate = tray_.OnDevice(gate);
+    if (request_.log_sum_exp != nullptr) p.log_sum_exp = tray_.OnDevice(sums_);
+    if (request_.memory_mass != nullptr) p.memory_share = tray_.OnDevice(mass_);
+    if (request_.retrieved_stride > 0 && HasMemory()) {
+      p.found = tray_.OnDevice(found_);
+      p.found_logits = tray_.OnDevice(logits_);
+    }
+    MNEME_RETURN_IF_ERROR(tray_.Queue(desk, device_, p, bounds, stream));
+    for (const Seen& seen : seen_) {
+      if (seen.mirror != nullptr) MNEME_RETURN_IF_ERROR(seen.mirror->Release(desk.event()));
+    }
+    there_ = true;
+    return absl::OkStatus();
+  }
+
+  void TakeOutputs() {
+    const int64_t pairs = request_.query.rows * retrieve_.layer.query_heads;
+    if (request_.log_sum_exp != nullptr) std::copy_n(tray_.Host(sums_), pairs, request_.log_sum_exp);
+    if (request_.memory_mass != nullptr) std::copy_n(tray_.Host(mass_), pairs, request_.memory_mass);
+    const int64_t stride = request_.retrieved_stride;
+    for (size_t i = 0; i < seen_.size() && stride > 0; ++i) {
+      const Sequence& sequence = retrieve_.sequences[i];
+      const int64_t heads = retrieve_.layer.query_heads;
+      for (int64_t pair = sequence.query_begin * heads; pair < sequence.query_end * heads; ++pair) {
+        for (int64_t k = 0; k < stride; ++k) {
+          const int64_t row = k < top_k_ ? tray_.Host(found_)[pair * top_k_ + k] : -1;
+          if (request_.retrieved_tokens != nullptr) {
+            request_.retrieved_tokens[pair * stride + k] = row < 0 ? -1 : seen_[i].view.TokenOf(row);
+          }
+          if (request_.retrieved_scores != nullptr) {
+            request_.retrieved_scores[pair * stride + k] =
+                row < 0 ? -std::numeric_limits<float>::infinity() : tray_.Host(logits_)[pair * top_k_ + k];
+          }
+        }
+      }
+    }
+  }
+
+  const AttendRequest& request_;
+  const RetrieveRequest& retrieve_;
+  Device& device_;
+  int64_t top_k_ = 0;
+  std::vector<Seen> seen_;  // [sequences]
+  DType stored_ = DType::kF16;
+  bool device_memories_ = true;
+  bool there_ = false;
+  int64_t visible_ = 0;
+  DeviceTray tray_;
+  DeviceTray::Place<float> sums_, mass_, logits_;
+  DeviceTray::Place<int64_t> found_;
+};
+
+}  // namespace
+
+absl::StatusOr<bool> AttendWholly(const AttendRequest& request, Device& device, bool has_stream, void* stream) {
+  return FusedAttend(request, device).Run(has_stream, stream);
+}
+
+}  // namespace mneme

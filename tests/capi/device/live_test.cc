@@ -1,0 +1,145 @@
+// Whatever a host may do to memories of a store with a device, in random order: each answer is that of a store with the
+// CPU alone. On the emulated device, and on a real one where there is one (capi_gpu_tests).
+
+#include <algorithm>
+
+#include "tests/capi/device/testing.h"
+
+namespace mneme {
+namespace {
+
+mneme_memory_options Options(DType stored, int64_t max_tokens = 0, int64_t pinned_tokens = 0) {
+  mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
+  options.stored_dtype = static_cast<int32_t>(stored);
+  options.max_tokens = max_tokens;
+  options.pinned_tokens = pinned_tokens;
+  options.segment_tokens = 256;
+  return options;
+}
+
+class LiveTest : public TwinTest {
+ protected:
+  // Whatever a host may do, in random order; each answer compared.
+  void Live(const std::vector<std::string>& names, DType query, int steps) {
+    int forks = 0;
+    for (int step = 0; step < steps; ++step) {
+      const std::string name = names[random_() % names.size()];
+      SCOPED_TRACE("step " + std::to_string(step) + ", memory " + name);
+      switch (random_() % 16) {
+        case 0:
+        case 1:
+        case 2: Append(name, static_cast<int64_t>(1 + random_() % 3), query); break;
+        case 3: Append(name, static_cast<int64_t>(random_() % 150), DType::kF32); break;
+        case 4: {
+          const auto tokens = static_cast<int64_t>(random_() % static_cast<uint64_t>(NextToken(name) + 1));
+          Both(name, [&](mneme_memory* memory) { return mneme_truncate(memory, tokens); });
+          break;
+        }
+        case 5: {
+          const mneme_memory_info_t info = InfoOf(memories_.at(name)[1]);
+          const int64_t pinned = std::min(info.pinned_tokens, info.next_token);
+          const int64_t keep =
+              pinned + static_cast<int64_t>(random_() % static_cast<uint64_t>(info.tokens - pinned + 1));
+          Both(name, [&](mneme_memory* memory) { return mneme_evict(memory, keep); });
+          break;
+        }
+        case 6: Both(name, [](mneme_memory* memory) { return mneme_commit(memory, MNEME_BUFFERED, nullptr); }); break;
+        case 7: Both(name, [](mneme_memory* memory) { return mneme_maintain(memory, nullptr, nullptr); }); break;
+        case 8:
+          Both(name, [](mneme_memory* memory) { return mneme_commit(memory, MNEME_BUFFERED, nullptr); });
+          ReleaseSnapshots();
+          Close(name);
+          Open(name);
+          break;
+        case 9: {
+          const auto at = static_cast<int64_t>(random_() % static_cast<uint64_t>(NextToken(name) + 1));
+          const std::string child = "fork" + std::to_string(forks++);
+          std::vector<mneme_memory*> both(2);
+          for (size_t i = 0; i < 2; ++i) {
+            ASSERT_OK(mneme_memory_fork(memories_.at(name)[i], at, child.c_str(), &both[i]));
+          }
+          memories_[child] = both;
+          TwinCall call;
+          PlainCall(call, {child, name}, query);
+          ExpectSame(call);
+          Close(child);
+          break;
+        }
+        case 10: TakeSnapshots(name); break;
+        default: {
+          TwinCall call;
+          RandomCall(call, names, query);
+          ExpectSame(call);
+        }
+      }
+      if (HasFatalFailure() || HasNonfatalFailure()) return;
+    }
+  }
+
+  void Random(const std::vector<std::string>& names, DType type) {
+    for (int i = 0; i < 60; ++i) {
+      SCOPED_TRACE("call " + std::to_string(i));
+      AppendFromDevice(names[random_() % names.size()], static_cast<int64_t>(random_() % 30), type);
+      TwinCall call;
+      RandomCall(call, names, type);
+      call.on_device = true;
+      call.has_stream = random_() % 4 != 0;
+      call.host_outputs = random_() % 2 == 0;
+      call.local_gap = static_cast<int64_t>(random_() % 3) * 4;  // 4 is no multiple of eight elements
+      call.output_dtype = static_cast<DType>(random_() % 3);
+      ExpectSame(call);
+      if (HasFailure()) return;
+    }
+    const mneme_store_stats_t stats = Stats();
+    EXPECT_GT(stats.device_staged, 120 + 10) << "two appends a round, and calls that the kernels do not know";
+    EXPECT_LT(stats.device_staged, 120 + 50) << "and those that they know are not";
+  }
+};
+
+TEST_F(LiveTest, FollowsWhateverIsDoneToF16) {
+  OpenStores();
+  Create("free", Options(DType::kF16));
+  Create("bound", Options(DType::kF16, 300));
+  Create("pinned", Options(DType::kF16, 200, 7));
+  Live({"free", "bound", "pinned"}, DType::kF16, 220);
+  EXPECT_GT(Stats().device_attended, 50);
+}
+
+TEST_F(LiveTest, FollowsWhateverIsDoneToBF16) {
+  OpenStores();
+  Create("free", Options(DType::kBF16));
+  Create("pinned", Options(DType::kBF16, 200, 20));
+  Live({"free", "pinned"}, DType::kBF16, 120);
+  EXPECT_GT(Stats().device_attended, 25);
+}
+
+TEST_F(LiveTest, FollowsWhateverIsDoneToI8) {
+  OpenStores();
+  Create("free", Options(DType::kI8));
+  Create("pinned", Options(DType::kI8, 200, 20));
+  Live({"free", "pinned"}, DType::kF16, 120);
+  EXPECT_GT(Stats().device_attended, 25);
+}
+
+TEST_F(LiveTest, AnyCallOnTheDeviceIsTheCallOnTheHostF16) {
+  OpenStores();
+  Create("free", Options(DType::kF16));
+  Create("pinned", Options(DType::kF16, 100, 5));
+  Random({"free", "pinned"}, DType::kF16);
+}
+
+TEST_F(LiveTest, AnyCallOnTheDeviceIsTheCallOnTheHostBF16) {
+  OpenStores();
+  Create("free", Options(DType::kBF16));
+  Create("bound", Options(DType::kBF16, 100));
+  Random({"free", "bound"}, DType::kBF16);
+}
+
+TEST_F(LiveTest, AnyCallOnTheDeviceIsTheCallOnTheHostI8) {
+  OpenStores();
+  Create("free", Options(DType::kI8));
+  Random({"free"}, DType::kF16);
+}
+
+}  // namespace
+}  // namespace mneme

@@ -1,0 +1,97 @@
+// How rows come to a device, stay there and go.
+
+#include <algorithm>
+
+#include "tests/capi/device/emulated.h"
+
+namespace mneme {
+namespace {
+
+mneme_memory_options Options(DType stored, int64_t max_tokens = 0, int64_t pinned_tokens = 0) {
+  mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
+  options.stored_dtype = static_cast<int32_t>(stored);
+  options.max_tokens = max_tokens;
+  options.pinned_tokens = pinned_tokens;
+  options.segment_tokens = 256;
+  return options;
+}
+
+class MirrorTest : public DeviceTest {};
+
+// A block of a prompt, many rows a head: more than one call.
+TEST_F(MirrorTest, ServesAPromptInSeveralCalls) {
+  OpenStores();
+  Create("m", Options(DType::kF16));
+  Append("m", 300);
+  TwinCall call;
+  call.memories = {"m"};
+  call.query_offsets = {0, 300};
+  call.query.Make(DType::kF16, {300, QueryHeads(3), KeyDim(3)});
+  call.query.Fill(random_);
+  call.args.default_top_k = 256;
+  call.args.fusion = MNEME_FUSION_MEMORY_ONLY;
+  ExpectSame(call);
+  EXPECT_EQ(device_.attends(), 2) << "2^18 candidates a call are 256 of these queries";
+  EXPECT_EQ(Stats().device_attended, 1);
+}
+
+// A bounded memory lives on for long: what is evicted makes room on the device, too.
+TEST_F(MirrorTest, ABoundedMemoryStaysAsSmallOnTheDevice) {
+  OpenStores();
+  Create("m", Options(DType::kF16, 100, 4));
+  Append("m", 90);
+  int64_t greatest = 0;
+  for (int i = 0; i < 60; ++i) {
+    Append("m", 40);
+    TwinCall call;
+    PlainCall(call, {"m"}, DType::kF16);
+    ExpectSame(call);
+    ASSERT_FALSE(HasFailure()) << "round " << i;
+    greatest = std::max(greatest, Stats().device_bytes);
+  }
+  // 2,490 tokens of 768 bytes in layer 3 would be 1.9 MB; the bound is 100, the room at most five quarters and 1,024.
+  EXPECT_LT(greatest, int64_t{1250} * 768 * 2 + (int64_t{1} << 20));
+  EXPECT_EQ(Stats().device_fell_back, 0);
+}
+
+TEST_F(MirrorTest, DecodingAllocatesNothingAndCopiesEachRowOnce) {
+  OpenStores();
+  Create("m", Options(DType::kF16));
+  Append("m", 50);
+  const auto step = [&] {
+    Append("m", 1);
+    TwinCall call;
+    PlainCall(call, {"m"}, DType::kF16);
+    ExpectSame(call);
+  };
+  step();
+  const int64_t allocations = device_.allocations();
+  const int64_t copied = Stats().device_copied_rows;
+  for (int i = 0; i < 40; ++i) step();
+  EXPECT_EQ(device_.allocations(), allocations);
+  EXPECT_EQ(Stats().device_copied_rows - copied, 40) << "layer 7 was never attended to";
+  EXPECT_EQ(Stats().device_attended, 41);
+}
+
+// After a truncation the next rows take the places of others, which a snapshot still sees.
+TEST_F(MirrorTest, ASnapshotFromBeforeATruncationKeepsItsRows) {
+  OpenStores();
+  Create("m", Options(DType::kF16));
+  Append("m", 100);
+  TwinCall call;
+  PlainCall(call, {"m"}, DType::kF16);
+  ExpectSame(call);
+  TakeSnapshots("m");
+  Both("m", [](mneme_memory* memory) { return mneme_truncate(memory, 60); });
+  Append("m", 40);
+  ExpectSame(call);
+  call.snapshots = true;
+  ExpectSame(call);
+  const mneme_store_stats_t stats = Stats();
+  EXPECT_EQ(stats.device_attended, 2);
+  EXPECT_EQ(stats.device_fell_back, 1);
+  EXPECT_EQ(stats.device_copied_rows, 140) << "the first 60 are not copied again";
+}
+
+}  // namespace
+}  // namespace mneme

@@ -1,0 +1,145 @@
+#ifndef MNEME_TESTS_CAPI_DEVICE_TESTING_H_
+#define MNEME_TESTS_CAPI_DEVICE_TESTING_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "attention/cuda/runtime.h"
+#include "base/dtype.h"
+#include "tests/capi/testing.h"
+
+namespace mneme {
+
+// A row-major tensor of f32, f16 or bf16 with host memory of its own.
+struct AnyTensor {
+  AnyTensor() = default;
+  AnyTensor(DType dtype, std::vector<int64_t> extents);
+  AnyTensor(const AnyTensor&) = delete;
+  AnyTensor& operator=(const AnyTensor&) = delete;
+  void Make(DType dtype, std::vector<int64_t> extents);
+
+  int64_t count() const;
+  void Fill(std::mt19937& random);
+  std::vector<float> Floats() const;
+
+  std::vector<char> data;
+  std::vector<int64_t> shape;
+  mneme_tensor view = {};
+};
+
+// A copy of a tensor on the device, made on `stream`; freed on it, too. `gap` elements behind each row of heads.
+class OnDevice {
+ public:
+  OnDevice(cuda::Runtime& runtime, void* stream, AnyTensor& source, int64_t gap = 0);
+  ~OnDevice();
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+  // Queues that the source becomes what is on the device.
+  void Fetch();
+
+  mneme_tensor view;
+
+ private:
+  void Copy(bool to_device);
+
+  cuda::Runtime& runtime_;
+  void* const stream_;
+  AnyTensor& source_;
+  std::vector<int64_t> strides_;
+  void* data_ = nullptr;
+};
+
+// What a call of mneme_attend is made of, in host memory; the two stores get the same.
+struct TwinCall {
+  int32_t layer = 3;
+  std::vector<std::string> memories;  // [batch]; "": none
+  std::vector<int64_t> query_offsets, local_offsets, memory_begin, memory_end, positions, top_k;
+  std::vector<float> bias, decay, gate;
+  AnyTensor query, local_keys, local_values;
+  bool snapshots = false;  // those that were taken by TakeSnapshots
+  mneme_attend_args args = MNEME_ATTEND_ARGS_INIT;
+  DType output_dtype = DType::kF32;
+  // Of the store with the device: its tensors lie there, and the call goes on the test's stream.
+  bool on_device = false;
+  bool has_stream = true;
+  bool host_outputs = true;
+  int64_t local_gap = 0;
+};
+
+struct TwinAnswer {
+  mneme_status status = MNEME_OK;
+  std::string error;
+  std::vector<int64_t> found;
+  std::vector<float> scores, output, log_sum_exp, mass;
+};
+
+// Two stores that are told the same: one with the device, one with the CPU alone. Layers 3 and 7: 4 query and 2 KV
+// heads of dims 64 and 128, 6 query heads and 1 KV head of dims 128 and 64. The device is what the program is linked
+// with; a test is skipped where there is none.
+class TwinTest : public ::testing::Test {
+ protected:
+  TwinTest();
+  ~TwinTest() override;
+  void SetUp() override;
+
+  // How often the host has waited for the device so far, where that can be told.
+  virtual int64_t Waits() const { return 0; }
+
+  void OpenStores(int64_t budget_bytes = int64_t{64} << 20);
+  void CloseStores();  // and all memories
+  void Create(const std::string& name, const mneme_memory_options& options);
+  void Open(const std::string& name);
+  void Close(const std::string& name);
+  // The same call for both memories of that name.
+  void Both(const std::string& name, const std::function<mneme_status(mneme_memory*)>& call);
+  // `n` new random tokens in all layers.
+  void Append(const std::string& name, int64_t n, DType dtype = DType::kF16);
+  // The same, for the store with the device from there.
+  void AppendFromDevice(const std::string& name, int64_t n, DType dtype);
+  void TakeSnapshots(const std::string& name);
+  void ReleaseSnapshots();
+  int64_t NextToken(const std::string& name);
+
+  // A call with everything at random, or plain: one query a memory, 8 best rows.
+  void PlainCall(TwinCall& call, const std::vector<std::string>& names, DType dtype);
+  void RandomCall(TwinCall& call, const std::vector<std::string>& names, DType dtype);
+  TwinAnswer Attend(TwinCall& call, int store);
+  // An answer whose output is still on its way; finish(answer) takes it once the stream's work is done.
+  TwinAnswer Attend(TwinCall& call, int store, std::function<void(TwinAnswer&)>* finish);
+  void ExpectSame(const TwinAnswer& device, const TwinAnswer& cpu, DType output_dtype);
+  // Both stores' answers are the same: rows, and numbers within rounding.
+  void ExpectSame(TwinCall& call);
+
+  mneme_store_stats_t Stats(int store = 0);
+  static int64_t QueryHeads(int32_t layer) { return layer == 3 ? 4 : 6; }
+  static int64_t KvHeads(int32_t layer) { return layer == 3 ? 2 : 1; }
+  static int64_t KeyDim(int32_t layer) { return layer == 3 ? 64 : 128; }
+  static int64_t ValueDim(int32_t layer) { return layer == 3 ? 128 : 64; }
+
+  std::mt19937 random_;
+  TempFolder folders_[2];
+  mneme_card* card_ = nullptr;
+  mneme_store* stores_[2] = {};
+  std::map<std::string, std::vector<mneme_memory*>> memories_;
+  std::map<std::string, std::vector<mneme_snapshot*>> snapshots_;
+  std::vector<std::string> log_;  // of the store with the device
+  std::unique_ptr<cuda::Runtime> runtime_;
+  void* stream_ = nullptr;
+  void* event_ = nullptr;
+  // Waits until the test's stream has done its work.
+  void Finish();
+
+  int64_t waited_ = 0;  // how often the last call of the store with the device made the host wait
+};
+
+// The seed of random tests: MNEME_TEST_SEED, or 1.
+uint32_t TestSeed();
+
+}  // namespace mneme
+
+#endif  // MNEME_TESTS_CAPI_DEVICE_TESTING_H_
