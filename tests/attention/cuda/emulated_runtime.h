@@ -63,6 +63,7 @@ class EmulatedDevice {
     std::deque<Op> ops;
     bool captured = false;
     bool deleted = false;
+    bool lazy = false;
   };
 
   EmulatedDevice();

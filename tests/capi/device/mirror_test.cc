@@ -54,6 +54,29 @@ TEST_F(MirrorTest, ABoundedMemoryStaysAsSmallOnTheDevice) {
   EXPECT_EQ(Stats().device_fell_back, 0);
 }
 
+TEST_F(MirrorTest, ABlockThatGrowsTakesItsRowsAlong) {
+  OpenStores();
+  int64_t copied = 0;
+  for (const DType stored : {DType::kF16, DType::kI8}) {
+    SCOPED_TRACE(DTypeName(stored));
+    const std::string name(DTypeName(stored));
+    Create(name, Options(stored, 0, 5));
+    Append(name, 60);
+    TwinCall call;
+    PlainCall(call, {name}, DType::kF16);
+    call.args.default_top_k = 60;
+    ExpectSame(call);
+    Append(name, 1100);  // the block had room for 1,024 more
+    ExpectSame(call);
+    // What was there before is found, too, and came from the device.
+    call.memory_end = {60};
+    ExpectSame(call);
+    copied += 1160;
+    EXPECT_EQ(Stats().device_copied_rows, copied);
+  }
+  EXPECT_EQ(Stats().device_attended, 6);
+}
+
 TEST_F(MirrorTest, DecodingAllocatesNothingAndCopiesEachRowOnce) {
   OpenStores();
   Create("m", Options(DType::kF16));
