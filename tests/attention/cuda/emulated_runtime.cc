@@ -113,7 +113,12 @@ void EmulatedDevice::Queue(void* stream, std::function<void()> run) {
   SomeWork();
 }
 
+void EmulatedDevice::LetSomeIdle() {
+  for (const auto& [handle, stream] : streams_) stream->lazy = random_() % 2 == 0;
+}
+
 void EmulatedDevice::SomeWork() {
+  if (random_() % 128 == 0) LetSomeIdle();
   // Often nothing at all, so that much is under way at a time.
   for (uint32_t steps = random_() % 4; steps > 1 && Step(); --steps) {
   }
@@ -143,8 +148,7 @@ bool EmulatedDevice::Step() {
 }
 
 std::string EmulatedDevice::RunUntil(const std::function<bool()>& done) {
-  // Some do nothing while others can: what must be waited for is not there by chance.
-  for (const auto& [handle, stream] : streams_) stream->lazy = random_() % 2 == 0;
+  LetSomeIdle();
   while (!done()) {
     if (failure_.empty() && !Step()) failure_ = "streams wait for each other";
     if (!failure_.empty()) return failure_;

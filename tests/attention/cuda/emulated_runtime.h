@@ -71,6 +71,8 @@ class EmulatedDevice {
   Stream& At(void* stream);
   void Queue(void* stream, std::function<void()> run);
   void SomeWork();
+  // Some streams do nothing while others can: what must be waited for is not there by chance.
+  void LetSomeIdle();
   // Runs the first op of some stream that can go on; false if none can.
   bool Step();
   std::string RunUntil(const std::function<bool()>& done);
