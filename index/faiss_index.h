@@ -40,9 +40,6 @@ absl::StatusOr<FaissShape> ParseFactory(absl::string_view factory);
 // built over so few rows.
 absl::StatusOr<FaissShape> ResolveShape(const IndexSpec& spec, int64_t rows, int64_t dim);
 
-// One of the kinds that FAISS serves from a device.
-bool IsGpuKind(IndexKind kind);
-
 absl::StatusOr<std::unique_ptr<KeyIndex>> BuildFaissIndex(const IndexSpec& spec, const float* keys, int64_t rows,
                                                           int64_t dim);
 absl::StatusOr<std::unique_ptr<KeyIndex>> LoadFaissIndex(const IndexSpec& spec, absl::string_view blob, int64_t rows,

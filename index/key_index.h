@@ -28,6 +28,9 @@ enum class IndexKind : uint8_t {
   kGpuCagra = 19,
 };
 
+// One of the kinds that FAISS serves from a device.
+bool IsGpuKind(IndexKind kind);
+
 // What to build. Zero numbers choose a default from the number of rows and dims.
 struct IndexSpec {
   IndexKind kind = IndexKind::kAuto;

@@ -3,6 +3,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
 #include "base/status.h"
@@ -78,6 +79,13 @@ absl::StatusOr<std::shared_ptr<const KeyIndex>> IndexRun::BuildLocked(size_t lay
 }
 
 void IndexRun::Keep(Head& place, std::shared_ptr<const KeyIndex> index) {
+  if (IsGpuKind(spec_.kind)) {
+    const std::string where = index->Where();
+    // Told once a run: what one of its indices lacks, the others lack, too.
+    if (!absl::StartsWith(where, "cuda:") && !told_.exchange(true)) {
+      log_(absl::StrCat("index ", id_, ", ", FormatIndexSpec(spec_), ", is searched by the CPU: ", where));
+    }
+  }
   bytes_ += index->MemoryBytes();
   if (place.index != nullptr) bytes_ -= place.index->MemoryBytes();
   place.index = std::move(index);

@@ -77,6 +77,7 @@ class IndexRun {
   std::vector<size_t> first_of_layer_;
   std::unique_ptr<Head[]> heads_;
   std::atomic<size_t> bytes_{0};
+  std::atomic<bool> told_{false};  // that a device was wanted and did not take an index
 };
 
 struct TokenRange {
