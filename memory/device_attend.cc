@@ -20,9 +20,7 @@ struct Served {
   size_t number = 0;
   const Sequence* sequence = nullptr;
   MemoryMirror* mirror = nullptr;
-  Snapshot snapshot;
-  size_t layer = 0;
-  int64_t end = 0;  // tokens before it are visible
+  MemoryView memory;  // without rows
 };
 
 // Queries [begin, end) of one served sequence (numbers within the batch), in one call.
@@ -71,11 +69,8 @@ class DeviceSearch {
       served.number = i;
       served.sequence = &sequence;
       served.mirror = sequence.memory->mirror();
-      served.layer = static_cast<size_t>(sequence.memory->card().FindLayer(retrieve_.layer.layer));
-      served.snapshot = sequence.snapshot != nullptr ? *sequence.snapshot : sequence.memory->TakeSnapshot();
-      const int64_t layer_end = served.snapshot.layer_ends[served.layer];
-      served.end = sequence.memory_end < 0 ? layer_end : std::min(sequence.memory_end, layer_end);
-      if (sequence.memory_begin >= served.end) continue;  // nothing to see
+      served.memory = LookAt(retrieve_, sequence);
+      if (sequence.memory_begin >= served.memory.end) continue;  // nothing to see
       const DType stored = sequence.memory->options().stored_dtype;
       const bool typed = stored == DType::kI8 || stored == retrieve_.memory_query.dtype;
       // One call, one device and one type of rows.
@@ -151,15 +146,14 @@ class DeviceSearch {
 
   // Queues the whole call. Pieces whose rows cannot be had are left out of `call`, and their answers are not there.
   absl::Status QueueCall(const std::vector<Piece>& all, DeviceDesk& desk, std::vector<Piece>* call) {
-    const LayerCard& layer = retrieve_.layer;
     std::vector<MemoryMirror::View> views;
     for (const Piece& piece : all) {
       const Served& served = served_[piece.served];
       DeviceAnswer& answer = answers_[served.number];
       if (!answer.there) continue;
       MNEME_ASSIGN_OR_RETURN(const std::optional<MemoryMirror::View> view,
-                             served.mirror->Acquire(served.snapshot, served.layer, served.sequence->memory_begin,
-                                                    served.end, desk.stream()));
+                             served.mirror->Acquire(served.memory.snapshot, served.memory.layer,
+                                                    served.sequence->memory_begin, served.memory.end, desk.stream()));
       if (!view.has_value()) {
         answer.there = false;
         continue;
@@ -169,9 +163,7 @@ class DeviceSearch {
     }
     if (call->empty()) return absl::OkStatus();
 
-    cuda::AttendProblem p;
     cuda::AttendBounds bounds;
-    p.batch = static_cast<int32_t>(call->size());
     std::vector<int64_t> offsets = {0};
     for (size_t i = 0; i < call->size(); ++i) {
       const int64_t queries = (*call)[i].end - (*call)[i].begin;
@@ -179,17 +171,9 @@ class DeviceSearch {
       bounds.queries = std::max(bounds.queries, queries);
       bounds.memory_rows = std::max(bounds.memory_rows, views[i].rows.end - views[i].rows.begin);
     }
-    p.tokens = offsets.back();
-    p.q_heads = layer.query_heads;
-    p.kv_heads = layer.kv_heads;
-    p.key_dim = layer.key_dim;
-    p.value_dim = layer.value_dim;
-    p.top_k = static_cast<int32_t>(top_k_);
-    p.type = static_cast<cuda::ElementType>(retrieve_.memory_query.dtype);
-    p.memory_type = static_cast<cuda::ElementType>(stored_);
+    cuda::AttendProblem p =
+        ProblemOf(retrieve_, offsets.back(), call->size(), top_k_, retrieve_.memory_query.dtype, stored_);
     p.output_type = cuda::ElementType::kF32;
-    p.soft_cap = layer.soft_cap;
-    p.decay_beyond = retrieve_.decay_beyond;
 
     const int64_t pairs = p.tokens * p.q_heads;
     const int64_t row_bytes = 2 * p.key_dim;
@@ -223,10 +207,8 @@ class DeviceSearch {
       int64_t* position = ranking.Positions(tray);
       for (size_t i = 0; i < call->size(); ++i) {
         const Served& served = served_[(*call)[i].served];
-        MemoryView view;
-        view.end = served.end;
         for (int64_t token = (*call)[i].begin; token < (*call)[i].end; ++token) {
-          *position++ = QueryPosition(retrieve_, *served.sequence, view, token) - views[i].gap;
+          *position++ = QueryPosition(retrieve_, *served.sequence, served.memory.end, token) - views[i].gap;
         }
       }
     }

@@ -72,9 +72,7 @@ class FusedAttend {
   // What a sequence sees of its memory; mirror null: nothing.
   struct Seen {
     MemoryMirror* mirror = nullptr;
-    Snapshot snapshot;
-    size_t layer = 0;
-    int64_t end = 0;  // the default position of a query right behind the memory
+    MemoryView memory;  // without rows
     MemoryMirror::View view;
   };
 
@@ -118,11 +116,8 @@ class FusedAttend {
       const Sequence& sequence = retrieve_.sequences[i];
       if (sequence.memory == nullptr) continue;
       Seen& seen = seen_[i];
-      seen.layer = static_cast<size_t>(sequence.memory->card().FindLayer(retrieve_.layer.layer));
-      seen.snapshot = sequence.snapshot != nullptr ? *sequence.snapshot : sequence.memory->TakeSnapshot();
-      const int64_t layer_end = seen.snapshot.layer_ends[seen.layer];
-      seen.end = sequence.memory_end < 0 ? layer_end : std::min(sequence.memory_end, layer_end);
-      if (sequence.memory_begin >= seen.end || sequence.query_begin == sequence.query_end) continue;
+      seen.memory = LookAt(retrieve_, sequence);
+      if (sequence.memory_begin >= seen.memory.end || sequence.query_begin == sequence.query_end) continue;
       seen.mirror = sequence.memory->mirror();
       const DType own = sequence.memory->options().stored_dtype;
       const bool typed = own == DType::kI8 || own == request_.query.dtype;
@@ -139,9 +134,7 @@ class FusedAttend {
   }
 
   absl::Status Queue(DeviceDesk& desk, void* stream) {
-    const LayerCard& layer = retrieve_.layer;
     const size_t batch = seen_.size();
-    cuda::AttendProblem p;
     cuda::AttendBounds bounds;
     for (size_t i = 0; i < batch; ++i) {
       const Sequence& sequence = retrieve_.sequences[i];
@@ -150,25 +143,17 @@ class FusedAttend {
       bounds.local_rows = std::max(bounds.local_rows, sequence.local_end - sequence.local_begin);
       if (seen.mirror == nullptr) continue;
       MNEME_ASSIGN_OR_RETURN(const std::optional<MemoryMirror::View> view,
-                             seen.mirror->Acquire(seen.snapshot, seen.layer, sequence.memory_begin, seen.end, stream));
+                             seen.mirror->Acquire(seen.memory.snapshot, seen.memory.layer, sequence.memory_begin,
+                                                  seen.memory.end, stream));
       if (!view.has_value()) return absl::OkStatus();
       seen.view = *view;
       bounds.memory_rows = std::max(bounds.memory_rows, view->rows.end - view->rows.begin);
     }
-    p.tokens = request_.query.rows;
-    p.batch = static_cast<int32_t>(batch);
-    p.q_heads = layer.query_heads;
-    p.kv_heads = layer.kv_heads;
-    p.key_dim = layer.key_dim;
-    p.value_dim = layer.value_dim;
-    p.top_k = static_cast<int32_t>(top_k_);
-    p.type = static_cast<cuda::ElementType>(request_.query.dtype);
-    p.memory_type = static_cast<cuda::ElementType>(stored_);
+    cuda::AttendProblem p =
+        ProblemOf(retrieve_, request_.query.rows, batch, top_k_, request_.query.dtype, stored_);
     p.output_type = static_cast<cuda::ElementType>(request_.output.dtype);
     p.query = request_.query.data;
     if (HasMemory() && retrieve_.memory_query.data != request_.query.data) p.memory_query = retrieve_.memory_query.data;
-    p.soft_cap = layer.soft_cap;
-    p.decay_beyond = retrieve_.decay_beyond;
     p.output = request_.output.data;
     p.fusion = request_.fusion == Fusion::kGated ? cuda::Fusion::kGated : cuda::Fusion::kJoint;
     if (HasLocal()) {
@@ -211,10 +196,9 @@ class FusedAttend {
     ranking.Fill(retrieve_, tray_, p);
     for (size_t i = 0; i < batch && p.decay != nullptr; ++i) {
       const Sequence& sequence = retrieve_.sequences[i];
-      MemoryView view;
-      view.end = seen_[i].end;
       for (int64_t token = sequence.query_begin; token < sequence.query_end; ++token) {
-        ranking.Positions(tray_)[token] = QueryPosition(retrieve_, sequence, view, token) - seen_[i].view.gap;
+        ranking.Positions(tray_)[token] =
+            QueryPosition(retrieve_, sequence, seen_[i].memory.end, token) - seen_[i].view.gap;
       }
     }
     p.query_offsets = tray_.OnDevice(query_offsets);

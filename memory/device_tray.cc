@@ -35,6 +35,24 @@ absl::Status DeviceTray::Queue(DeviceDesk& desk, Device& device, const cuda::Att
   return DeviceStatus(runtime.Wait(desk.stream(), desk.event()));
 }
 
+cuda::AttendProblem ProblemOf(const RetrieveRequest& request, int64_t tokens, size_t batch, int64_t top_k,
+                              DType query_type, DType stored) {
+  const LayerCard& layer = request.layer;
+  cuda::AttendProblem p;
+  p.tokens = tokens;
+  p.batch = static_cast<int32_t>(batch);
+  p.q_heads = layer.query_heads;
+  p.kv_heads = layer.kv_heads;
+  p.key_dim = layer.key_dim;
+  p.value_dim = layer.value_dim;
+  p.top_k = static_cast<int32_t>(top_k);
+  p.type = static_cast<cuda::ElementType>(query_type);
+  p.memory_type = static_cast<cuda::ElementType>(stored);
+  p.soft_cap = layer.soft_cap;
+  p.decay_beyond = request.decay_beyond;
+  return p;
+}
+
 RankingTray::RankingTray(const RetrieveRequest& request, const cuda::AttendProblem& problem, DeviceTray& tray)
     : scale_(tray.Input<float>(problem.q_heads)),
       bias_(tray.Input<float>(problem.q_heads)),

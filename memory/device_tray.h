@@ -61,6 +61,11 @@ class DeviceTray {
   char* device_ = nullptr;
 };
 
+// What is the same for every problem made of the request: shapes, types, and how logits bend. `query_type` is that of
+// queries and local rows, `stored` that of the memories' rows.
+cuda::AttendProblem ProblemOf(const RetrieveRequest& request, int64_t tokens, size_t batch, int64_t top_k,
+                              DType query_type, DType stored);
+
 // How the request's heads rank rows, in a tray.
 class RankingTray {
  public:

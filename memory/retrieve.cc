@@ -291,16 +291,21 @@ const VisibleRows& MemoryView::Find(int64_t token) const {
   return *std::prev(after);
 }
 
-absl::StatusOr<MemoryView> ViewMemory(const RetrieveRequest& request, const Sequence& sequence, bool values,
-                                      Executor& executor) {
-  const LayerCard& layer = request.layer;
-  MemoryView view;
+MemoryView LookAt(const RetrieveRequest& request, const Sequence& sequence) {
   const Memory& memory = *sequence.memory;
+  MemoryView view;
   view.snapshot = sequence.snapshot != nullptr ? *sequence.snapshot : memory.TakeSnapshot();
-  view.layer = static_cast<size_t>(memory.card().FindLayer(layer.layer));
-  const MemoryState& state = *view.snapshot.state;
+  view.layer = static_cast<size_t>(memory.card().FindLayer(request.layer.layer));
   const int64_t layer_end = view.snapshot.layer_ends[view.layer];
   view.end = sequence.memory_end < 0 ? layer_end : std::min(sequence.memory_end, layer_end);
+  return view;
+}
+
+absl::StatusOr<MemoryView> ViewMemory(const RetrieveRequest& request, const Sequence& sequence, bool values,
+                                      Executor& executor) {
+  MemoryView view = LookAt(request, sequence);
+  const MemoryState& state = *view.snapshot.state;
+  const int64_t layer_end = view.snapshot.layer_ends[view.layer];
   for (const SegmentView& sealed : state.sealed) {
     AddPieces(sealed.segment, sealed.first_token, sealed.rows, state, sequence.memory_begin, view.end, view.rows);
   }
@@ -345,11 +350,11 @@ absl::StatusOr<MemoryView> ViewMemory(const RetrieveRequest& request, const Sequ
   return view;
 }
 
-int64_t QueryPosition(const RetrieveRequest& request, const Sequence& sequence, const MemoryView& view, int64_t query) {
+int64_t QueryPosition(const RetrieveRequest& request, const Sequence& sequence, int64_t view_end, int64_t query) {
   if (request.query_positions != nullptr) return request.query_positions[query];
   const int64_t queries = sequence.query_end - sequence.query_begin;
   const int64_t local = sequence.local_end - sequence.local_begin;
-  return view.end + std::max<int64_t>(0, local - queries) + query - sequence.query_begin;
+  return view_end + std::max<int64_t>(0, local - queries) + query - sequence.query_begin;
 }
 
 absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, const MemoryView& view,
@@ -375,7 +380,7 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
   }
   if (plan.heads.empty() || plan.queries == 0 || view.rows.empty()) return absl::OkStatus();
   for (int64_t query = 0; query < plan.queries; ++query) {
-    plan.positions.push_back(QueryPosition(request, sequence, view, sequence.query_begin + query));
+    plan.positions.push_back(QueryPosition(request, sequence, view.end, sequence.query_begin + query));
   }
   if (decays) {
     const auto [least, greatest] = std::minmax_element(plan.positions.begin(), plan.positions.end());

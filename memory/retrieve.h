@@ -41,7 +41,10 @@ struct MemoryView {
   const VisibleRows* FindVisible(int64_t token) const;
 };
 
-// Reads what a search needs and is not in memory yet. `values`: whether values are needed.
+// What `sequence` sees of its memory, which it must have; without its rows.
+MemoryView LookAt(const RetrieveRequest& request, const Sequence& sequence);
+
+// The same with its rows: reads what a search needs and is not in memory yet. `values`: whether values are needed.
 absl::StatusOr<MemoryView> ViewMemory(const RetrieveRequest& request, const Sequence& sequence, bool values,
                                       Executor& executor);
 
@@ -50,8 +53,8 @@ absl::StatusOr<MemoryView> ViewMemory(const RetrieveRequest& request, const Sequ
 absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, const MemoryView& view,
                       Executor& executor, std::vector<TopK>& result);
 
-// Position of query `query` (its number in the batch) of `sequence`.
-int64_t QueryPosition(const RetrieveRequest& request, const Sequence& sequence, const MemoryView& view, int64_t query);
+// Position of query `query` (its number in the batch) of `sequence`, whose view of its memory ends at token `view_end`.
+int64_t QueryPosition(const RetrieveRequest& request, const Sequence& sequence, int64_t view_end, int64_t query);
 
 }  // namespace mneme
 

@@ -47,33 +47,29 @@ absl::Status DeviceTensors::CheckDevice(absl::string_view name, const mneme_tens
   return absl::OkStatus();
 }
 
-absl::Status DeviceTensors::Read(absl::string_view name, const mneme_tensor* tensor, RowTensor* out) {
+template <typename Tensor, typename Reader>
+absl::Status DeviceTensors::ReadBy(const Reader& read, absl::string_view name, const mneme_tensor* tensor, Tensor* out,
+                                   std::vector<Placed>& placed, std::vector<Tensor*>& tensors) {
   if (!OnDevice(tensor)) {
     ++on_host_;
-    MNEME_ASSIGN_OR_RETURN(*out, ReadRowTensor(name, tensor));
+    MNEME_ASSIGN_OR_RETURN(*out, read(name, tensor));
     return absl::OkStatus();
   }
   MNEME_RETURN_IF_ERROR(CheckDevice(name, *tensor));
   const mneme_tensor host = AsHost(*tensor);
-  MNEME_ASSIGN_OR_RETURN(*out, ReadRowTensor(name, &host));
-  inputs_.push_back({const_cast<void*>(out->data), out->dtype, out->rows, out->heads, out->dim, out->row_stride,
-                     out->head_stride, 0});
-  input_tensors_.push_back(out);
+  MNEME_ASSIGN_OR_RETURN(*out, read(name, &host));
+  placed.push_back({const_cast<void*>(static_cast<const void*>(out->data)), out->dtype, out->rows, out->heads, out->dim,
+                    out->row_stride, out->head_stride, 0});
+  tensors.push_back(out);
   return absl::OkStatus();
 }
 
+absl::Status DeviceTensors::Read(absl::string_view name, const mneme_tensor* tensor, RowTensor* out) {
+  return ReadBy(ReadRowTensor, name, tensor, out, inputs_, input_tensors_);
+}
+
 absl::Status DeviceTensors::Read(absl::string_view name, const mneme_tensor* tensor, MutableRowTensor* out) {
-  if (!OnDevice(tensor)) {
-    ++on_host_;
-    MNEME_ASSIGN_OR_RETURN(*out, ReadMutableRowTensor(name, tensor));
-    return absl::OkStatus();
-  }
-  MNEME_RETURN_IF_ERROR(CheckDevice(name, *tensor));
-  const mneme_tensor host = AsHost(*tensor);
-  MNEME_ASSIGN_OR_RETURN(*out, ReadMutableRowTensor(name, &host));
-  outputs_.push_back({out->data, out->dtype, out->rows, out->heads, out->dim, out->row_stride, out->head_stride, 0});
-  output_tensors_.push_back(out);
-  return absl::OkStatus();
+  return ReadBy(ReadMutableRowTensor, name, tensor, out, outputs_, output_tensors_);
 }
 
 absl::Status DeviceTensors::Copy(const Placed& tensor, bool to_host) {

@@ -54,6 +54,9 @@ class DeviceTensors {
     int64_t at = 0;  // in the desk's host memory
   };
 
+  template <typename Tensor, typename Reader>
+  absl::Status ReadBy(const Reader& read, absl::string_view name, const mneme_tensor* tensor, Tensor* out,
+                      std::vector<Placed>& placed, std::vector<Tensor*>& tensors);
   absl::Status CheckDevice(absl::string_view name, const mneme_tensor& tensor) const;
   absl::Status Copy(const Placed& tensor, bool to_host);
   absl::Status Wait();

@@ -133,12 +133,7 @@ TEST_F(FallbackTest, ACallThatHasNoRoomLeavesTheRowsWhereTheyAre) {
   ExpectSame(small);
   EXPECT_EQ(Stats().device_attended, 1);
   // 100 queries of 4 heads and 256 rows are candidates of 800 KB, and an eighth of the budget is there for calls.
-  large.memories = {"m"};
-  large.query_offsets = {0, 100};
-  large.query.Make(DType::kF16, {100, QueryHeads(3), KeyDim(3)});
-  large.query.Fill(random_);
-  large.args.default_top_k = 256;
-  large.args.fusion = MNEME_FUSION_MEMORY_ONLY;
+  PromptCall(large, "m", 100);
   ExpectSame(large);
   EXPECT_EQ(Stats().device_fell_back, 1);
   ExpectSame(small);

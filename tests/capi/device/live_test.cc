@@ -8,15 +8,6 @@
 namespace mneme {
 namespace {
 
-mneme_memory_options Options(DType stored, int64_t max_tokens = 0, int64_t pinned_tokens = 0) {
-  mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
-  options.stored_dtype = static_cast<int32_t>(stored);
-  options.max_tokens = max_tokens;
-  options.pinned_tokens = pinned_tokens;
-  options.segment_tokens = 256;
-  return options;
-}
-
 class LiveTest : public TwinTest {
  protected:
   // Whatever a host may do, in random order; each answer compared.

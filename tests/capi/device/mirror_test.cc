@@ -7,15 +7,6 @@
 namespace mneme {
 namespace {
 
-mneme_memory_options Options(DType stored, int64_t max_tokens = 0, int64_t pinned_tokens = 0) {
-  mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
-  options.stored_dtype = static_cast<int32_t>(stored);
-  options.max_tokens = max_tokens;
-  options.pinned_tokens = pinned_tokens;
-  options.segment_tokens = 256;
-  return options;
-}
-
 class MirrorTest : public DeviceTest {};
 
 // A block of a prompt, many rows a head: more than one call.
@@ -24,12 +15,7 @@ TEST_F(MirrorTest, ServesAPromptInSeveralCalls) {
   Create("m", Options(DType::kF16));
   Append("m", 300);
   TwinCall call;
-  call.memories = {"m"};
-  call.query_offsets = {0, 300};
-  call.query.Make(DType::kF16, {300, QueryHeads(3), KeyDim(3)});
-  call.query.Fill(random_);
-  call.args.default_top_k = 256;
-  call.args.fusion = MNEME_FUSION_MEMORY_ONLY;
+  PromptCall(call, "m", 300);
   ExpectSame(call);
   EXPECT_EQ(device_.attends(), 2) << "2^18 candidates a call are 256 of these queries";
   EXPECT_EQ(Stats().device_attended, 1);

@@ -222,6 +222,15 @@ int64_t TwinTest::NextToken(const std::string& name) {
   return InfoOf(memories_.at(name)[1]).next_token;
 }
 
+mneme_memory_options TwinTest::Options(DType stored, int64_t max_tokens, int64_t pinned_tokens) {
+  mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
+  options.stored_dtype = static_cast<int32_t>(stored);
+  options.max_tokens = max_tokens;
+  options.pinned_tokens = pinned_tokens;
+  options.segment_tokens = 256;
+  return options;
+}
+
 void TwinTest::PlainCall(TwinCall& call, const std::vector<std::string>& names, DType dtype) {
   call.memories = names;
   call.query_offsets = {0};
@@ -230,6 +239,14 @@ void TwinTest::PlainCall(TwinCall& call, const std::vector<std::string>& names, 
   call.query.Fill(random_);
   call.args.default_top_k = 8;
   call.args.fusion = MNEME_FUSION_MEMORY_ONLY;
+}
+
+void TwinTest::PromptCall(TwinCall& call, const std::string& name, int64_t queries) {
+  PlainCall(call, {name}, DType::kF16);
+  call.query_offsets = {0, queries};
+  call.query.Make(DType::kF16, {queries, QueryHeads(call.layer), KeyDim(call.layer)});
+  call.query.Fill(random_);
+  call.args.default_top_k = 256;
 }
 
 void TwinTest::RandomCall(TwinCall& call, const std::vector<std::string>& names, DType dtype) {

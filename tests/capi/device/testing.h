@@ -92,6 +92,8 @@ class TwinTest : public ::testing::Test {
 
   void OpenStores(int64_t budget_bytes = int64_t{64} << 20);
   void CloseStores();  // and all memories
+  // Of memories with short segments.
+  static mneme_memory_options Options(DType stored, int64_t max_tokens = 0, int64_t pinned_tokens = 0);
   void Create(const std::string& name, const mneme_memory_options& options);
   void Open(const std::string& name);
   void Close(const std::string& name);
@@ -107,6 +109,8 @@ class TwinTest : public ::testing::Test {
 
   // A call with everything at random, or plain: one query a memory, 8 best rows.
   void PlainCall(TwinCall& call, const std::vector<std::string>& names, DType dtype);
+  // A prompt of so many f16 queries for one memory, 256 best rows each.
+  void PromptCall(TwinCall& call, const std::string& name, int64_t queries);
   void RandomCall(TwinCall& call, const std::vector<std::string>& names, DType dtype);
   TwinAnswer Attend(TwinCall& call, int store);
   // An answer whose output is still on its way; finish(answer) takes it once the stream's work is done.
