@@ -45,6 +45,7 @@ class Candidates {
   // better be read now.
   void Thin(float threshold);
   float assumed() const { return assumed_; }
+  void Assume(float logit) { assumed_ = logit > assumed_ ? logit : assumed_; }
   bool crowded() const { return size_ > most_rows_ / 2; }
 
   // The numbers of all rows, the most promising first, about twice as many as k: a threshold made of them rules out

@@ -11,6 +11,7 @@
 
 #include "base/cpu.h"
 #include "index/candidates.h"
+#include "index/lead.h"
 #include "index/query_codes.h"
 #include "index/rotation.h"
 
@@ -81,6 +82,7 @@ struct CodedQuery {
   float floor = -kInfinity;
   float least_penalty = 0;  // in the present range or chunk
   Candidates candidates;
+  TopK lead;  // what the blocks looked at first reach in all likelihood
 };
 
 // Rows scanned by one Add.
@@ -212,19 +214,55 @@ class CertifiedScan::Impl {
       Coded(i).least_penalty = 0;
       queries_[static_cast<size_t>(i)].gate = Gate(i);
     }
+    const Lead lead = LookAhead(range);
     for (int64_t row = range.row_begin; row < range.row_end;) {
-      const int64_t chunk_end = std::min(range.row_end, (row / kChunkRows + 1) * kChunkRows);
+      const int64_t chunk = row / kChunkRows;
+      const int64_t chunk_end = std::min(range.row_end, (chunk + 1) * kChunkRows);
       EnterChunk(row, chunk_end);
       const int64_t blocks_end = (chunk_end + kBlockRows - 1) / kBlockRows;
-      for (int64_t block = row / kBlockRows; block < blocks_end;) {
-        int64_t contiguous;
-        const char* blocks = range.codes->Blocks(block * kBlockRows, &contiguous);
-        const int64_t n = std::min(contiguous, blocks_end - block);
-        kernels_->scan(blocks, n, block * kBlockRows, coded_dim_, values_.data(), queries_.data(), count_, &Impl::Sink,
-                       this);
-        block += n;
+      int64_t block = row / kBlockRows;
+      if (const int64_t seen = lead.BlockOf(chunk); seen >= 0) {
+        ScanBlocks(block, seen, 0);
+        block = seen + 1;
       }
+      ScanBlocks(block, blocks_end, 0);
       row = chunk_end;
+    }
+  }
+
+  // Looks at some blocks first, for a threshold to begin with, if there is none and there are enough.
+  Lead LookAhead(const Range& range) {
+    Lead lead(range.row_begin, range.row_end);
+    if (!assume_) return Lead();
+    for (int64_t i = 0; i < count_; ++i) {
+      const int64_t k = top_[i].k();
+      if (!lead.Serves(k) || Coded(i).candidates.assumed() > -kInfinity) return Lead();
+      Coded(i).lead.Reset(lead.Rank(k));
+    }
+    const auto place = [&](int64_t i) {
+      int64_t contiguous;
+      return reinterpret_cast<intptr_t>(range.codes->Blocks(lead.Block(i) * kBlockRows, &contiguous));
+    };
+    leading_ = true;
+    for (int64_t i = 0; i < lead.size(); ++i) {
+      const int64_t block = lead.Block(i);
+      const int64_t chunk_row = block * kBlockRows / kChunkRows * kChunkRows;
+      EnterChunk(chunk_row, chunk_row + kChunkRows);
+      ScanBlocks(block, block + 1, place(std::min(i + 2, lead.size() - 1)) - place(i));
+    }
+    leading_ = false;
+    return lead;
+  }
+
+  // ahead: see codes::Kernels.
+  void ScanBlocks(int64_t block, int64_t blocks_end, int64_t ahead) {
+    while (block < blocks_end) {
+      int64_t contiguous;
+      const char* blocks = ranges_.back().codes->Blocks(block * kBlockRows, &contiguous);
+      const int64_t n = std::min(contiguous, blocks_end - block);
+      kernels_->scan(blocks, n, ahead, block * kBlockRows, coded_dim_, values_.data(), queries_.data(), count_,
+                     &Impl::Sink, this);
+      block += n;
     }
   }
 
@@ -265,6 +303,7 @@ class CertifiedScan::Impl {
     const Ranking& ranking = RankingOf(number, ranges_.size() - 1);
     const Range& range = ranges_.back();
     const float threshold = std::max(Threshold(number), candidates.assumed());
+    float best = -kInfinity;
     for (; rows != 0; rows &= rows - 1) {
       const int r = std::countr_zero(rows);
       const int64_t at = row + r;
@@ -279,6 +318,14 @@ class CertifiedScan::Impl {
       if (candidate.likely != candidate.likely) candidate.likely = -kInfinity;
       if (candidate.most != candidate.most) candidate.most = kInfinity;
       candidates.Add(candidate);
+      best = std::max(best, candidate.likely);
+    }
+    if (leading_) {
+      coded.lead.Push(best, row);
+      if (coded.lead.threshold() > candidates.assumed()) {
+        candidates.Assume(coded.lead.threshold());
+        query.gate = Gate(number);
+      }
     }
     if (!candidates.full()) return;
     Thin(number);
@@ -389,7 +436,8 @@ class CertifiedScan::Impl {
     repeat_->Begin(vectors_ + i * dim_, 1, dim_, &floor, &best);
     for (size_t r = 0; r < ranges_.size(); ++r) {
       const Range& range = ranges_[r];
-      repeat_->Add(range.keys, range.source, *range.codes, range.row_begin, range.row_end, range.first_token, &RankingOf(i, r));
+      repeat_->Add(range.keys, range.source, *range.codes, range.row_begin, range.row_end, range.first_token,
+                   &RankingOf(i, r));
       counts_.repeated += range.row_end - range.row_begin;
     }
     const absl::StatusOr<ScanCounts> counts = repeat_->End();
@@ -414,6 +462,7 @@ class CertifiedScan::Impl {
   const codes::Kernels* kernels_ = nullptr;
   ScanCounts counts_;
   bool prepared_ = false;
+  bool leading_ = false;
   std::vector<float> turned_;
   std::vector<int8_t> value_row_;
   std::vector<int8_t> values_;

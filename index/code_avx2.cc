@@ -16,8 +16,8 @@ constexpr int kQueries = 8;
 constexpr int kCopies = 8;
 
 // The second-level cache has more room for lines on their way than the first: what is farther ahead goes there.
-constexpr int64_t kPrefetchBytes = 2048;
-constexpr int64_t kFarPrefetchBytes = 8192;
+constexpr int64_t kNearBytes = 2048;
+constexpr int64_t kFarBytes = 8192;
 
 #define MNEME_INLINE inline __attribute__((always_inline))
 
@@ -51,7 +51,8 @@ MNEME_INLINE bool Any(Marks marks) {
 // small enough for that (greatest_narrow_sum). One part of the block after the other: eight sums, four vectors of keys
 // and what a step needs just fit sixteen registers.
 template <int kQ>
-MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* values, Ints (&sums)[kQ][kParts]) {
+MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* values, int64_t near, int64_t far,
+                           Ints (&sums)[kQ][kParts]) {
   const Ints ones = _mm256_set1_epi16(1);
 #pragma GCC unroll 2
   for (int p = 0; p < kParts; ++p) {
@@ -63,8 +64,8 @@ MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* valu
       Ints keys[4];
       for (int i = 0; i < 4; ++i) {
         keys[i] = LoadInts(at + 64 * i);
-        if (p == 0) _mm_prefetch(at + kPrefetchBytes + 64 * i, _MM_HINT_T0);
-        if (p == 1) _mm_prefetch(at + kFarPrefetchBytes + 64 * i, _MM_HINT_T1);
+        if (p == 0) _mm_prefetch(at + near + 64 * i, _MM_HINT_T0);
+        if (p == 1) _mm_prefetch(at + far + 64 * i, _MM_HINT_T1);
       }
       for (int q = 0; q < kQ; ++q, four += 128) {
         Ints pairs = _mm256_maddubs_epi16(keys[0], LoadInts(four));

@@ -16,7 +16,8 @@ constexpr int kParts = kBlockRows / kWidth;
 constexpr int kQueries = 8;
 constexpr int kCopies = 1;
 
-constexpr int64_t kPrefetchBytes = 4096;
+constexpr int64_t kNearBytes = 4096;
+constexpr int64_t kFarBytes = kNearBytes;
 
 #define MNEME_INLINE inline __attribute__((always_inline))
 
@@ -55,7 +56,8 @@ MNEME_INLINE Ints FourValues(const int8_t* values) {
 // vpdpbusd sums four products of a code and a value into each of 16 rows' sums. Two chains of sums a query, to hide its
 // latency where queries are few.
 template <int kQ>
-MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* values, Ints (&sums)[kQ][kParts]) {
+MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* values, int64_t near, int64_t /*far*/,
+                           Ints (&sums)[kQ][kParts]) {
   Ints more[kQ];
   for (int q = 0; q < kQ; ++q) more[q] = _mm512_setzero_si512();
   for (int64_t d = 0; d < dim; d += kTileDims, values += kTileDims * kQ) {
@@ -63,7 +65,7 @@ MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* valu
     Ints keys[4];
     for (int i = 0; i < 4; ++i) {
       keys[i] = LoadInts(at + 64 * i);
-      _mm_prefetch(at + kPrefetchBytes + 64 * i, _MM_HINT_T0);
+      _mm_prefetch(at + near + 64 * i, _MM_HINT_T0);
     }
     for (int q = 0; q < kQ; ++q) {
       const int8_t* own = values + kTileDims * q;

@@ -76,9 +76,9 @@ struct Kernels {
   int copies;  // of each four values, side by side: enough for a vector where none can be made of them on the way
 
   // `count` consecutive blocks, the first one beginning with row `row`, against n queries. `values` holds theirs, as
-  // Pack puts them.
-  void (*scan)(const char* blocks, int64_t count, int64_t row, int64_t dim, const int8_t* values, Query* queries,
-               int64_t n, Sink sink, void* context);
+  // Pack puts them. ahead: bytes from a block to one that will be wanted soon; 0 if they are wanted one after the other.
+  void (*scan)(const char* blocks, int64_t count, int64_t ahead, int64_t row, int64_t dim, const int8_t* values,
+               Query* queries, int64_t n, Sink sink, void* context);
 
   // The dot products of vectors [n][kLanes], side by side, and b [n], each off by less than n * 2^-24 * |a| * |b|.
   void (*dots)(const float* vectors, const float* b, int64_t n, float* dots);

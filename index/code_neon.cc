@@ -15,7 +15,8 @@ constexpr int kWidth = 4;
 constexpr int kParts = kBlockRows / kWidth;
 constexpr int kQueries = 4;
 constexpr int kCopies = 1;
-constexpr int64_t kPrefetchBytes = 4096;
+constexpr int64_t kNearBytes = 4096;
+constexpr int64_t kFarBytes = kNearBytes;
 
 #define MNEME_INLINE inline __attribute__((always_inline))
 
@@ -44,7 +45,8 @@ MNEME_INLINE bool Any(Marks marks) {
 
 // sdot takes signed bytes on both sides; codes are below 128, so they are the same number either way.
 template <int kQ>
-MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* values, Ints (&sums)[kQ][kParts]) {
+MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* values, int64_t /*near*/, int64_t /*far*/,
+                           Ints (&sums)[kQ][kParts]) {
   for (int64_t d = 0; d < dim; d += 4) {
     const auto* at = reinterpret_cast<const int8_t*>(codes + d * kBlockRows);
     int8x16_t keys[kParts];

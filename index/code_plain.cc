@@ -12,7 +12,8 @@ constexpr int kWidth = 4;
 constexpr int kParts = kBlockRows / kWidth;
 constexpr int kQueries = 1;
 constexpr int kCopies = 1;
-constexpr int64_t kPrefetchBytes = 4096;
+constexpr int64_t kNearBytes = 4096;
+constexpr int64_t kFarBytes = kNearBytes;
 
 #define MNEME_INLINE inline __attribute__((always_inline))
 
@@ -38,7 +39,8 @@ inline bool Any(Marks marks) {
 }
 
 template <int kQ>
-inline void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* values, Ints (&sums)[kQ][kParts]) {
+inline void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* values, int64_t /*near*/, int64_t /*far*/,
+                     Ints (&sums)[kQ][kParts]) {
   for (int q = 0; q < kQ; ++q) {
     int32_t dots[kBlockRows];
     __builtin_memcpy(dots, sums[q], sizeof(dots));

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "index/lead.h"
 #include "index/query_codes.h"
 #include "index/rotation.h"
 
@@ -170,6 +171,72 @@ TEST_P(CertifiedScanTest, EqualsTheExactScanBitForBit) {
   }
 }
 
+// Ranges so long that some blocks are looked at first.
+TEST_P(CertifiedScanTest, EqualsTheExactScanWhereBlocksLead) {
+  std::mt19937 random(11);
+  for (const Keys kind : kAllKeys) {
+    const int64_t rows = 5000 + static_cast<int64_t>(random() % 4000);
+    const int64_t count = 1 + static_cast<int64_t>(random() % 9);
+    const Data data = MakeData(random, kind, DType::kF16, rows, 32, count);
+    for (const int64_t k : {1, 8, 32}) {
+      SCOPED_TRACE(testing::Message() << "keys " << static_cast<int>(kind) << " rows " << rows << " count " << count
+                                      << " k " << k);
+      ASSERT_TRUE(Lead(700, rows - 100).Serves(k));
+      ExpectSameAsScan(data, 0, rows, k);
+      ExpectSameAsScan(data, 700, rows - 100, k);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// Random rows, of which those that `good` says point the query's way.
+template <typename Good>
+Data MakeGoodRows(std::mt19937& random, int64_t rows, const Good& good) {
+  constexpr int64_t kDim = 64;
+  std::normal_distribution<float> normal;
+  Data data;
+  data.keys = std::make_unique<KeyRows>(DType::kF16, kDim);
+  data.coded = std::make_unique<KeyCodes>(kDim);
+  for (int64_t i = 0; i < kDim; ++i) data.queries.push_back(normal(random));
+  std::vector<float> row(kDim);
+  std::vector<char> encoded(RowBytes(DType::kF16, kDim));
+  for (int64_t r = 0; r < rows; ++r) {
+    for (size_t i = 0; i < row.size(); ++i) row[i] = normal(random) + (good(r) ? data.queries[i] : 0.0f);
+    EncodeRow(row.data(), DType::kF16, encoded.data(), kDim);
+    data.keys->Append(encoded.data(), 1);
+  }
+  data.coded->Extend(*data.keys);
+  data.rankings.assign(1, Ranking{.scale = 0.1f});
+  return data;
+}
+
+// The blocks that are looked at first promise what no others hold.
+TEST_P(CertifiedScanTest, ScansAgainWhereTheLeadIsWrong) {
+  constexpr int64_t kRows = 8192, kTop = 32;
+  const Lead lead(0, kRows);
+  std::mt19937 random(12);
+  const Data wrong = MakeGoodRows(random, kRows, [&](int64_t r) {
+    const int64_t block = r / KeyCodes::kBlockRows;
+    const int64_t chunk = r / KeyCodes::kChunkRows;
+    return r % KeyCodes::kBlockRows == 5 && chunk < lead.Rank(kTop) && lead.BlockOf(chunk) == block;
+  });
+  EXPECT_GT(ExpectSameAsScan(wrong, 0, kRows, kTop).repeated, 0);
+}
+
+// Neighbouring rows are alike: that many good ones come together must not look like many more of them elsewhere.
+TEST_P(CertifiedScanTest, GoodNeighboursDoNotMislead) {
+  constexpr int64_t kRows = 8192, kTop = 32;
+  const Lead lead(0, kRows);
+  std::mt19937 random(13);
+  for (int64_t first = 0; first < 4 * KeyCodes::kChunkRows; first += 208) {
+    const Data data = MakeGoodRows(random, kRows, [&](int64_t r) { return r >= first && r < first + 40; });
+    EXPECT_EQ(ExpectSameAsScan(data, 0, kRows, kTop).repeated, 0) << first;
+  }
+  // All of them in a block that leads.
+  const Data data = MakeGoodRows(random, kRows, [&](int64_t r) { return r / KeyCodes::kBlockRows == lead.Block(7); });
+  EXPECT_EQ(ExpectSameAsScan(data, 0, kRows, 16).repeated, 0);
+}
+
 // Logits that fall with the dot product, or do not depend on it: codes prove nothing, the answer is right all the same.
 TEST_P(CertifiedScanTest, RankingsThatCodesCannotBoundAreScanned) {
   std::mt19937 random(2);
@@ -304,7 +371,7 @@ TEST_P(CertifiedScanTest, NoRowExceedsItsBound) {
         const char* blocks = coded.Blocks(chunk, &contiguous);
         ASSERT_GE(contiguous, KeyCodes::kChunkRows / 16);
         kernels.scan(
-            blocks, KeyCodes::kChunkRows / 16, chunk, coded.coded_dim(), packed.data(), &query, 1,
+            blocks, KeyCodes::kChunkRows / 16, 0, chunk, coded.coded_dim(), packed.data(), &query, 1,
             [](void* context, int64_t, codes::Query& own, int64_t row, const codes::Header& header, const int32_t* sums,
                uint32_t mask) {
               for (int i = 0; i < 16; ++i) {
