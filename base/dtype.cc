@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <bit>
 
+#include "base/cpu.h"
+#include "base/f16c.h"
+
 namespace mneme {
 namespace {
 
@@ -70,6 +73,23 @@ inline uint16_t NarrowF16(float value) {
   return static_cast<uint16_t>(bits >> 16 & 0x8000u) | static_cast<uint16_t>(half);
 }
 
+// As many of n elements as the CPU has instructions for; how many that were.
+size_t WidenMost([[maybe_unused]] const void* source, [[maybe_unused]] float* destination, [[maybe_unused]] size_t n) {
+#if defined(__x86_64__)
+  static const bool has = BestCpuTarget() >= CpuTarget::kAvx2;
+  if (has) return WidenF16c(source, destination, n);
+#endif
+  return 0;
+}
+
+size_t NarrowMost([[maybe_unused]] const float* source, [[maybe_unused]] void* destination, [[maybe_unused]] size_t n) {
+#if defined(__x86_64__)
+  static const bool has = BestCpuTarget() >= CpuTarget::kAvx2;
+  if (has) return NarrowF16c(source, destination, n);
+#endif
+  return 0;
+}
+
 }  // namespace
 
 float F16ToF32(uint16_t bits) { return WidenF16(bits); }
@@ -89,7 +109,9 @@ void ConvertToF32(DType dtype, const void* source, float* destination, size_t n)
       std::memcpy(destination, source, n * sizeof(float));
       return;
     case DType::kF16:
-      for (size_t i = 0; i < n; ++i) destination[i] = WidenF16(Load16(source, i));
+      for (size_t i = WidenMost(source, destination, n); i < n; ++i) {
+        destination[i] = WidenF16(Load16(source, i));
+      }
       return;
     case DType::kBF16:
       for (size_t i = 0; i < n; ++i) destination[i] = BF16ToF32(Load16(source, i));
@@ -105,7 +127,9 @@ void ConvertFromF32(const float* source, DType dtype, void* destination, size_t 
       std::memcpy(destination, source, n * sizeof(float));
       return;
     case DType::kF16:
-      for (size_t i = 0; i < n; ++i) Store16(destination, i, NarrowF16(source[i]));
+      for (size_t i = NarrowMost(source, destination, n); i < n; ++i) {
+        Store16(destination, i, NarrowF16(source[i]));
+      }
       return;
     case DType::kBF16:
       for (size_t i = 0; i < n; ++i) Store16(destination, i, F32ToBF16(source[i]));

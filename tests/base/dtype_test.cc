@@ -1,6 +1,7 @@
 #include "base/dtype.h"
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <vector>
@@ -44,6 +45,40 @@ TEST(DTypeTest, F16RoundsToNearestEven) {
   }
   EXPECT_EQ(F32ToF16(65519.99f), 0x7bff);
   EXPECT_EQ(F32ToF16(65520.0f), 0x7c00);
+}
+
+// Many at once go by other instructions, where the CPU has them: the same numbers.
+TEST(DTypeTest, ManyF16AreConvertedAsEachIs) {
+  std::vector<uint16_t> halves(0x10000);
+  for (size_t i = 0; i < halves.size(); ++i) halves[i] = static_cast<uint16_t>(i);
+  std::vector<float> wide(halves.size());
+  ConvertToF32(DType::kF16, halves.data(), wide.data(), halves.size());
+  for (size_t i = 0; i < halves.size(); ++i) {
+    const float expected = F16ToF32(halves[i]);
+    ASSERT_TRUE(std::isnan(expected) ? std::isnan(wide[i]) : std::memcmp(&wide[i], &expected, 4) == 0) << i;
+    ASSERT_EQ(std::signbit(wide[i]), std::signbit(expected)) << i;
+  }
+  // Every f16, what is halfway between neighbours, and next to that; infinities, NaN and what is too small.
+  std::mt19937 random(5);
+  std::vector<float> values;
+  for (uint32_t i = 0; i < 0x10000; ++i) {
+    const float value = F16ToF32(static_cast<uint16_t>(i)), next = F16ToF32(static_cast<uint16_t>(i + 1));
+    const float middle = value / 2 + next / 2;
+    values.insert(values.end(), {value, middle, std::nextafter(middle, 0.0f), std::nextafter(middle, 2 * middle)});
+    const auto any = static_cast<uint32_t>(random());
+    values.push_back(0);
+    std::memcpy(&values.back(), &any, sizeof(any));
+  }
+  for (const size_t n : {size_t{1}, size_t{7}, size_t{8}, size_t{13}, values.size()}) {
+    std::vector<uint16_t> narrow(n, 0xabcd);
+    ConvertFromF32(values.data() + values.size() - n, DType::kF16, narrow.data(), n);
+    for (size_t i = 0; i < n; ++i) {
+      const float value = values[values.size() - n + i];
+      const uint16_t expected = F32ToF16(value);
+      ASSERT_TRUE(std::isnan(value) ? std::isnan(F16ToF32(narrow[i])) : narrow[i] == expected) << value;
+      ASSERT_EQ(narrow[i] >> 15, expected >> 15) << value;
+    }
+  }
 }
 
 TEST(DTypeTest, BF16RoundsToNearestEven) {
