@@ -7,37 +7,64 @@
 #include <limits>
 #include <vector>
 
+#include "base/cpu.h"
 #include "base/status.h"
 #include "index/rotation.h"
 
 namespace mneme {
 namespace {
 
-// To the nearest whole number, for |value| < 2^22: std::nearbyint is a call on CPUs without SSE4.1.
-float Round(float value) {
-  constexpr float kShift = 0x1.8p23f;
-  return (value + kShift) - kShift;
-}
-
-// Sums and maxima go in this many parts, which compilers turn into vectors.
+// Sums and maxima go in so many parts, whatever a vector holds: their bits are the same on every CPU.
 constexpr int64_t kParts = 16;
 
-float SumOf(const float (&parts)[kParts]) {
-  float sum = 0;
-  for (const float part : parts) sum += part;
-  return sum;
-}
+// Vectors of the plainest CPU, and of AVX2.
+struct Narrow {
+  typedef float Floats __attribute__((vector_size(16)));
+  typedef int32_t Ints __attribute__((vector_size(16)));
+};
+struct Wide {
+  typedef float Floats __attribute__((vector_size(32)));
+  typedef int32_t Ints __attribute__((vector_size(32)));
+};
+
+#define MNEME_INLINE inline __attribute__((always_inline))
+
+// A value for each part.
+template <typename V>
+struct Parts {
+  static constexpr int64_t kLanes = sizeof(typename V::Floats) / sizeof(float);
+  static constexpr int64_t kVectors = kParts / kLanes;
+  typename V::Floats vectors[kVectors] = {};
+
+  MNEME_INLINE float Sum() const {
+    float sum = 0;
+    for (const auto& vector : vectors) {
+      for (int64_t i = 0; i < kLanes; ++i) sum += vector[i];
+    }
+    return sum;
+  }
+  MNEME_INLINE float Greatest() const {
+    float greatest = 0;
+    for (const auto& vector : vectors) {
+      for (int64_t i = 0; i < kLanes; ++i) greatest = vector[i] > greatest ? vector[i] : greatest;
+    }
+    return greatest;
+  }
+};
 
 // The greatest magnitude of n values, n a multiple of kParts; NaN is passed over.
-float Greatest(const float* values, int64_t n) {
-  float parts[kParts] = {};
+template <typename V>
+MNEME_INLINE float Greatest(const float* values, int64_t n) {
+  Parts<V> greatest;
   for (int64_t i = 0; i < n; i += kParts) {
-    for (int64_t j = 0; j < kParts; ++j) {
-      const float size = std::fabs(values[i + j]);
-      parts[j] = size > parts[j] ? size : parts[j];
+    for (int64_t j = 0; j < Parts<V>::kVectors; ++j) {
+      typename V::Ints bits;
+      std::memcpy(&bits, values + i + j * Parts<V>::kLanes, sizeof(bits));
+      const auto size = reinterpret_cast<typename V::Floats>(bits & 0x7fffffff);
+      greatest.vectors[j] = size > greatest.vectors[j] ? size : greatest.vectors[j];
     }
   }
-  return *std::max_element(parts, parts + kParts);
+  return greatest.Greatest();
 }
 
 // The greatest bf16 that is not above `value`, which is positive and finite.
@@ -50,34 +77,63 @@ struct CodedRow {
 };
 
 // Codes values [dim], dim a multiple of kParts, as code[i] = round(values[i] * inverse_scale) + kZeroCode.
-CodedRow Encode(const float* values, int64_t dim, uint8_t* code) {
+template <typename V>
+MNEME_INLINE CodedRow EncodeBy(const float* values, int64_t dim, uint8_t* code) {
+  typedef typename V::Floats Floats;
   constexpr auto kGreatest = static_cast<float>(codes::kGreatestCode);
   // Beyond these, squares or reciprocals leave f32's range: next to nothing codes as nothing, what is too great has no
   // bound, and the scan looks at the row itself.
   constexpr float kSmall = 1e-15f, kGreat = 1e15f;
-  const float greatest = Greatest(values, dim);
+  // Added and taken off, it leaves the nearest whole number of what is below 2^22; added, that number in the last bits.
+  constexpr float kShift = 0x1.8p23f;
+  const float greatest = Greatest<V>(values, dim);
   const uint16_t inverse_bits = BF16Down(greatest > kSmall && greatest < kGreat ? kGreatest / greatest : 1.0f);
   const auto inverse = std::bit_cast<float>(static_cast<uint32_t>(inverse_bits) << 16);
-  float errors[kParts] = {}, norms[kParts] = {}, all[kParts] = {};
+  const Floats most = Floats{} + kGreatest;
+  Parts<V> errors, norms, all;
   for (int64_t i = 0; i < dim; i += kParts) {
-    for (int64_t j = 0; j < kParts; ++j) {
-      const float exact = values[i + j] * inverse;
-      float whole = Round(exact);
-      whole = whole > kGreatest ? kGreatest : whole;
-      whole = whole > -kGreatest ? whole : -kGreatest;  // NaN, too
-      const float rest = exact - whole;
-      errors[j] += rest * rest;
-      norms[j] += whole * whole;
-      all[j] += exact * exact;
-      code[i + j] = static_cast<uint8_t>(static_cast<int>(whole) + codes::kZeroCode);
+    uint32_t shifted[kParts];
+    for (int64_t j = 0; j < Parts<V>::kVectors; ++j) {
+      Floats exact;
+      std::memcpy(&exact, values + i + j * Parts<V>::kLanes, sizeof(exact));
+      exact = exact * inverse;
+      Floats whole = (exact + kShift) - kShift;
+      whole = whole > most ? most : whole;
+      whole = whole > -most ? whole : -most;  // NaN, too
+      const Floats rest = exact - whole;
+      errors.vectors[j] += rest * rest;
+      norms.vectors[j] += whole * whole;
+      all.vectors[j] += exact * exact;
+      const Floats bits = whole + (kShift + static_cast<float>(codes::kZeroCode));
+      std::memcpy(shifted + j * Parts<V>::kLanes, &bits, sizeof(bits));
     }
+    for (int64_t j = 0; j < kParts; ++j) code[i + j] = static_cast<uint8_t>(shifted[j]);
   }
-  const float squares = SumOf(all);
+  const float squares = all.Sum();
   if (!(greatest < kGreat) || squares != squares) return {inverse_bits, std::numeric_limits<float>::infinity(), 0};
   // Room for the rounding of these sums, of the mean's subtraction and of the rotation (2^-20 of the norm).
   constexpr float kRoom = 1.0001f;
-  return {inverse_bits, std::sqrt(SumOf(errors)) * kRoom + 3e-6f * std::sqrt(squares) + kSmall,
-          std::sqrt(SumOf(norms)) * kRoom};
+  return {inverse_bits, std::sqrt(errors.Sum()) * kRoom + 3e-6f * std::sqrt(squares) + kSmall,
+          std::sqrt(norms.Sum()) * kRoom};
+}
+
+CodedRow EncodePlain(const float* values, int64_t dim, uint8_t* code) {
+  return EncodeBy<Narrow>(values, dim, code);
+}
+
+// The same arithmetic by wider vectors, and no multiply-adds: codes are the same on every CPU.
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) CodedRow EncodeAvx2(const float* values, int64_t dim, uint8_t* code) {
+  return EncodeBy<Wide>(values, dim, code);
+}
+#endif
+
+CodedRow Encode(const float* values, int64_t dim, uint8_t* code) {
+#if defined(__x86_64__)
+  static const bool has = BestCpuTarget() >= CpuTarget::kAvx2;
+  if (has) return EncodeAvx2(values, dim, code);
+#endif
+  return EncodePlain(values, dim, code);
 }
 
 }  // namespace

@@ -443,6 +443,33 @@ class FarKeys final : public KeySource {
   const KeyRows& keys_;
 };
 
+// Codes are kept on disk: whatever vectors the CPU has, they are these.
+TEST(KeyCodesTest, AreTheSameOnEveryCpu) {
+  std::mt19937 random(21);
+  uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a's
+  for (const int64_t dim : {5, 64, 80, 129, 256}) {
+    KeyRows keys(DType::kF16, dim);
+    std::vector<float> row(static_cast<size_t>(dim));
+    std::vector<char> encoded(RowBytes(DType::kF16, dim));
+    for (int64_t r = 0; r < 600; ++r) {
+      for (float& x : row) x = static_cast<float>(static_cast<int32_t>(random() >> 8) - (1 << 23)) * 0x1p-20f;
+      row[0] *= 50;
+      EncodeRow(row.data(), DType::kF16, encoded.data(), dim);
+      keys.Append(encoded.data(), 1);
+    }
+    KeyCodes coded(dim);
+    coded.Extend(keys);
+    for (int64_t first = 0; first < coded.rows(); first += KeyCodes::kBlockRows) {
+      int64_t contiguous;
+      const char* block = coded.Blocks(first, &contiguous);
+      for (size_t i = 0; i < coded.block_bytes(); ++i) {
+        hash = (hash ^ static_cast<uint8_t>(block[i])) * 0x100000001b3u;
+      }
+    }
+  }
+  EXPECT_EQ(hash, 7070114201915135398u);
+}
+
 TEST_P(CertifiedScanTest, KeysThatAreNotInMemoryGiveTheSameBits) {
   std::mt19937 random(9);
   for (const Keys kind : kAllKeys) {
