@@ -76,7 +76,7 @@ struct Kernels {
   int copies;  // of each four values, side by side: enough for a vector where none can be made of them on the way
 
   // `count` consecutive blocks, the first one beginning with row `row`, against n queries. `values` holds theirs, as
-  // Pack puts them. ahead: bytes from a block to one that will be wanted soon; 0 if they are wanted one after the other.
+  // Pack puts them. ahead: bytes from a block to one that will be wanted soon; 0 if the next one will.
   void (*scan)(const char* blocks, int64_t count, int64_t ahead, int64_t row, int64_t dim, const int8_t* values,
                Query* queries, int64_t n, Sink sink, void* context);
 

@@ -52,8 +52,8 @@ class Lead {
   // Not the same one of each chunk, for texts have rhythms.
   int64_t BlockIn(int64_t chunk) const { return chunk * kChunkBlocks + chunk / step_ * 7 % kChunkBlocks; }
 
-  int64_t step_ = 1;              // chunks from one block to the next
-  int64_t begin_ = 0, end_ = 0;   // chunks
+  int64_t step_ = 1;             // chunks from one block to the next
+  int64_t begin_ = 0, end_ = 0;  // chunks
 };
 
 }  // namespace mneme
