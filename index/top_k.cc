@@ -5,6 +5,11 @@
 
 namespace mneme {
 
+TopK::TopK(int64_t k, int64_t rows, std::pmr::memory_resource* memory) : rows_(memory) {
+  Reset(k);
+  rows_.reserve(static_cast<size_t>(std::min(k_, rows)));
+}
+
 void TopK::Reset(int64_t k) {
   k_ = std::max<int64_t>(k, 0);
   threshold_ = k_ == 0 ? std::numeric_limits<float>::infinity() : -std::numeric_limits<float>::infinity();

@@ -2,6 +2,7 @@
 #define MNEME_INDEX_TOP_K_H_
 
 #include <cstdint>
+#include <memory_resource>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -24,6 +25,9 @@ inline constexpr auto Better = [](const Scored& a, const Scored& b) {
 class TopK {
  public:
   explicit TopK(int64_t k = 0) { Reset(k); }
+  // The same with room in `memory` for all that there will ever be of at most `rows` different rows: what is done with
+  // it later takes no memory, so that any thread may do it.
+  TopK(int64_t k, int64_t rows, std::pmr::memory_resource* memory);
 
   // Forgets all rows; keeps its memory.
   void Reset(int64_t k);
@@ -48,7 +52,7 @@ class TopK {
   float threshold_ = 0;          // the worst row's score once k are in …
   int64_t threshold_index_ = 0;  // … and its token index
   bool heap_ = false;            // k rows are in and lie as a heap, the worst of them first
-  std::vector<Scored> rows_;     // memory follows rows, never k
+  std::pmr::vector<Scored> rows_;  // memory follows rows, never k
 };
 
 }  // namespace mneme
