@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <memory>
 
 #include "attention/kernels.h"
+#include "base/scratch.h"
 
 namespace mneme {
 namespace {
@@ -87,14 +87,12 @@ void AttendLocalOn(CpuTarget target, const LocalProblem &problem,
   args.log_sum_exp = log_sum_exp;
 
   constexpr size_t kAlignment = 64;
-  auto space = static_cast<size_t>(LocalScratchFloats(args)) * sizeof(float) +
-               kAlignment;
   // Not initialised: clearing it would cost more than a short decode step reads
   // of it.
-  const std::unique_ptr<std::byte[]> memory(new std::byte[space]);
-  void *aligned = memory.get();
-  args.scratch = static_cast<float *>(
-      std::align(kAlignment, space - kAlignment, aligned, space));
+  Scratch scratch;
+  args.scratch = static_cast<float *>(scratch.allocate(
+      static_cast<size_t>(LocalScratchFloats(args)) * sizeof(float),
+      kAlignment));
 
   switch (target) {
   case CpuTarget::kPlain:

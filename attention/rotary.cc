@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "base/scratch.h"
+
 namespace mneme {
 namespace {
 
@@ -45,8 +47,9 @@ void CosineAndSine(double angle, double *cosine, double *sine) {
 
 } // namespace
 
-RotaryTurn::RotaryTurn(const Rotary &rotary, double position, float magnitude)
-    : layout_(rotary.layout) {
+RotaryTurn::RotaryTurn(const Rotary &rotary, double position, float magnitude,
+                       std::pmr::memory_resource *memory)
+    : layout_(rotary.layout), cosines_and_sines_(memory) {
   if (layout_ == RotaryLayout::kNone)
     return;
   pairs_ = static_cast<int64_t>(rotary.inverse_frequencies.size());
@@ -66,13 +69,16 @@ RotaryTurn::RotaryTurn(const Rotary &rotary, double position, float magnitude)
   }
 }
 
-RotaryTurn RotaryTurn::ByPosition(const Rotary &rotary, double position) {
-  return RotaryTurn(rotary, position, rotary.magnitude);
+RotaryTurn RotaryTurn::ByPosition(const Rotary &rotary, double position,
+                                  std::pmr::memory_resource *memory) {
+  return RotaryTurn(rotary, position, rotary.magnitude, memory);
 }
 
 RotaryTurn RotaryTurn::OfQueryByDistance(const Rotary &rotary,
-                                         double distance) {
-  return RotaryTurn(rotary, distance, rotary.magnitude * rotary.magnitude);
+                                         double distance,
+                                         std::pmr::memory_resource *memory) {
+  return RotaryTurn(rotary, distance, rotary.magnitude * rotary.magnitude,
+                    memory);
 }
 
 void RotaryTurn::Apply(float *row) const {
@@ -94,12 +100,14 @@ void RotaryTurn::Apply(float *row) const {
 }
 
 void Rotate(const Rotary &rotary, double position, float *row) {
-  RotaryTurn::ByPosition(rotary, position).Apply(row);
+  Scratch scratch;
+  RotaryTurn::ByPosition(rotary, position, &scratch).Apply(row);
 }
 
 void RotateQueryByDistance(const Rotary &rotary, double distance,
                            float *query) {
-  RotaryTurn::OfQueryByDistance(rotary, distance).Apply(query);
+  Scratch scratch;
+  RotaryTurn::OfQueryByDistance(rotary, distance, &scratch).Apply(query);
 }
 
 } // namespace mneme

@@ -2,6 +2,7 @@
 #define MNEME_ATTENTION_ROTARY_H_
 
 #include <cstdint>
+#include <memory_resource>
 #include <vector>
 
 #include "base/model_card.h"
@@ -22,23 +23,30 @@ void RotateQueryByDistance(const Rotary &rotary, double distance, float *query);
 
 // Cosines and sines of one position or distance, magnitude included: what all
 // rows turned alike share. Apply gives the same bits as the functions above.
-// Once made it is immutable and thread-safe.
+// Once made it is immutable and thread-safe; it lies in `memory`, which outlives
+// it.
 class RotaryTurn {
 public:
   RotaryTurn() = default; // turns nothing
 
-  static RotaryTurn ByPosition(const Rotary &rotary, double position);
-  static RotaryTurn OfQueryByDistance(const Rotary &rotary, double distance);
+  static RotaryTurn ByPosition(const Rotary &rotary, double position,
+                               std::pmr::memory_resource *memory =
+                                   std::pmr::get_default_resource());
+  static RotaryTurn OfQueryByDistance(const Rotary &rotary, double distance,
+                                      std::pmr::memory_resource *memory =
+                                          std::pmr::get_default_resource());
 
   void Apply(float *row) const;
 
 private:
-  RotaryTurn(const Rotary &rotary, double position, float magnitude);
+  RotaryTurn(const Rotary &rotary, double position, float magnitude,
+             std::pmr::memory_resource *memory);
 
   RotaryLayout layout_ = RotaryLayout::kNone;
   int64_t pairs_ = 0;
-  std::vector<float> cosines_and_sines_; // kHalves: all cosines, then all
-                                         // sines; kInterleaved: pair by pair
+  std::pmr::vector<float>
+      cosines_and_sines_; // kHalves: all cosines, then all sines;
+                          // kInterleaved: pair by pair
 };
 
 } // namespace mneme

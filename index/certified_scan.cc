@@ -5,11 +5,13 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <memory_resource>
 #include <numeric>
 #include <utility>
 #include <vector>
 
 #include "base/cpu.h"
+#include "base/scratch.h"
 #include "index/candidates.h"
 #include "index/lead.h"
 #include "index/query_codes.h"
@@ -35,6 +37,9 @@ constexpr size_t kBatch = 16;
 
 // Rows that codes tell nothing about are brought in and scanned by so many.
 constexpr int64_t kPieceRows = 256;
+
+// A scan keeps the buffers of so many queries for the next.
+constexpr size_t kMostKept = 512;
 
 // More than what products lose below f32's normal range.
 constexpr float kTiny = 1e-36f;
@@ -112,7 +117,8 @@ class CertifiedScan::Impl {
     rankings_.clear();
     status_ = absl::OkStatus();
     prepared_ = false;
-    coded_.resize(static_cast<size_t>(count));
+    // Those that this scan does not need keep their candidates' room for one that will.
+    coded_.resize(std::max(static_cast<size_t>(count), std::min(coded_.size(), kMostKept)));
     for (int64_t i = 0; i < count; ++i) {
       CodedQuery& coded = Coded(i);
       coded.floor = floors != nullptr ? floors[i] : -kInfinity;
@@ -431,7 +437,10 @@ class CertifiedScan::Impl {
   // Scans for query i again, assuming nothing but what is known by now.
   void Repeat(int64_t i) {
     if (repeat_ == nullptr) repeat_ = std::make_unique<Impl>(false);
-    TopK best(top_[i].k());
+    int64_t rows = 0;
+    for (const Range& range : ranges_) rows += range.row_end - range.row_begin;
+    Scratch scratch;
+    TopK best(top_[i].k(), rows, &scratch);
     const float floor = Threshold(i);
     repeat_->Begin(vectors_ + i * dim_, 1, dim_, &floor, &best);
     for (size_t r = 0; r < ranges_.size(); ++r) {
@@ -447,8 +456,10 @@ class CertifiedScan::Impl {
     }
     counts_.looked_at += counts->looked_at;
     // What is in already comes again.
-    std::vector<int64_t> in;
-    for (const Scored& row : top_[i].Sorted()) in.push_back(row.index);
+    const absl::Span<const Scored> before = top_[i].Sorted();
+    std::pmr::vector<int64_t> in(&scratch);
+    in.reserve(before.size());
+    for (const Scored& row : before) in.push_back(row.index);
     for (const Scored& row : best.Sorted()) {
       if (std::find(in.begin(), in.end(), row.index) == in.end()) top_[i].Push(row.score, row.index);
     }

@@ -8,12 +8,13 @@
 #include <cstring>
 #include <iterator>
 #include <limits>
-#include <memory>
-#include <new>
+#include <memory_resource>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/cpu.h"
+#include "base/scratch.h"
 #include "index/scan_kernel.h"
 
 namespace mneme {
@@ -65,16 +66,14 @@ class Lanes {
  public:
   explicit Lanes(int64_t dim) {
     const auto floats = static_cast<size_t>((dim + 1) * kLanes);
-    if (floats > std::size(fixed_)) more_.reset(new (std::align_val_t(64)) float[floats]);
+    if (floats > std::size(fixed_)) data_ = static_cast<float*>(more_.emplace().allocate(floats * sizeof(float), 64));
   }
-  float* data() { return more_ != nullptr ? more_.get() : fixed_; }
+  float* data() { return data_; }
 
  private:
-  struct Delete {
-    void operator()(float* lanes) const { ::operator delete[](lanes, std::align_val_t(64)); }
-  };
   alignas(64) float fixed_[257 * kLanes];
-  std::unique_ptr<float[], Delete> more_;
+  std::optional<Scratch> more_;
+  float* data_ = fixed_;
 };
 
 struct SinkContext {
@@ -148,7 +147,8 @@ void ScanTopK(const KeyRows& keys, int64_t row_begin, int64_t row_end, int64_t f
 
   const int64_t pass =
       std::max<int64_t>(kPassBytes / static_cast<int64_t>(sizeof(float)) / std::max<int64_t>(dim, 1), 16);
-  std::vector<scan::Query> state(static_cast<size_t>(std::min(pass, count)));
+  Scratch scratch;
+  std::pmr::vector<scan::Query> state(static_cast<size_t>(std::min(pass, count)), &scratch);
   for (int64_t first = 0; first < count; first += pass) {
     const int64_t n = std::min(pass, count - first);
     for (int64_t i = 0; i < n; ++i) {
