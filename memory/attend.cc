@@ -4,15 +4,18 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory_resource>
 #include <optional>
 #include <utility>
 
 #include "attention/retrieved.h"
 #include "attention/state.h"
+#include "base/scratch.h"
 #include "base/status.h"
 #include "memory/device_attend.h"
 #include "memory/gathered_rows.h"
 #include "memory/retrieve.h"
+#include "memory/store.h"
 
 namespace mneme {
 namespace {
@@ -24,10 +27,10 @@ constexpr int64_t kQueriesPerItem = 32;
 struct SequencePlan {
   const AttendRequest* request;
   const Sequence* sequence;
+  const DeviceAnswer* answer;      // what a device made of the memory, instead of the below; null: nothing
   std::optional<MemoryView> view;  // none: no memory, or nothing to see
-  std::vector<TopK> top;           // [queries][query_heads], if there is a view
+  std::pmr::vector<TopK> top;      // [queries][query_heads], if there is a view
   GatheredRows values;             // of these rows
-  const DeviceAnswer* answer;      // what a device made of the memory, instead of the above; null: nothing
 };
 
 float Sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
@@ -40,45 +43,56 @@ float MassOf(float memory_log_sum_exp, float other_log_sum_exp) {
 }
 
 // The buffers of one work item.
-struct Scratch {
-  std::vector<float> queries, local_output, local_lse, memory_output, logits, scales;
-  std::vector<const void*> rows;
+struct TileBuffers {
+  explicit TileBuffers(std::pmr::memory_resource* memory)
+      : queries(memory),
+        local_output(memory),
+        local_lse(memory),
+        memory_output(memory),
+        logits(memory),
+        scales(memory),
+        rows(memory) {}
+
+  std::pmr::vector<float> queries, local_output, local_lse, memory_output, logits, scales;
+  std::pmr::vector<const void*> rows;
 };
 
 // Softmax over what one (query, head) retrieved.
-float AttendRows(const SequencePlan& plan, absl::Span<const Scored> rows, int64_t kv_head, Scratch& scratch) {
+float AttendRows(const SequencePlan& plan, absl::Span<const Scored> rows, int64_t kv_head, TileBuffers& buffers) {
   const int64_t value_dim = plan.request->retrieve.layer.value_dim;
-  scratch.logits.clear();
-  scratch.rows.clear();
+  buffers.logits.clear();
+  buffers.rows.clear();
+  buffers.logits.reserve(rows.size());
+  buffers.rows.reserve(rows.size());
   for (const Scored& row : rows) {
-    scratch.logits.push_back(row.score);
-    scratch.rows.push_back(plan.values.Row(*plan.view, kv_head, row.index));
+    buffers.logits.push_back(row.score);
+    buffers.rows.push_back(plan.values.Row(*plan.view, kv_head, row.index));
   }
-  return AttendRetrieved(scratch.logits.data(), scratch.rows.data(), static_cast<int64_t>(rows.size()),
-                         plan.sequence->memory->options().stored_dtype, value_dim, scratch.memory_output.data());
+  return AttendRetrieved(buffers.logits.data(), buffers.rows.data(), static_cast<int64_t>(rows.size()),
+                         plan.sequence->memory->options().stored_dtype, value_dim, buffers.memory_output.data());
 }
 
 // Local attention of queries [query_begin, query_end) (numbers within the sequence) of one KV head's group.
 void AttendLocalTile(const SequencePlan& plan, int64_t kv_head, int64_t query_begin, int64_t query_end,
-                     Scratch& scratch) {
+                     TileBuffers& buffers) {
   const AttendRequest& request = *plan.request;
   const LayerCard& layer = request.retrieve.layer;
   const int64_t group = layer.group();
   const int64_t queries = query_end - query_begin;
   const auto dim = static_cast<size_t>(layer.key_dim);
-  scratch.queries.resize(static_cast<size_t>(queries * group) * dim);
-  scratch.scales.resize(static_cast<size_t>(group));
+  buffers.queries.resize(static_cast<size_t>(queries * group) * dim);
+  buffers.scales.resize(static_cast<size_t>(group));
   for (int64_t g = 0; g < group; ++g) {
     const int64_t head = kv_head * group + g;
-    scratch.scales[static_cast<size_t>(g)] = request.retrieve.heads[static_cast<size_t>(head)].scale;
+    buffers.scales[static_cast<size_t>(g)] = request.retrieve.heads[static_cast<size_t>(head)].scale;
     for (int64_t i = 0; i < queries; ++i) {
       const int64_t token = plan.sequence->query_begin + query_begin + i;
       ConvertToF32(request.query.dtype, request.query.Row(token, head),
-                   scratch.queries.data() + static_cast<size_t>(i * group + g) * dim, dim);
+                   buffers.queries.data() + static_cast<size_t>(i * group + g) * dim, dim);
     }
   }
   LocalProblem problem;
-  problem.queries = scratch.queries.data();
+  problem.queries = buffers.queries.data();
   problem.query_count = queries;
   problem.first_query = query_begin;
   problem.group = group;
@@ -90,9 +104,9 @@ void AttendLocalTile(const SequencePlan& plan, int64_t kv_head, int64_t query_be
   problem.mask = request.mask;
   problem.mask.offset = plan.sequence->mask_offset;
   if (problem.mask.bits != nullptr) problem.mask.bits += plan.sequence->query_begin * request.mask.bits_stride;
-  problem.scales = scratch.scales.data();
+  problem.scales = buffers.scales.data();
   problem.soft_cap = layer.soft_cap;
-  AttendLocal(problem, scratch.local_output.data(), scratch.local_lse.data());
+  AttendLocal(problem, buffers.local_output.data(), buffers.local_lse.data());
 }
 
 // Reports what a (query, head) retrieved.
@@ -119,12 +133,13 @@ void FuseTile(SequencePlan& plan, int64_t kv_head, int64_t query_begin, int64_t 
   const int64_t dim = layer.value_dim;
   const int64_t slots = (query_end - query_begin) * group;
   Scratch scratch;
-  scratch.local_output.assign(static_cast<size_t>(slots * dim), 0.0f);
-  scratch.local_lse.assign(static_cast<size_t>(slots), kEmptyLogSumExp);
-  scratch.memory_output.resize(static_cast<size_t>(dim));
+  TileBuffers buffers(&scratch);
+  buffers.local_output.assign(static_cast<size_t>(slots * dim), 0.0f);
+  buffers.local_lse.assign(static_cast<size_t>(slots), kEmptyLogSumExp);
+  buffers.memory_output.resize(static_cast<size_t>(dim));
   const bool has_local = request.fusion != Fusion::kMemoryOnly && request.local_keys.data != nullptr &&
                          plan.sequence->local_end > plan.sequence->local_begin;
-  if (has_local) AttendLocalTile(plan, kv_head, query_begin, query_end, scratch);
+  if (has_local) AttendLocalTile(plan, kv_head, query_begin, query_end, buffers);
 
   for (int64_t query = query_begin; query < query_end; ++query) {
     for (int64_t g = 0; g < group; ++g) {
@@ -132,8 +147,8 @@ void FuseTile(SequencePlan& plan, int64_t kv_head, int64_t query_begin, int64_t 
       const int64_t token = plan.sequence->query_begin + query;
       const int64_t slot = token * layer.query_heads + head;
       const int64_t at = (query - query_begin) * group + g;
-      float* output = scratch.local_output.data() + at * dim;
-      float lse = scratch.local_lse[static_cast<size_t>(at)];
+      float* output = buffers.local_output.data() + at * dim;
+      float lse = buffers.local_lse[static_cast<size_t>(at)];
       float memory_lse = kEmptyLogSumExp;
       absl::Span<const Scored> rows;
       if (plan.answer != nullptr) {
@@ -141,23 +156,23 @@ void FuseTile(SequencePlan& plan, int64_t kv_head, int64_t query_begin, int64_t 
         const DeviceAnswer& answer = *plan.answer;
         rows = absl::MakeConstSpan(answer.rows)
                    .subspan(pair * static_cast<size_t>(answer.top_k), static_cast<size_t>(answer.counts[pair]));
-        std::copy_n(answer.outputs.data() + pair * static_cast<size_t>(dim), dim, scratch.memory_output.data());
+        std::copy_n(answer.outputs.data() + pair * static_cast<size_t>(dim), dim, buffers.memory_output.data());
         memory_lse = answer.log_sum_exp[pair];
       } else if (plan.view.has_value()) {
         rows = plan.top[static_cast<size_t>(query * layer.query_heads + head)].Sorted();
-        memory_lse = AttendRows(plan, rows, kv_head, scratch);
+        memory_lse = AttendRows(plan, rows, kv_head, buffers);
       } else {
-        std::fill(scratch.memory_output.begin(), scratch.memory_output.end(), 0.0f);
+        std::fill(buffers.memory_output.begin(), buffers.memory_output.end(), 0.0f);
       }
       float mass = MassOf(memory_lse, lse);
       switch (request.fusion) {
         case Fusion::kJoint:
         case Fusion::kMemoryOnly:
-          MergeState(output, &lse, scratch.memory_output.data(), memory_lse, dim);
+          MergeState(output, &lse, buffers.memory_output.data(), memory_lse, dim);
           break;
         case Fusion::kGated: {
           const float gate = request.retrieve.heads[static_cast<size_t>(head)].gate;
-          GateState(output, scratch.memory_output.data(), gate, dim);
+          GateState(output, buffers.memory_output.data(), gate, dim);
           mass = memory_lse == kEmptyLogSumExp ? 0.0f : Sigmoid(gate);
           // As if merged: what a host needs to go on merging.
           lse = memory_lse == kEmptyLogSumExp ? lse
@@ -176,15 +191,18 @@ void FuseTile(SequencePlan& plan, int64_t kv_head, int64_t query_begin, int64_t 
   }
 }
 
-absl::Status Prepare(SequencePlan& plan, Executor& executor) {
+bool HasDevice(const Sequence& sequence) {
+  return sequence.memory != nullptr && sequence.memory->store().device() != nullptr;
+}
+
+absl::Status Prepare(SequencePlan& plan, Executor& executor, std::pmr::memory_resource* memory) {
   const AttendRequest& request = *plan.request;
   if (plan.sequence->memory == nullptr || request.fusion == Fusion::kLocalOnly) return absl::OkStatus();
   if (plan.answer != nullptr) return absl::OkStatus();
-  MNEME_ASSIGN_OR_RETURN(MemoryView view, ViewMemory(request.retrieve, *plan.sequence, true, executor));
+  MNEME_ASSIGN_OR_RETURN(MemoryView view, ViewMemory(request.retrieve, *plan.sequence, true, executor, memory));
   if (view.rows.empty()) return absl::OkStatus();
-  const int64_t queries = plan.sequence->query_end - plan.sequence->query_begin;
-  plan.top.resize(static_cast<size_t>(queries * request.retrieve.layer.query_heads));
-  MNEME_RETURN_IF_ERROR(Retrieve(request.retrieve, *plan.sequence, view, executor, plan.top));
+  plan.top = NothingFound(request.retrieve, *plan.sequence, view, memory);
+  MNEME_RETURN_IF_ERROR(Retrieve(request.retrieve, *plan.sequence, view, executor, absl::MakeSpan(plan.top)));
   MNEME_ASSIGN_OR_RETURN(plan.values, GatheredRows::Read(view, request.retrieve.layer, RowKind::kValues,
                                                          plan.sequence->memory->options().stored_dtype,
                                                          absl::MakeSpan(plan.top), executor));
@@ -209,13 +227,16 @@ void ZeroOutputs(const AttendRequest& request, const Sequence& sequence) {
 }  // namespace
 
 absl::Status Attend(const AttendRequest& request, Executor& executor) {
-  const std::vector<DeviceAnswer> answers = AttendOnDevice(request);
-  std::vector<SequencePlan> plans;
-  plans.reserve(request.retrieve.sequences.size());
-  for (size_t i = 0; i < request.retrieve.sequences.size(); ++i) {
-    SequencePlan plan{&request, &request.retrieve.sequences[i], std::nullopt, {}, {},
-                      answers[i].there ? &answers[i] : nullptr};
-    const absl::Status status = Prepare(plan, executor);
+  const absl::Span<const Sequence> sequences = request.retrieve.sequences;
+  std::vector<DeviceAnswer> answers;
+  if (std::any_of(sequences.begin(), sequences.end(), HasDevice)) answers = AttendOnDevice(request);
+  Scratch scratch;
+  std::pmr::vector<SequencePlan> plans(&scratch);
+  plans.reserve(sequences.size());
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    SequencePlan plan{&request, &sequences[i], !answers.empty() && answers[i].there ? &answers[i] : nullptr,
+                      std::nullopt, std::pmr::vector<TopK>(&scratch), {}};
+    const absl::Status status = Prepare(plan, executor, &scratch);
     if (!request.statuses.empty()) request.statuses[i] = status;
     if (status.ok()) {
       plans.push_back(std::move(plan));
@@ -229,10 +250,16 @@ absl::Status Attend(const AttendRequest& request, Executor& executor) {
     SequencePlan* plan;
     int64_t kv_head, query_begin, query_end;
   };
-  std::vector<Item> items;
+  const int64_t kv_heads = request.retrieve.layer.kv_heads;
+  std::pmr::vector<Item> items(&scratch);
+  int64_t tiles = 0;
+  for (const SequencePlan& plan : plans) {
+    tiles += (plan.sequence->query_end - plan.sequence->query_begin + kQueriesPerItem - 1) / kQueriesPerItem;
+  }
+  items.reserve(static_cast<size_t>(kv_heads * tiles));
   for (SequencePlan& plan : plans) {
     const int64_t queries = plan.sequence->query_end - plan.sequence->query_begin;
-    for (int64_t kv_head = 0; kv_head < request.retrieve.layer.kv_heads; ++kv_head) {
+    for (int64_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
       for (int64_t query = 0; query < queries; query += kQueriesPerItem) {
         items.push_back({&plan, kv_head, query, std::min(queries, query + kQueriesPerItem)});
       }
@@ -249,7 +276,7 @@ absl::Status Search(const SearchRequest& request, Executor& executor) {
   const bool wants_values = request.values != nullptr;
   struct Found {
     std::optional<MemoryView> view;
-    std::vector<TopK> top;
+    std::pmr::vector<TopK> top;
     GatheredRows keys, values;
   };
   // Everything is retrieved before anything is written.
@@ -259,10 +286,10 @@ absl::Status Search(const SearchRequest& request, Executor& executor) {
     if (sequence.memory == nullptr) continue;
     Found& own = found[i];
     MNEME_ASSIGN_OR_RETURN(own.view, ViewMemory(request.retrieve, sequence, wants_values, executor));
-    own.top.resize(static_cast<size_t>((sequence.query_end - sequence.query_begin) * layer.query_heads));
-    MNEME_RETURN_IF_ERROR(Retrieve(request.retrieve, sequence, *own.view, executor, own.top));
-    const DType dtype = sequence.memory->options().stored_dtype;
+    own.top = NothingFound(request.retrieve, sequence, *own.view);
     const absl::Span<TopK> top = absl::MakeSpan(own.top);
+    MNEME_RETURN_IF_ERROR(Retrieve(request.retrieve, sequence, *own.view, executor, top));
+    const DType dtype = sequence.memory->options().stored_dtype;
     if (request.keys != nullptr) {
       MNEME_ASSIGN_OR_RETURN(own.keys, GatheredRows::Read(*own.view, layer, RowKind::kKeys, dtype, top, executor));
     }

@@ -42,7 +42,9 @@ struct Sequence {
 
 // What both search and attend need to know to retrieve.
 struct RetrieveRequest {
-  LayerCard layer;                 // shapes and rotary; all memories of the batch agree with it
+  explicit RetrieveRequest(const LayerCard& card) : layer(card) {}
+
+  const LayerCard& layer;          // shapes and rotary, borrowed; all memories of the batch agree with it
   RowTensor memory_query;          // [tokens, query_heads, key_dim]
   bool normalise_query = false;
   PositionPolicy policy = PositionPolicy::kAsStored;
@@ -55,6 +57,8 @@ struct RetrieveRequest {
 };
 
 struct AttendRequest {
+  explicit AttendRequest(const LayerCard& layer) : retrieve(layer) {}
+
   RetrieveRequest retrieve;
   RowTensor query;          // [tokens, query_heads, key_dim], as the local keys want it
   RowTensor local_keys;     // rows 0: no local window
@@ -76,6 +80,8 @@ struct AttendRequest {
 absl::Status Attend(const AttendRequest& request, Executor& executor);
 
 struct SearchRequest {
+  explicit SearchRequest(const RetrieveRequest& rows) : retrieve(rows) {}
+
   RetrieveRequest retrieve;
   int64_t top_k = 0;
   int64_t* tokens = nullptr;     // [tokens, query_heads, top_k]

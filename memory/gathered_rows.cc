@@ -24,11 +24,11 @@ absl::StatusOr<GatheredRows> GatheredRows::Read(const MemoryView& view, const La
   GatheredRows gathered;
   gathered.kind_ = kind;
   gathered.row_bytes_ = RowBytes(dtype, kind == RowKind::kKeys ? layer.key_dim : layer.value_dim);
-  gathered.heads_.resize(static_cast<size_t>(layer.kv_heads));
   const bool complete = std::all_of(view.rows.begin(), view.rows.end(), [&](const VisibleRows& piece) {
     return kind == RowKind::kKeys ? piece.keys != nullptr : piece.values != nullptr;
   });
   if (complete) return gathered;
+  gathered.heads_.resize(static_cast<size_t>(layer.kv_heads));
   MNEME_RETURN_IF_ERROR(ParallelForStatus(executor, gathered.heads_.size(), [&](size_t head) {
     return gathered.ReadHead(view, layer, static_cast<int64_t>(head), top);
   }));

@@ -3,35 +3,50 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <utility>
+#include <memory_resource>
 #include <vector>
+
+#include "absl/types/span.h"
 
 #include "base/mutex.h"
 
 namespace mneme {
 
-// What the last query of a layer retrieved, a list of tokens for each query head. Neighbouring queries want much the same
-// rows, so these tell the next search early how good a row has to be. They never change what it finds. Thread-safe.
+// A list of tokens for each query head.
+struct FoundTokens {
+  explicit FoundTokens(std::pmr::memory_resource* memory = std::pmr::get_default_resource())
+      : tokens(memory), ends(memory) {}
+
+  std::pmr::vector<int64_t> tokens;  // list after list
+  std::pmr::vector<size_t> ends;     // [heads]: where each list ends; empty: there is none
+
+  absl::Span<const int64_t> OfHead(size_t head) const {
+    if (head >= ends.size()) return {};
+    const size_t begin = head == 0 ? 0 : ends[head - 1];
+    return absl::MakeConstSpan(tokens).subspan(begin, ends[head] - begin);
+  }
+};
+
+// What the last query of a layer retrieved. Neighbouring queries want much the same rows, so these tell the next search
+// early how good a row has to be. They never change what it finds. Thread-safe: what goes in and out is copied, into
+// room that is kept.
 class LastFound {
  public:
-  using Tokens = std::vector<std::vector<int64_t>>;
+  explicit LastFound(size_t layers) : found_(layers) {}
 
-  explicit LastFound(size_t layers) : tokens_(layers) {}
-
-  // Null before the first.
-  std::shared_ptr<const Tokens> Get(size_t layer) const {
+  // Nothing before the first Set.
+  void Get(size_t layer, FoundTokens* found) const {
     MutexLock lock(&mutex_);
-    return tokens_[layer];
+    *found = found_[layer];
   }
-  void Set(size_t layer, std::shared_ptr<const Tokens> tokens) {
+  void Set(size_t layer, const FoundTokens& found) {
     MutexLock lock(&mutex_);
-    tokens_[layer] = std::move(tokens);
+    found_[layer] = found;
   }
 
  private:
   mutable Mutex mutex_;
-  std::vector<std::shared_ptr<const Tokens>> tokens_ ABSL_GUARDED_BY(mutex_);
+  std::vector<FoundTokens> found_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace mneme

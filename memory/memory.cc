@@ -241,9 +241,8 @@ void Memory::EvictBeyondBound() {
   UpdateState([&](MemoryState& next) { next.first_kept = first_kept; });
 }
 
-Snapshot Memory::TakeSnapshot() const {
-  Snapshot snapshot;
-  snapshot.layer_ends.resize(card_.layers.size());
+Snapshot Memory::TakeSnapshot(std::pmr::memory_resource* memory) const {
+  Snapshot snapshot{nullptr, std::pmr::vector<int64_t>(card_.layers.size(), memory)};
   // Both under the lock: rows whose positions are the first unusual ones are published after the state that says so.
   MutexLock lock(&state_mutex_);
   snapshot.state = state_;

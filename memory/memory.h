@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <memory_resource>
 #include <string>
 #include <vector>
 
@@ -72,7 +73,8 @@ class Memory : public std::enable_shared_from_this<Memory> {
   // "busy" if it is being changed.
   absl::Status Retire();
 
-  Snapshot TakeSnapshot() const;
+  // It lies in `memory`, which outlives it; copies of it do not.
+  Snapshot TakeSnapshot(std::pmr::memory_resource* memory = std::pmr::get_default_resource()) const;
   MemoryInfo Info() const;
   absl::Status Read(const ReadRequest& request) const;
 

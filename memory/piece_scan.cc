@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "attention/rotary.h"
+#include "base/scratch.h"
 #include "base/status.h"
 #include "memory/code_columns.h"
 #include "memory/missing_rows.h"
@@ -58,7 +59,8 @@ void ScoreClamped(const RetrievePlan& plan, const VisibleRows& rows, int64_t row
   const auto dim = static_cast<size_t>(layer.key_dim);
   const DType dtype = plan.sequence->memory->options().stored_dtype;
   const Ranking ranking = plan.RankingOf(head, query, rows);
-  std::vector<float> turned(dim);
+  Scratch scratch;
+  std::pmr::vector<float> turned(dim, &scratch);
   RowPieces pieces(plan, rows, kv_head, row_begin, row_end);
   for (int64_t row = row_begin; row < row_end; ++row) {
     const int64_t position = rows.columns != nullptr ? rows.columns->Position(row) : rows.first_token + row;
@@ -156,9 +158,13 @@ PieceScan& ThreadPieceScan() {
   return scan;
 }
 
-Witnesses::Witnesses(const RetrievePlan& plan, int64_t kv_head, int32_t head, absl::Span<const int64_t> tokens)
-    : plan_(&plan), head_(head) {
+Witnesses::Witnesses(const RetrievePlan& plan, int64_t kv_head, int32_t head, absl::Span<const int64_t> tokens,
+                     std::pmr::memory_resource* memory)
+    : plan_(&plan), head_(head), owners_(memory), keys_(memory), rows_(memory), read_(memory) {
   if (static_cast<int64_t>(tokens.size()) != plan.request->heads[static_cast<size_t>(head)].top_k) return;
+  owners_.reserve(tokens.size());
+  keys_.reserve(tokens.size());
+  rows_.reserve(tokens.size());
   for (const int64_t token : tokens) {
     const VisibleRows* owner = plan.view->FindVisible(token);
     if (owner == nullptr) {
@@ -184,13 +190,13 @@ absl::Status Witnesses::ReadMissing(int64_t kv_head) {
   std::sort(missing.begin(), missing.end(),
             [&](size_t a, size_t b) { return std::pair(owners_[a], rows_[a]) < std::pair(owners_[b], rows_[b]); });
   const size_t row_bytes = RowBytes(dtype_, plan_->request->layer.key_dim);
-  read_ = std::make_shared<std::vector<char>>(missing.size() * row_bytes);
+  read_.resize(missing.size() * row_bytes);
   std::vector<MissingRow> rows;
   for (size_t i = 0; i < missing.size(); ++i) {
     rows.push_back({owners_[missing[i]]->segment.get(), rows_[missing[i]]});
-    keys_[missing[i]] = read_->data() + i * row_bytes;
+    keys_[missing[i]] = read_.data() + i * row_bytes;
   }
-  return ReadMissingRows(plan_->view->layer, kv_head, RowKind::kKeys, rows, row_bytes, absl::MakeSpan(*read_));
+  return ReadMissingRows(plan_->view->layer, kv_head, RowKind::kKeys, rows, row_bytes, absl::MakeSpan(read_));
 }
 
 float Witnesses::Floor(int64_t query) const {

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 #include <deque>
-#include <memory>
+#include <memory_resource>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -66,10 +66,13 @@ class PieceScan {
 PieceScan& ThreadPieceScan();
 
 // Rows that were good for some query of a head, found in the memory once and ranked for other queries of that head.
+// They lie in `memory`, which outlives them.
 class Witnesses {
  public:
   // tokens: different ones. None count if there are not top_k of them, or if one cannot be seen.
-  Witnesses(const RetrievePlan& plan, int64_t kv_head, int32_t head, absl::Span<const int64_t> tokens);
+  Witnesses(const RetrievePlan& plan, int64_t kv_head, int32_t head, absl::Span<const int64_t> tokens,
+            std::pmr::memory_resource* memory);
+  Witnesses(Witnesses&&) = default;  // keys stay where they are
 
   // A logit that the worst of the top_k best rows for `query` is known to reach: that of the worst witness; -infinity
   // without any.
@@ -81,10 +84,10 @@ class Witnesses {
   const RetrievePlan* plan_;
   int32_t head_;
   DType dtype_ = DType::kF32;
-  std::vector<const VisibleRows*> owners_;
-  std::vector<const char*> keys_;
-  std::shared_ptr<std::vector<char>> read_;  // what of keys_ is not in memory; shared by copies
-  std::vector<int64_t> rows_;  // of the owners
+  std::pmr::vector<const VisibleRows*> owners_;
+  std::pmr::vector<const char*> keys_;
+  std::pmr::vector<int64_t> rows_;  // of the owners
+  std::pmr::vector<char> read_;     // what of keys_ is not in memory
 };
 
 }  // namespace mneme

@@ -4,12 +4,14 @@
 #include <limits>
 #include <new>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 
 #include "base/mutex.h"
+#include "base/scratch.h"
 #include "base/status.h"
 #include "memory/piece_scan.h"
 #include "memory/retrieve_plan.h"
@@ -42,7 +44,7 @@ struct VisibleRun {
 
 // Cuts [begin, end) of one owner to the visible token ranges and adds the pieces to `rows`.
 void AddPieces(const std::shared_ptr<Segment>& segment, int64_t first_token, int64_t rows_end, const MemoryState& state,
-               int64_t begin, int64_t end, std::vector<VisibleRows>& rows) {
+               int64_t begin, int64_t end, std::pmr::vector<VisibleRows>& rows) {
   const auto add = [&](int64_t from, int64_t to, bool pinned) {
     from = std::max({from, begin, first_token});
     to = std::min({to, end, first_token + rows_end});
@@ -59,15 +61,18 @@ void AddPieces(const std::shared_ptr<Segment>& segment, int64_t first_token, int
   add(std::max(state.pinned_tokens, state.first_kept), std::numeric_limits<int64_t>::max(), false);
 }
 
+// Rows [row_begin, row_end) of a piece that are scanned.
+struct ScannedRows {
+  const VisibleRows* piece;
+  int64_t row_begin;
+  int64_t row_end;
+};
+
 // `piece` without the tokens of `runs` (ascending), added to `rest`.
-void AddUncovered(const VisibleRows& piece, const std::vector<VisibleRun>& runs, std::vector<VisibleRows>& rest) {
+void AddUncovered(const VisibleRows& piece, absl::Span<const VisibleRun> runs, std::pmr::vector<ScannedRows>& rest) {
   int64_t token = piece.token_begin();
   const auto add = [&](int64_t end) {
-    if (token >= end) return;
-    VisibleRows part = piece;
-    part.row_begin = token - piece.first_token;
-    part.row_end = end - piece.first_token;
-    rest.push_back(std::move(part));
+    if (token < end) rest.push_back({&piece, token - piece.first_token, end - piece.first_token});
   };
   for (const VisibleRun& run : runs) {
     if (run.token_end <= token || run.token_begin >= piece.token_end()) continue;
@@ -77,8 +82,8 @@ void AddUncovered(const VisibleRows& piece, const std::vector<VisibleRun>& runs,
   add(piece.token_end());
 }
 
-std::vector<int64_t> Numbers(int64_t begin, int64_t end) {
-  std::vector<int64_t> numbers(static_cast<size_t>(end - begin));
+std::pmr::vector<int64_t> Numbers(int64_t begin, int64_t end, std::pmr::memory_resource* memory) {
+  std::pmr::vector<int64_t> numbers(static_cast<size_t>(end - begin), memory);
   std::iota(numbers.begin(), numbers.end(), begin);
   return numbers;
 }
@@ -99,7 +104,8 @@ absl::Status SearchRun(const RetrievePlan& plan, const VisibleRun& visible, int6
       std::max<double>(kMinCandidates, kCandidatesPerRow * static_cast<double>(std::min(wanted, seen)));
   const auto fetch = static_cast<int64_t>(std::min<double>(asked * widen, static_cast<double>(run.tokens())));
   const auto scan = [&](absl::Span<const int32_t> which, int64_t begin_query, int64_t end_query, TopK* best) {
-    const std::vector<int64_t> numbers = Numbers(begin_query, end_query);
+    Scratch scratch;
+    const std::pmr::vector<int64_t> numbers = Numbers(begin_query, end_query, &scratch);
     PieceScan& pieces = ThreadPieceScan();
     pieces.Begin(plan, kv_head, which, numbers, {}, best);
     for (const VisibleRows& owner : view.rows) {
@@ -160,12 +166,13 @@ absl::Status SearchRun(const RetrievePlan& plan, const VisibleRun& visible, int6
   return absl::OkStatus();
 }
 
-// Empty ones, [heads][queries].
-std::vector<TopK> TopsFor(const RetrieveRequest& request, absl::Span<const int32_t> heads, int64_t queries) {
-  std::vector<TopK> top;
-  top.reserve(heads.size() * static_cast<size_t>(queries));
+// Empty ones, [heads][queries], with room for what `rows` rows can bring.
+std::pmr::vector<TopK> TopsFor(const RetrieveRequest& request, absl::Span<const int32_t> heads, size_t queries,
+                               int64_t rows, std::pmr::memory_resource* memory) {
+  std::pmr::vector<TopK> top(memory);
+  top.reserve(heads.size() * queries);
   for (const int32_t head : heads) {
-    for (int64_t i = 0; i < queries; ++i) top.emplace_back(request.heads[static_cast<size_t>(head)].top_k);
+    for (size_t i = 0; i < queries; ++i) top.emplace_back(request.heads[static_cast<size_t>(head)].top_k, rows, memory);
   }
   return top;
 }
@@ -184,24 +191,28 @@ struct Item {
 // Takes what was found for `queries` of `heads`: top [heads][queries].
 using Found = absl::FunctionRef<void(absl::Span<const int64_t> queries, absl::Span<const TopK> top)>;
 
-// The scan of one work item.
+// The scan of one work item, which lies in `memory`.
 class ItemScan {
  public:
   ItemScan(const RetrievePlan& plan, const Item& item, absl::Span<const int32_t> heads,
-           absl::Span<const VisibleRows> pieces, Found found)
-      : plan_(plan), item_(item), heads_(heads), pieces_(pieces), found_(found) {}
+           absl::Span<const ScannedRows> scanned, Found found, std::pmr::memory_resource* memory)
+      : plan_(plan), item_(item), heads_(heads), scanned_(scanned), found_(found), memory_(memory) {}
+
+  // All queries of the item.
+  void RunAll() { Run(Numbers(item_.query_begin, item_.query_end, memory_), {}); }
 
   // floors: [heads][queries] or empty.
-  std::vector<TopK> Run(absl::Span<const int64_t> queries, absl::Span<const float> floors) {
-    std::vector<TopK> top = TopsFor(*plan_.request, heads_, static_cast<int64_t>(queries.size()));
+  std::pmr::vector<TopK> Run(absl::Span<const int64_t> queries, absl::Span<const float> floors) {
+    std::pmr::vector<TopK> top =
+        TopsFor(*plan_.request, heads_, queries.size(), item_.scan_end - item_.scan_begin, memory_);
     PieceScan& scan = ThreadPieceScan();
     scan.Begin(plan_, item_.kv_head, heads_, queries, floors, top.data());
     int64_t counted = 0;
-    for (const VisibleRows& piece : pieces_) {
-      const int64_t begin = std::max(piece.row_begin, piece.row_begin + item_.scan_begin - counted);
-      const int64_t end = std::min(piece.row_end, piece.row_begin + item_.scan_end - counted);
-      counted += piece.row_end - piece.row_begin;
-      if (begin < end) scan.Add(piece, begin, end);
+    for (const ScannedRows& rows : scanned_) {
+      const int64_t begin = std::max(rows.row_begin, rows.row_begin + item_.scan_begin - counted);
+      const int64_t end = std::min(rows.row_end, rows.row_begin + item_.scan_end - counted);
+      counted += rows.row_end - rows.row_begin;
+      if (begin < end) scan.Add(*rows.piece, begin, end);
     }
     scan.End();
     found_(queries, top);
@@ -209,57 +220,63 @@ class ItemScan {
   }
 
   // The same for all queries of the item, told early how good rows have to be by those that the layer's last query
-  // found (null: none) and, where queries are many, by those of their neighbours.
-  void RunSeeded(const LastFound::Tokens* last) {
-    std::vector<Witnesses> of_last;  // [heads]
-    for (const int32_t head : heads_) {
-      of_last.push_back(
-          WitnessesOf(head, last != nullptr ? (*last)[static_cast<size_t>(head)] : std::vector<int64_t>()));
-    }
+  // found and, where queries are many, by those of their neighbours.
+  void RunSeeded(const FoundTokens& last) {
+    std::pmr::vector<Witnesses> of_last(memory_);  // [heads]
+    of_last.reserve(heads_.size());
+    for (const int32_t head : heads_) of_last.push_back(WitnessesOf(head, last.OfHead(static_cast<size_t>(head))));
     const auto by_last = [&](size_t g, int64_t) -> const Witnesses& { return of_last[g]; };
     const int64_t count = item_.query_end - item_.query_begin;
     if (count < 2 * kFirstStride) {
-      const std::vector<int64_t> all = Numbers(item_.query_begin, item_.query_end);
+      const std::pmr::vector<int64_t> all = Numbers(item_.query_begin, item_.query_end, memory_);
       Run(all, FloorsBy(all, by_last));
       return;
     }
-    std::vector<std::vector<Witnesses>> of_query(static_cast<size_t>(count));  // [queries][heads]
-    const auto keep = [&](absl::Span<const int64_t> queries, std::vector<TopK> best) {
+    std::pmr::vector<std::optional<Witnesses>> of_query(static_cast<size_t>(count) * heads_.size(), memory_);
+    const auto of = [&](size_t g, int64_t query) -> std::optional<Witnesses>& {
+      return of_query[static_cast<size_t>(query - item_.query_begin) * heads_.size() + g];
+    };
+    const auto keep = [&](absl::Span<const int64_t> queries, absl::Span<TopK> best) {
+      std::pmr::vector<int64_t> tokens(memory_);
       for (size_t i = 0; i < best.size(); ++i) {
-        std::vector<int64_t> tokens;
-        for (const Scored& row : best[i].Sorted()) tokens.push_back(row.index);
-        const auto place = static_cast<size_t>(queries[i % queries.size()] - item_.query_begin);
-        of_query[place].push_back(WitnessesOf(heads_[i / queries.size()], tokens));
+        const absl::Span<const Scored> rows = best[i].Sorted();
+        tokens.resize(rows.size());
+        std::transform(rows.begin(), rows.end(), tokens.begin(), [](const Scored& row) { return row.index; });
+        const size_t g = i / queries.size();
+        of(g, queries[i % queries.size()]).emplace(WitnessesOf(heads_[g], tokens));
       }
     };
-    const std::vector<int64_t> first = EveryOther(0, kFirstStride);
-    keep(first, Run(first, FloorsBy(first, by_last)));
+    const std::pmr::vector<int64_t> first = EveryOther(0, kFirstStride);
+    std::pmr::vector<TopK> best = Run(first, FloorsBy(first, by_last));
+    keep(first, absl::MakeSpan(best));
     for (int64_t stride = kFirstStride; stride > 1; stride /= 2) {
-      const std::vector<int64_t> between = EveryOther(stride / 2, stride);
+      const std::pmr::vector<int64_t> between = EveryOther(stride / 2, stride);
       const auto by_neighbour = [&](size_t g, int64_t query) -> const Witnesses& {
-        return of_query[static_cast<size_t>(query - item_.query_begin - stride / 2)][g];
+        return *of(g, query - stride / 2);
       };
-      std::vector<TopK> best = Run(between, FloorsBy(between, by_neighbour));
-      if (stride > 2) keep(between, std::move(best));
+      best = Run(between, FloorsBy(between, by_neighbour));
+      if (stride > 2) keep(between, absl::MakeSpan(best));
     }
   }
 
  private:
   // The item's queries from number `begin` on, `stride` apart.
-  std::vector<int64_t> EveryOther(int64_t begin, int64_t stride) const {
-    std::vector<int64_t> numbers;
+  std::pmr::vector<int64_t> EveryOther(int64_t begin, int64_t stride) const {
+    std::pmr::vector<int64_t> numbers(memory_);
+    numbers.reserve(static_cast<size_t>((item_.query_end - item_.query_begin) / stride + 1));
     for (int64_t query = item_.query_begin + begin; query < item_.query_end; query += stride) numbers.push_back(query);
     return numbers;
   }
 
   Witnesses WitnessesOf(int32_t head, absl::Span<const int64_t> tokens) const {
-    return Witnesses(plan_, item_.kv_head, head, tokens);
+    return Witnesses(plan_, item_.kv_head, head, tokens, memory_);
   }
 
   // witnesses(place of the head, query)
   template <typename WitnessesFor>
-  std::vector<float> FloorsBy(absl::Span<const int64_t> queries, const WitnessesFor& witnesses) const {
-    std::vector<float> floors;
+  std::pmr::vector<float> FloorsBy(absl::Span<const int64_t> queries, const WitnessesFor& witnesses) const {
+    std::pmr::vector<float> floors(memory_);
+    floors.reserve(heads_.size() * queries.size());
     for (size_t g = 0; g < heads_.size(); ++g) {
       for (const int64_t query : queries) floors.push_back(witnesses(g, query).Floor(query));
     }
@@ -269,11 +286,18 @@ class ItemScan {
   const RetrievePlan& plan_;
   const Item& item_;
   const absl::Span<const int32_t> heads_;
-  const absl::Span<const VisibleRows> pieces_;
+  const absl::Span<const ScannedRows> scanned_;
   const Found found_;
+  std::pmr::memory_resource* const memory_;
 };
 
 }  // namespace
+
+int64_t MemoryView::RowCount() const {
+  int64_t count = 0;
+  for (const VisibleRows& piece : rows) count += piece.row_end - piece.row_begin;
+  return count;
+}
 
 const VisibleRows* MemoryView::FindVisible(int64_t token) const {
   const auto after = std::upper_bound(rows.begin(), rows.end(), token, [](int64_t value, const VisibleRows& piece) {
@@ -291,20 +315,24 @@ const VisibleRows& MemoryView::Find(int64_t token) const {
   return *std::prev(after);
 }
 
-MemoryView LookAt(const RetrieveRequest& request, const Sequence& sequence) {
-  const Memory& memory = *sequence.memory;
-  MemoryView view;
-  view.snapshot = sequence.snapshot != nullptr ? *sequence.snapshot : memory.TakeSnapshot();
-  view.layer = static_cast<size_t>(memory.card().FindLayer(request.layer.layer));
+MemoryView LookAt(const RetrieveRequest& request, const Sequence& sequence, std::pmr::memory_resource* memory) {
+  MemoryView view(memory);
+  if (sequence.snapshot != nullptr) {
+    view.snapshot = *sequence.snapshot;
+  } else {
+    view.snapshot = sequence.memory->TakeSnapshot(memory);
+  }
+  view.layer = static_cast<size_t>(sequence.memory->card().FindLayer(request.layer.layer));
   const int64_t layer_end = view.snapshot.layer_ends[view.layer];
   view.end = sequence.memory_end < 0 ? layer_end : std::min(sequence.memory_end, layer_end);
   return view;
 }
 
 absl::StatusOr<MemoryView> ViewMemory(const RetrieveRequest& request, const Sequence& sequence, bool values,
-                                      Executor& executor) {
-  MemoryView view = LookAt(request, sequence);
+                                      Executor& executor, std::pmr::memory_resource* memory) {
+  MemoryView view = LookAt(request, sequence, memory);
   const MemoryState& state = *view.snapshot.state;
+  view.rows.reserve(2 * (state.sealed.size() + 1));
   const int64_t layer_end = view.snapshot.layer_ends[view.layer];
   for (const SegmentView& sealed : state.sealed) {
     AddPieces(sealed.segment, sealed.first_token, sealed.rows, state, sequence.memory_begin, view.end, view.rows);
@@ -313,8 +341,8 @@ absl::StatusOr<MemoryView> ViewMemory(const RetrieveRequest& request, const Sequ
             view.rows);
   // The candidates of an index are re-ranked by the exact keys of rows all over the memory.
   const bool whole_keys = !state.runs.empty();
-  int64_t visible = 0, wanted = 0;
-  for (const VisibleRows& piece : view.rows) visible += piece.row_end - piece.row_begin;
+  const int64_t visible = view.RowCount();
+  int64_t wanted = 0;
   for (const HeadRule& head : request.heads) wanted += head.top_k * (sequence.query_end - sequence.query_begin);
   const auto bring_in = [&](VisibleRows& piece) -> absl::Status {
     const double share = static_cast<double>(piece.row_end - piece.row_begin) / static_cast<double>(visible);
@@ -357,9 +385,22 @@ int64_t QueryPosition(const RetrieveRequest& request, const Sequence& sequence, 
   return view_end + std::max<int64_t>(0, local - queries) + query - sequence.query_begin;
 }
 
+std::pmr::vector<TopK> NothingFound(const RetrieveRequest& request, const Sequence& sequence, const MemoryView& view,
+                                    std::pmr::memory_resource* memory) {
+  const int64_t queries = sequence.query_end - sequence.query_begin;
+  const int64_t rows = view.RowCount();
+  std::pmr::vector<TopK> top(memory);
+  top.reserve(static_cast<size_t>(queries) * request.heads.size());
+  for (int64_t query = 0; query < queries; ++query) {
+    for (const HeadRule& rule : request.heads) top.emplace_back(rule.top_k, rows, memory);
+  }
+  return top;
+}
+
 absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, const MemoryView& view,
-                      Executor& executor, std::vector<TopK>& result) {
-  RetrievePlan plan;
+                      Executor& executor, absl::Span<TopK> result) {
+  Scratch scratch;
+  RetrievePlan plan(&scratch);
   plan.request = &request;
   plan.sequence = &sequence;
   plan.view = &view;
@@ -369,16 +410,15 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
   const int64_t query_heads = request.layer.query_heads;
   const int64_t group = request.layer.group();
   bool decays = false;
+  plan.heads.reserve(static_cast<size_t>(query_heads));
   for (int64_t head = 0; head < query_heads; ++head) {
     const HeadRule& rule = request.heads[static_cast<size_t>(head)];
-    for (int64_t query = 0; query < plan.queries; ++query) {
-      result[static_cast<size_t>(query * query_heads + head)].Reset(rule.top_k);
-    }
     if (rule.top_k == 0) continue;
     plan.heads.push_back(static_cast<int32_t>(head));
     decays |= rule.decay > 0;
   }
   if (plan.heads.empty() || plan.queries == 0 || view.rows.empty()) return absl::OkStatus();
+  plan.positions.reserve(static_cast<size_t>(plan.queries));
   for (int64_t query = 0; query < plan.queries; ++query) {
     plan.positions.push_back(QueryPosition(request, sequence, view.end, sequence.query_begin + query));
   }
@@ -401,8 +441,9 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
   PrepareVectors(plan, executor);
 
   // Work items. Exact kinds give the same result however this is cut.
-  std::vector<VisibleRun> runs;
-  std::vector<VisibleRows> scanned;
+  std::pmr::vector<VisibleRun> runs(&scratch);
+  std::pmr::vector<ScannedRows> scanned(&scratch);
+  scanned.reserve(view.rows.size());
   const bool by_index = request.policy != PositionPolicy::kClamped;
   if (by_index) {
     for (const auto& run : view.snapshot.state->runs) {
@@ -414,14 +455,16 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
   }
   for (const VisibleRows& piece : view.rows) AddUncovered(piece, runs, scanned);
   int64_t scanned_rows = 0;
-  for (const VisibleRows& piece : scanned) scanned_rows += piece.row_end - piece.row_begin;
+  for (const ScannedRows& rows : scanned) scanned_rows += rows.row_end - rows.row_begin;
   const int64_t query_tiles = (plan.queries + kQueriesPerItem - 1) / kQueriesPerItem;
   const auto width = static_cast<int64_t>(executor.Width());
   const int64_t cuts =
       std::max<int64_t>(1, (2 * width - 1) / std::max<int64_t>(1, request.layer.kv_heads * query_tiles) + 1);
   const int64_t rows_per_item = width == 1 ? std::numeric_limits<int64_t>::max() / 2
                                            : std::max(kMinRowsPerItem, (scanned_rows + cuts - 1) / cuts);
-  std::vector<Item> items;
+  std::pmr::vector<Item> items(&scratch);
+  const int64_t scans = (scanned_rows + rows_per_item - 1) / rows_per_item;
+  items.reserve(static_cast<size_t>(request.layer.kv_heads * query_tiles) * (static_cast<size_t>(scans) + runs.size()));
   for (int64_t kv_head = 0; kv_head < request.layer.kv_heads; ++kv_head) {
     for (int64_t query = 0; query < plan.queries; query += kQueriesPerItem) {
       const int64_t query_end = std::min(plan.queries, query + kQueriesPerItem);
@@ -433,9 +476,10 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
   }
   // Rows that an index answers for are not all looked at: what was found last may be better than what it will find, and
   // proves nothing. Nor do stored distances that change with the query (kClamped).
-  Memory& memory = *sequence.memory;
-  const bool exact = runs.empty() && request.policy != PositionPolicy::kClamped;
-  const std::shared_ptr<const LastFound::Tokens> last_found = exact ? memory.last_found().Get(view.layer) : nullptr;
+  LastFound& last_found = sequence.memory->last_found();
+  const bool seeded = runs.empty() && request.policy != PositionPolicy::kClamped && scanned_rows >= kLeastSeededRows;
+  FoundTokens seeds(&scratch);
+  if (seeded) last_found.Get(view.layer, &seeds);
 
   Mutex mutex;  // of result
   executor.ParallelFor(items.size(), [&](size_t number) {
@@ -446,6 +490,7 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
         absl::MakeConstSpan(plan.heads)
             .subspan(static_cast<size_t>(first - plan.heads.begin()), static_cast<size_t>(last - first));
     if (heads.empty()) return;
+    Scratch own;
     const auto merge = [&](absl::Span<const int64_t> queries, absl::Span<const TopK> top) {
       MutexLock lock(&mutex);
       for (size_t g = 0; g < heads.size(); ++g) {
@@ -455,28 +500,30 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
       }
     };
     if (item.run != nullptr) {
-      std::vector<TopK> top = TopsFor(request, heads, item.query_end - item.query_begin);
-      const absl::Status own =
-          SearchRun(plan, *item.run, item.kv_head, heads, item.query_begin, item.query_end, top.data());
-      merge(Numbers(item.query_begin, item.query_end), top);
-      errors.Update(own);
+      const std::pmr::vector<int64_t> queries = Numbers(item.query_begin, item.query_end, &own);
+      std::pmr::vector<TopK> top =
+          TopsFor(request, heads, queries.size(), item.run->token_end - item.run->token_begin, &own);
+      errors.Update(SearchRun(plan, *item.run, item.kv_head, heads, item.query_begin, item.query_end, top.data()));
+      merge(queries, top);
       return;
     }
-    ItemScan scan(plan, item, heads, scanned, merge);
-    if (exact && scanned_rows >= kLeastSeededRows) {
-      scan.RunSeeded(last_found.get());
+    ItemScan scan(plan, item, heads, scanned, merge, &own);
+    if (seeded) {
+      scan.RunSeeded(seeds);
     } else {
-      scan.Run(Numbers(item.query_begin, item.query_end), {});
+      scan.RunAll();
     }
   });
   const absl::Status status = errors.Get();
-  if (status.ok() && exact) {
-    auto found = std::make_shared<LastFound::Tokens>(static_cast<size_t>(query_heads));
-    for (const int32_t head : plan.heads) {
-      TopK& best = result[static_cast<size_t>((plan.queries - 1) * query_heads + head)];
-      for (const Scored& row : best.Sorted()) (*found)[static_cast<size_t>(head)].push_back(row.index);
+  if (status.ok() && seeded) {
+    const absl::Span<TopK> of_last_query = result.last(static_cast<size_t>(query_heads));
+    seeds.tokens.clear();
+    seeds.ends.clear();
+    for (TopK& best : of_last_query) {
+      for (const Scored& row : best.Sorted()) seeds.tokens.push_back(row.index);
+      seeds.ends.push_back(seeds.tokens.size());
     }
-    memory.last_found().Set(view.layer, std::move(found));
+    last_found.Set(view.layer, seeds);
   }
   return status;
 }

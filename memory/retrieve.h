@@ -3,9 +3,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <memory_resource>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
 
 #include "index/scan.h"
 #include "memory/attend.h"
@@ -28,13 +31,17 @@ struct VisibleRows {
   int64_t token_end() const { return first_token + row_end; }
 };
 
-// What one sequence sees of its memory in one layer, fixed for the call.
+// What one sequence sees of its memory in one layer, fixed for the call. It lies in `memory`, which outlives it.
 struct MemoryView {
+  explicit MemoryView(std::pmr::memory_resource* memory = std::pmr::get_default_resource())
+      : snapshot{nullptr, std::pmr::vector<int64_t>(memory)}, rows(memory) {}
+
   Snapshot snapshot;
   size_t layer = 0;
-  int64_t end = 0;                 // the default position of a query right behind the memory
-  std::vector<VisibleRows> rows;   // ascending in tokens, disjoint
+  int64_t end = 0;                     // the default position of a query right behind the memory
+  std::pmr::vector<VisibleRows> rows;  // ascending in tokens, disjoint
 
+  int64_t RowCount() const;
   // The piece of `rows` that holds `token`, which is visible.
   const VisibleRows& Find(int64_t token) const;
   // The same for any token; null if it is not visible.
@@ -42,16 +49,21 @@ struct MemoryView {
 };
 
 // What `sequence` sees of its memory, which it must have; without its rows.
-MemoryView LookAt(const RetrieveRequest& request, const Sequence& sequence);
+MemoryView LookAt(const RetrieveRequest& request, const Sequence& sequence,
+                  std::pmr::memory_resource* memory = std::pmr::get_default_resource());
 
 // The same with its rows: reads what a search needs and is not in memory yet. `values`: whether values are needed.
 absl::StatusOr<MemoryView> ViewMemory(const RetrieveRequest& request, const Sequence& sequence, bool values,
-                                      Executor& executor);
+                                      Executor& executor,
+                                      std::pmr::memory_resource* memory = std::pmr::get_default_resource());
 
-// The top rows of every (query, head) of one sequence: result[(query - query_begin) * query_heads + head], which must
-// have that many entries; heads with top_k 0 get nothing.
+// [queries][query_heads] of one sequence, with nothing in them yet but room for what Retrieve finds.
+std::pmr::vector<TopK> NothingFound(const RetrieveRequest& request, const Sequence& sequence, const MemoryView& view,
+                                    std::pmr::memory_resource* memory = std::pmr::get_default_resource());
+
+// The top rows of every (query, head) of one sequence, into what NothingFound made; heads with top_k 0 get nothing.
 absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, const MemoryView& view,
-                      Executor& executor, std::vector<TopK>& result);
+                      Executor& executor, absl::Span<TopK> result);
 
 // Position of query `query` (its number in the batch) of `sequence`, whose view of its memory ends at token `view_end`.
 int64_t QueryPosition(const RetrieveRequest& request, const Sequence& sequence, int64_t view_end, int64_t query);

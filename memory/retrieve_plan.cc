@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "attention/rotary.h"
+#include "base/scratch.h"
 
 namespace mneme {
 namespace {
@@ -44,10 +45,12 @@ void PrepareVectors(RetrievePlan& plan, Executor& executor) {
   if (request.policy == PositionPolicy::kClamped) plan.plain.resize(plan.vectors.size());
   const auto prepare = [&](size_t i) {
     const int64_t head = plan.heads[i];
-    RotaryTurn turn;
-    if (request.policy == PositionPolicy::kFixedDistance || request.policy == PositionPolicy::kClamped) {
-      turn = RotaryTurn::OfQueryByDistance(request.layer.rotary, request.heads[static_cast<size_t>(head)].distance);
-    }
+    const bool turns = request.policy == PositionPolicy::kFixedDistance || request.policy == PositionPolicy::kClamped;
+    Scratch scratch;
+    const RotaryTurn turn =
+        turns ? RotaryTurn::OfQueryByDistance(request.layer.rotary, request.heads[static_cast<size_t>(head)].distance,
+                                              &scratch)
+              : RotaryTurn();
     for (int64_t query = 0; query < plan.queries; ++query) {
       const int64_t at = (head * plan.queries + query) * dim;
       PrepareVector(plan, head, query, plan.vectors.data() + at,

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <memory_resource>
 #include <vector>
 
 #include "base/parallel.h"
@@ -12,16 +13,20 @@
 
 namespace mneme {
 
-// Everything the work items of one sequence's retrieval share: its queries as the keys want them, and how they rank rows.
+// Everything the work items of one sequence's retrieval share: its queries as the keys want them, and how they rank
+// rows. It lies in `memory`, which outlives it.
 struct RetrievePlan {
+  explicit RetrievePlan(std::pmr::memory_resource* memory)
+      : heads(memory), positions(memory), vectors(memory), plain(memory) {}
+
   const RetrieveRequest* request = nullptr;
   const Sequence* sequence = nullptr;
   const MemoryView* view = nullptr;
-  int64_t queries = 0;             // of the sequence
-  std::vector<int32_t> heads;      // query heads that have a memory
-  std::vector<int64_t> positions;  // [queries]
-  std::vector<float> vectors;      // [query_heads][queries][key_dim] as the keys want them
-  std::vector<float> plain;        // kClamped: the same, not rotated
+  int64_t queries = 0;                  // of the sequence
+  std::pmr::vector<int32_t> heads;      // query heads that have a memory
+  std::pmr::vector<int64_t> positions;  // [queries]
+  std::pmr::vector<float> vectors;      // [query_heads][queries][key_dim] as the keys want them
+  std::pmr::vector<float> plain;        // kClamped: the same, not rotated
   std::shared_ptr<const AgePenalties> penalties;
   SharedStatus* errors = nullptr;  // of work items
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <memory_resource>
 #include <vector>
 
 #include "memory/index_run.h"
@@ -44,7 +45,7 @@ struct MemoryState {
 // What every layer of one step sees.
 struct Snapshot {
   std::shared_ptr<const MemoryState> state;
-  std::vector<int64_t> layer_ends;  // token index one past the newest row, by layer of the card
+  std::pmr::vector<int64_t> layer_ends;  // token index one past the newest row, by layer of the card
 };
 
 }  // namespace mneme

@@ -1,5 +1,7 @@
 #include <cmath>
+#include <memory_resource>
 
+#include "base/scratch.h"
 #include "base/status.h"
 #include "capi/src/attend_args.h"
 #include "capi/src/device_tensors.h"
@@ -11,7 +13,7 @@ namespace mneme::capi {
 namespace {
 
 absl::Status ReadLocal(const mneme_attend_args& args, size_t batch, const LayerCard& layer, DeviceTensors& on_device,
-                       AttendRequest& request, std::vector<Sequence>& sequences) {
+                       AttendRequest& request, absl::Span<Sequence> sequences) {
   if (args.local_mask < MNEME_MASK_CAUSAL || args.local_mask > MNEME_MASK_BITS) {
     return absl::InvalidArgumentError(
         absl::StrCat("args.local_mask: expected a mneme_local_mask (0 to 3), got ", args.local_mask));
@@ -94,16 +96,17 @@ absl::Status Attend(mneme_memory* const* memories, size_t batch_size, const mnem
   if (args.fusion < MNEME_FUSION_JOINT || args.fusion > MNEME_FUSION_LOCAL_ONLY) {
     return absl::InvalidArgumentError(absl::StrCat("args.fusion: expected a mneme_fusion (0 to 3), got ", args.fusion));
   }
-  MNEME_ASSIGN_OR_RETURN(const Batch batch, Batch::Read(memories, batch_size, args.snapshots, args.layer));
-  AttendRequest request;
+  Scratch scratch;
+  MNEME_ASSIGN_OR_RETURN(const Batch batch, Batch::Read(memories, batch_size, args.snapshots, args.layer, &scratch));
+  const LayerCard* const shape = batch.Layer(args.layer);
+  LayerCard of_tensors;  // where there is no memory
+  const LayerCard& layer = shape != nullptr ? *shape : of_tensors;
+  AttendRequest request(layer);
   DeviceTensors on_device(batch.first != nullptr ? batch.first->store->store.get() : nullptr, args.has_stream,
                           args.stream);
   MNEME_RETURN_IF_ERROR(on_device.Read("args.query", args.query, &request.query));
-  LayerCard layer;
-  if (const LayerCard* shape = batch.Layer(args.layer)) {
-    layer = *shape;
-  } else {
-    MNEME_ASSIGN_OR_RETURN(layer, LayerOfTensors(args, request.query));
+  if (shape == nullptr) {
+    MNEME_ASSIGN_OR_RETURN(of_tensors, LayerOfTensors(args, request.query));
   }
   const int64_t tokens = request.query.rows;
   MNEME_RETURN_IF_ERROR(CheckShape("args.query", tokens, request.query.heads, request.query.dim, tokens,
@@ -118,10 +121,10 @@ absl::Status Attend(mneme_memory* const* memories, size_t batch_size, const mnem
                                args.query_local_positions, args.memory_begin, args.memory_end, args.top_k,
                                args.distance, args.memory_bias, args.decay, args.scale, args.gate, args.default_top_k,
                                args.default_distance, args.decay_beyond};
-  std::vector<HeadRule> heads;
-  std::vector<Sequence> sequences;
+  std::pmr::vector<HeadRule> heads(&scratch);
+  std::pmr::vector<Sequence> sequences(&scratch);
   MNEME_RETURN_IF_ERROR(ReadRetrieve(shared, batch, layer, tokens, request.retrieve, heads, sequences));
-  MNEME_RETURN_IF_ERROR(ReadLocal(args, batch_size, layer, on_device, request, sequences));
+  MNEME_RETURN_IF_ERROR(ReadLocal(args, batch_size, layer, on_device, request, absl::MakeSpan(sequences)));
   request.fusion = static_cast<Fusion>(args.fusion);
   request.retrieve.joint = request.fusion == Fusion::kJoint;
 
@@ -138,7 +141,7 @@ absl::Status Attend(mneme_memory* const* memories, size_t batch_size, const mnem
   request.retrieved_scores = args.retrieved_scores;
   request.retrieved_stride = reports ? args.retrieved_stride : 0;
   request.memory_mass = args.memory_mass;
-  std::vector<absl::Status> statuses(args.statuses != nullptr ? batch_size : 0);
+  std::pmr::vector<absl::Status> statuses(args.statuses != nullptr ? batch_size : 0, &scratch);
   request.statuses = absl::MakeSpan(statuses);
 
   MNEME_RETURN_IF_ERROR(on_device.CheckStream());
@@ -163,10 +166,11 @@ absl::Status Attend(mneme_memory* const* memories, size_t batch_size, const mnem
 }
 
 absl::Status Search(mneme_memory* const* memories, size_t batch_size, const mneme_search_args& args) {
-  MNEME_ASSIGN_OR_RETURN(const Batch batch, Batch::Read(memories, batch_size, args.snapshots, args.layer));
+  Scratch scratch;
+  MNEME_ASSIGN_OR_RETURN(const Batch batch, Batch::Read(memories, batch_size, args.snapshots, args.layer, &scratch));
   if (batch.first == nullptr) return absl::InvalidArgumentError("memories: expected at least one memory, got only NULL");
   const LayerCard& layer = *batch.Layer(args.layer);
-  SearchRequest request;
+  SearchRequest request{RetrieveRequest(layer)};
   RowTensor& query = request.retrieve.memory_query;
   MNEME_ASSIGN_OR_RETURN(query, ReadRowTensor("args.query", args.query));
   const int64_t tokens = query.rows;
@@ -181,8 +185,8 @@ absl::Status Search(mneme_memory* const* memories, size_t batch_size, const mnem
                                args.query_local_positions, args.memory_begin, args.memory_end, nullptr, args.distance,
                                nullptr, args.decay, args.scale, nullptr, args.top_k, args.default_distance,
                                args.decay_beyond};
-  std::vector<HeadRule> heads;
-  std::vector<Sequence> sequences;
+  std::pmr::vector<HeadRule> heads(&scratch);
+  std::pmr::vector<Sequence> sequences(&scratch);
   MNEME_RETURN_IF_ERROR(ReadRetrieve(shared, batch, layer, tokens, request.retrieve, heads, sequences));
   request.top_k = args.top_k;
   request.tokens = args.tokens;

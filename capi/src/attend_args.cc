@@ -71,27 +71,27 @@ absl::Status CheckHeads(const RetrieveArgs& args, int64_t heads) {
 }  // namespace
 
 absl::StatusOr<Batch> Batch::Read(mneme_memory* const* memories, size_t batch, const mneme_snapshot* const* snapshots,
-                                  int32_t layer) {
+                                  int32_t layer, std::pmr::memory_resource* memory) {
   constexpr size_t kMaxBatch = size_t{1} << 20;
   if (batch < 1 || batch > kMaxBatch) {
     return absl::InvalidArgumentError(absl::StrCat("batch: expected 1 to 2^20 sequences, got ", batch));
   }
   if (memories == nullptr) return NullArgument("memories");
-  Batch result;
+  Batch result(memory);
   result.memories.resize(batch);
   result.snapshots.resize(batch);
   const LayerCard* shape = nullptr;
   for (size_t i = 0; i < batch; ++i) {
     if (memories[i] != nullptr) {
-      MNEME_ASSIGN_OR_RETURN(result.memories[i],
-                             FindHandle<MemoryObject>(absl::StrCat("memories[", i, "]"), memories[i]));
-      const Memory& memory = *result.memories[i]->memory;
-      const int place = memory.card().FindLayer(layer);
+      result.memories[i] = FindOpen<MemoryObject>(memories[i]);
+      if (result.memories[i] == nullptr) return NotOpen<MemoryObject>(absl::StrCat("memories[", i, "]"));
+      const Memory& found = *result.memories[i]->memory;
+      const int place = found.card().FindLayer(layer);
       if (place < 0) {
-        return absl::InvalidArgumentError(absl::StrCat("args.layer: expected one that memory \"", memory.name(),
+        return absl::InvalidArgumentError(absl::StrCat("args.layer: expected one that memory \"", found.name(),
                                                        "\" has, got ", layer));
       }
-      const LayerCard& own = memory.card().layers[static_cast<size_t>(place)];
+      const LayerCard& own = found.card().layers[static_cast<size_t>(place)];
       if (shape != nullptr && !(own == *shape)) {
         return absl::InvalidArgumentError(absl::StrCat("memories[", i, "]: expected the layer ", layer,
                                                        " of the batch's first memory, got one that differs"));
@@ -100,8 +100,8 @@ absl::StatusOr<Batch> Batch::Read(mneme_memory* const* memories, size_t batch, c
       if (result.first == nullptr) result.first = result.memories[i].get();
     }
     if (snapshots == nullptr || snapshots[i] == nullptr) continue;
-    MNEME_ASSIGN_OR_RETURN(result.snapshots[i],
-                           FindHandle<SnapshotObject>(absl::StrCat("args.snapshots[", i, "]"), snapshots[i]));
+    result.snapshots[i] = FindOpen<SnapshotObject>(snapshots[i]);
+    if (result.snapshots[i] == nullptr) return NotOpen<SnapshotObject>(absl::StrCat("args.snapshots[", i, "]"));
     if (result.memories[i] == nullptr || result.snapshots[i]->memory != result.memories[i]->memory) {
       return absl::InvalidArgumentError(
           absl::StrCat("args.snapshots[", i, "]: expected a snapshot of memories[", i, "], got one of \"",
@@ -159,7 +159,8 @@ absl::Status CheckFinite(absl::string_view name, const RowTensor& tensor) {
 }
 
 absl::Status ReadRetrieve(const RetrieveArgs& args, const Batch& batch, const LayerCard& layer, int64_t tokens,
-                          RetrieveRequest& request, std::vector<HeadRule>& heads, std::vector<Sequence>& sequences) {
+                          RetrieveRequest& request, std::pmr::vector<HeadRule>& heads,
+                          std::pmr::vector<Sequence>& sequences) {
   MNEME_RETURN_IF_ERROR(CheckPolicy(args, batch));
   MNEME_RETURN_IF_ERROR(CheckHeads(args, layer.query_heads));
   MNEME_RETURN_IF_ERROR(CheckOffsets("args.query_offsets", args.query_offsets, batch.memories.size(), tokens));
@@ -168,7 +169,6 @@ absl::Status ReadRetrieve(const RetrieveArgs& args, const Batch& batch, const La
   if (args.normalise_query != 0 && args.normalise_query != 1) {
     return absl::InvalidArgumentError(absl::StrCat("args.normalise_query: expected 0 or 1, got ", args.normalise_query));
   }
-  request.layer = layer;
   request.normalise_query = args.normalise_query != 0;
   request.policy = static_cast<PositionPolicy>(args.position_policy);
   request.query_positions = args.query_positions;

@@ -2,6 +2,7 @@
 #define MNEME_CAPI_SRC_ATTEND_ARGS_H_
 
 #include <memory>
+#include <memory_resource>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -12,15 +13,18 @@
 
 namespace mneme::capi {
 
-// A batch after its handles are looked up. Holds what they stand for while the call runs.
+// A batch after its handles are looked up. Holds what they stand for while the call runs; `memory` outlives it.
 struct Batch {
-  std::vector<std::shared_ptr<MemoryObject>> memories;    // [batch], null entries: no memory
-  std::vector<std::shared_ptr<SnapshotObject>> snapshots;  // [batch], null entries: none
-  const MemoryObject* first = nullptr;                     // the first that there is; null: none
+  explicit Batch(std::pmr::memory_resource* memory) : memories(memory), snapshots(memory) {}
+
+  std::pmr::vector<std::shared_ptr<MemoryObject>> memories;     // [batch], null entries: no memory
+  std::pmr::vector<std::shared_ptr<SnapshotObject>> snapshots;  // [batch], null entries: none
+  const MemoryObject* first = nullptr;                          // the first that there is; null: none
 
   // Looks up the handles and makes sure that all memories have the layer with the same shape.
   static absl::StatusOr<Batch> Read(mneme_memory* const* memories, size_t batch,
-                                    const mneme_snapshot* const* snapshots, int32_t layer);
+                                    const mneme_snapshot* const* snapshots, int32_t layer,
+                                    std::pmr::memory_resource* memory);
   const LayerCard* Layer(int32_t layer) const;
 };
 
@@ -44,9 +48,10 @@ struct RetrieveArgs {
   float decay_beyond;
 };
 
-// Fills `request` but for its spans, and the rules and sequences behind them. `tokens` is the number of queries.
+// Fills `request`, and the rules and sequences that its spans are of. `tokens` is the number of queries.
 absl::Status ReadRetrieve(const RetrieveArgs& args, const Batch& batch, const LayerCard& layer, int64_t tokens,
-                          RetrieveRequest& request, std::vector<HeadRule>& heads, std::vector<Sequence>& sequences);
+                          RetrieveRequest& request, std::pmr::vector<HeadRule>& heads,
+                          std::pmr::vector<Sequence>& sequences);
 
 // Token indices and positions beyond this are none of anything; distances between smaller ones cannot overflow.
 inline constexpr int64_t kMaxPosition = int64_t{1} << 48;

@@ -118,17 +118,26 @@ uint64_t HandleNumber(const Handle* handle) {
 }
 
 template <typename Object>
+absl::Status NotOpen(absl::string_view name) {
+  return absl::InvalidArgumentError(absl::StrCat(name, ": expected ", HandleTraits<Object>::kWhat,
+                                                 " that is open, got a handle that was closed or is none"));
+}
+
+// Null if it is not open.
+template <typename Object>
+std::shared_ptr<Object> FindOpen(const typename HandleTraits<Object>::Handle* handle) {
+  return std::static_pointer_cast<Object>(HandleTable::Get().Find(HandleTraits<Object>::kKind, HandleNumber(handle)));
+}
+
+template <typename Object>
 absl::StatusOr<std::shared_ptr<Object>> FindHandle(absl::string_view name,
                                                    const typename HandleTraits<Object>::Handle* handle) {
   if (handle == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat(name, ": expected ", HandleTraits<Object>::kWhat, ", got NULL"));
   }
-  std::shared_ptr<void> object = HandleTable::Get().Find(HandleTraits<Object>::kKind, HandleNumber(handle));
-  if (object == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat(name, ": expected ", HandleTraits<Object>::kWhat,
-                                                   " that is open, got a handle that was closed or is none"));
-  }
-  return std::static_pointer_cast<Object>(std::move(object));
+  std::shared_ptr<Object> object = FindOpen<Object>(handle);
+  if (object == nullptr) return NotOpen<Object>(name);
+  return object;
 }
 
 // Removes a handle; the object goes when its last user lets go of it.
@@ -141,8 +150,7 @@ absl::Status RemoveHandle(absl::string_view name, const typename HandleTraits<Ob
       return absl::AbortedError(absl::StrCat(name, " is busy: another call with it is running, or a snapshot is held"));
     case HandleTable::Removal::kUnknown: break;
   }
-  return absl::InvalidArgumentError(absl::StrCat(name, ": expected ", HandleTraits<Object>::kWhat,
-                                                 " that is open, got a handle that was closed or is none"));
+  return NotOpen<Object>(name);
 }
 
 }  // namespace mneme::capi

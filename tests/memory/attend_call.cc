@@ -104,7 +104,6 @@ AttendCall::AttendCall(TestRandom& random, const AttendCase& given) : case_(give
   result_.tokens.resize(slots * static_cast<size_t>(stride_));
   result_.scores.resize(result_.tokens.size());
 
-  request_.retrieve.layer = layer;
   request_.retrieve.memory_query = memory_query_->view();
   request_.retrieve.normalise_query = case_.normalise_query;
   request_.retrieve.policy = case_.policy;
@@ -304,8 +303,7 @@ void AttendCall::CheckSearch(Executor& executor) const {
   std::vector<int64_t> tokens(slots, -77);
   std::vector<float> scores(slots), keys(slots * static_cast<size_t>(layer.key_dim), 77.0f),
       values(slots * static_cast<size_t>(layer.value_dim), 77.0f);
-  SearchRequest search;
-  search.retrieve = request_.retrieve;
+  SearchRequest search(request_.retrieve);
   search.top_k = stride_;
   search.tokens = tokens.data();
   search.scores = scores.data();

@@ -88,7 +88,7 @@ class AttendCall {
   std::vector<int64_t> positions_, local_positions_;
   std::vector<uint8_t> mask_bits_;
   std::vector<char> output_bytes_;
-  AttendRequest request_;
+  AttendRequest request_{case_.layer};
   AttendResult result_;
 };
 

@@ -394,8 +394,7 @@ TEST_F(DiskRowsTest, SearchGivesRowsThatAreOnDisk) {
         result.scores.resize(slots);
         result.keys.resize(slots * static_cast<size_t>(shape.key_dim));
         result.values.resize(slots * static_cast<size_t>(shape.value_dim));
-        SearchRequest request;
-        request.retrieve = call.request().retrieve;
+        SearchRequest request(call.request().retrieve);
         request.top_k = 24;
         request.tokens = result.tokens.data();
         request.scores = result.scores.data();

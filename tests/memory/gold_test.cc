@@ -355,8 +355,7 @@ TEST_F(GoldTest, ThePapersGate) {
   std::vector<float> output(2);
   float mass = 0;
   std::vector<int64_t> tokens(2);
-  AttendRequest request;
-  request.retrieve.layer = layer;
+  AttendRequest request(layer);
   request.retrieve.memory_query = tensor(query);
   request.retrieve.joint = false;
   request.retrieve.heads = absl::MakeConstSpan(&head, 1);
