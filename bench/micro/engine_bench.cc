@@ -192,6 +192,32 @@ BENCHMARK(Attend)
     ->Unit(benchmark::kMillisecond)
     ->UseRealTime();
 
+// What a call costs by itself: a memory of one row, or of 64, and no local rows (SmolLM2-135M's shape, one thread).
+void AttendOverhead(benchmark::State& state) {
+  Engine engine(1, 9, 3, 64, 1, MNEME_F16);
+  engine.Append(0, state.range(0), RandomFloats(static_cast<size_t>(state.range(0) * 3 * 64), 1).data());
+  const std::vector<float> query = RandomFloats(9 * 64, 2);
+  std::vector<float> output(query.size());
+  const int64_t shape[] = {1, 9, 64};
+  const mneme_tensor query_tensor = {
+      const_cast<float*>(query.data()), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
+  const mneme_tensor output_tensor = {output.data(), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
+  mneme_attend_args args = MNEME_ATTEND_ARGS_INIT;
+  args.query = &query_tensor;
+  args.output = &output_tensor;
+  args.default_top_k = 32;
+  std::vector<double> times;
+  for (auto _ : state) {
+    const auto start = std::chrono::steady_clock::now();
+    Check(mneme_attend(&engine.memory, 1, &args));
+    times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  std::sort(times.begin(), times.end());
+  state.counters["best_us"] = times.front() * 1e6;
+  state.counters["median_us"] = times[times.size() / 2] * 1e6;
+}
+BENCHMARK(AttendOverhead)->Unit(benchmark::kMicrosecond)->UseRealTime()->ArgName("N")->Arg(1)->Arg(64);
+
 // One token for all of 30 layers (SmolLM2-135M's shape), without commit; and beside it a memcpy of its bytes.
 void AppendToken(benchmark::State& state) {
   constexpr int kLayers = 30;
