@@ -84,7 +84,8 @@ MNEME_DEVICE void Finish(Block& block, const AttendProblem& problem, const Atten
   uint32_t kept = 0;
   if (plan.ranges > 0) {
     memory = *problem.memories[sequence];
-    const auto ranges = static_cast<uint32_t>(SlicesUsed(memory.end - memory.begin, plan.ranges, plan.range_rows));
+    const int64_t rows = memory.end - memory.begin;
+    const auto ranges = static_cast<uint32_t>(SlicesUsed(rows, plan.ranges, RangeRows(plan, rows)));
     const uint64_t* const from = workspace.candidates + pair * plan.ranges * problem.top_k;
     for (uint32_t i = static_cast<uint32_t>(block.thread()); i < ranges * top_k; i += Block::kThreads) {
       candidates[i] = from[i];

@@ -138,11 +138,15 @@ AttendPlan PlanAttend(const AttendProblem& problem, const AttendBounds& bounds, 
     const int64_t heads = Greatest<int64_t>(1, int64_t{problem.batch} * problem.kv_heads * plan.column_tiles);
     const int64_t at_once = room.blocks / heads - plan.splits;
     int64_t ranges = at_once >= 1 ? at_once : CeilDivide(4 * room.blocks, heads);
-    ranges = Least<int64_t>(ranges, CeilDivide(bounds.memory_rows, kLeastRangeRows));
     ranges = Least<int64_t>(ranges, Least(kMaxRanges, kMaxCandidates / problem.top_k));
-    ranges = Greatest<int64_t>(ranges, 1);
-    plan.range_rows = Greatest(step, RoundUp(CeilDivide(bounds.memory_rows, ranges), step));
-    plan.ranges = static_cast<int32_t>(Greatest<int64_t>(1, CeilDivide(bounds.memory_rows, plan.range_rows)));
+    if (bounds.memory_grows) {
+      plan.range_rows = RoundUp(kLeastRangeRows, step);
+      plan.ranges = static_cast<int32_t>(Greatest<int64_t>(1, ranges));
+    } else {
+      ranges = Greatest<int64_t>(1, Least<int64_t>(ranges, CeilDivide(bounds.memory_rows, kLeastRangeRows)));
+      plan.range_rows = Greatest(step, RoundUp(CeilDivide(bounds.memory_rows, ranges), step));
+      plan.ranges = static_cast<int32_t>(Greatest<int64_t>(1, CeilDivide(bounds.memory_rows, plan.range_rows)));
+    }
   }
 
   // Room for the best and a step, and as much again, so that a column is not trimmed at every step.

@@ -14,6 +14,9 @@ struct AttendBounds {
   int64_t queries = 1;      // of one sequence
   int64_t memory_rows = 0;  // of one memory
   int64_t local_rows = 0;   // of one sequence
+  // Nothing is known of memory_rows, as in a graph that is replayed while memories grow: as many ranges as the device can
+  // use, which it cuts itself by what each memory has.
+  bool memory_grows = false;
 };
 
 // Query columns, (token, head of the group) pairs, that a block takes together.
@@ -26,12 +29,13 @@ inline constexpr int kMaxRanges = 64;
 inline constexpr int kMaxLocalSplits = 16;
 inline constexpr int kMaxCapacity = 512;  // candidates of one query in a block
 inline constexpr int kLocalChunk = 128;   // local rows whose logits a block holds
+inline constexpr int kRangeStep = 128;    // what the device cuts on its own is a multiple of so many rows
 
 struct AttendPlan {
   int32_t columns = kDecodeColumns;  // kDecodeColumns or kPrefillColumns
   int32_t column_tiles = 0;
-  int32_t ranges = 0;  // of each memory; the last has no end but the memory's
-  int64_t range_rows = 0;
+  int32_t ranges = 0;  // of each memory
+  int64_t range_rows = 0;  // at least; see RangeRows
   int32_t splits = 0;  // of the local rows, likewise
   int64_t split_rows = 0;
   int32_t capacity = 0;  // at least top_k and a step's rows
@@ -64,6 +68,12 @@ MNEME_HOST_DEVICE RowSlice Slice(int64_t begin, int64_t end, int64_t index, int6
   const int64_t first = begin + index * rows_each;
   const int64_t last = index + 1 == count ? end : Least(end, first + rows_each);
   return {Least(first, end), Least(last, end)};
+}
+
+// Rows of each range, but for the last, of a memory of which `rows` are visible: the plan's, or more where that many
+// ranges would leave some over.
+MNEME_HOST_DEVICE int64_t RangeRows(const AttendPlan& plan, int64_t rows) {
+  return Greatest(plan.range_rows, RoundUp(CeilDivide(rows, plan.ranges), kRangeStep));
 }
 
 // How many of the pieces have a row.

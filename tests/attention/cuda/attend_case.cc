@@ -190,6 +190,7 @@ AttendCase RandomCase(std::mt19937& random, const CaseLimits& limits) {
   if (Chance(random, 0.2)) c.bounds.memory_rows /= 3;
   if (Chance(random, 0.2)) c.bounds.local_rows /= 3;
   if (Chance(random, 0.2)) c.bounds.queries = 1;
+  c.bounds.memory_grows = Chance(random, 0.2);
   c.room.blocks = Between(random, 1, 64);
   return c;
 }

@@ -1,5 +1,6 @@
 #include "attention/cuda/plan.h"
 
+#include <algorithm>
 #include <functional>
 #include <limits>
 #include <random>
@@ -117,6 +118,7 @@ TEST(PlanTest, PiecesCoverEveryRowOnceWhateverTheLength) {
     bounds.memory_rows = static_cast<int64_t>(random() % 200000);
     bounds.local_rows = static_cast<int64_t>(random() % 5000);
     bounds.queries = 1 + static_cast<int64_t>(random() % 20);
+    bounds.memory_grows = random() % 4 == 0;
     const AttendPlan plan = PlanAttend(p, bounds, DeviceRoom{1 + static_cast<int64_t>(random() % 400)}, 8);
     ASSERT_GE(plan.ranges, 1);
     ASSERT_LE(plan.ranges, kMaxRanges);
@@ -129,9 +131,12 @@ TEST(PlanTest, PiecesCoverEveryRowOnceWhateverTheLength) {
     for (const int64_t rows : {int64_t{0}, int64_t{1}, bounds.memory_rows / 2, bounds.memory_rows,
                                bounds.memory_rows + 1000, 3 * bounds.memory_rows}) {
       const int64_t begin = static_cast<int64_t>(random() % 50), end = begin + rows;
+      const int64_t each = RangeRows(plan, rows);
+      ASSERT_TRUE(each == plan.range_rows || bounds.memory_grows || rows > bounds.memory_rows);
+      ASSERT_LE(plan.ranges * each, std::max(rows + plan.ranges * 128, plan.ranges * plan.range_rows)) << "no long last";
       int64_t at = begin, used = 0;
       for (int64_t i = 0; i < plan.ranges; ++i) {
-        const RowSlice slice = Slice(begin, end, i, plan.ranges, plan.range_rows);
+        const RowSlice slice = Slice(begin, end, i, plan.ranges, each);
         ASSERT_EQ(slice.first, at);
         at = slice.last;
         if (slice.first < slice.last) {
@@ -140,9 +145,25 @@ TEST(PlanTest, PiecesCoverEveryRowOnceWhateverTheLength) {
         }
       }
       ASSERT_EQ(at, end);
-      ASSERT_EQ(used, SlicesUsed(rows, plan.ranges, plan.range_rows));
+      ASSERT_EQ(used, SlicesUsed(rows, plan.ranges, each));
     }
   }
+}
+
+// A graph is captured once, and its memory grows from nothing to a million tokens.
+TEST(PlanTest, AMemoryThatGrowsHasTheRangesOfALongOne) {
+  AttendProblem p = Good();
+  p.tokens = p.batch = 1;
+  AttendBounds bounds;
+  bounds.memory_rows = 1 << 20;
+  const AttendPlan known = PlanAttend(p, bounds, DeviceRoom{264}, 8);
+  bounds.memory_rows = 0;
+  bounds.memory_grows = true;
+  const AttendPlan plan = PlanAttend(p, bounds, DeviceRoom{264}, 8);
+  EXPECT_EQ(plan.ranges, known.ranges);
+  EXPECT_EQ(RangeRows(plan, 1 << 20), known.range_rows);
+  EXPECT_EQ(RangeRows(plan, 0), 512) << "less is not worth a block";
+  EXPECT_EQ(RangeRows(plan, 10000), 512);
 }
 
 TEST(PlanTest, NegativeRangesAreEmpty) {
