@@ -9,25 +9,12 @@
 
 #include "base/status.h"
 #include "memory/device_tray.h"
+#include "memory/fused_problem.h"
 #include "memory/retrieve.h"
 #include "memory/store.h"
 
 namespace mneme {
 namespace {
-
-bool Aligned(const void* data, uintptr_t bytes) {
-  return reinterpret_cast<uintptr_t>(data) % bytes == 0;
-}
-
-template <typename Tensor>
-bool Contiguous(const Tensor& tensor) {
-  return (tensor.head_stride == tensor.dim || tensor.heads == 1) &&
-         (tensor.row_stride == tensor.heads * tensor.dim || tensor.rows <= 1);
-}
-
-bool Streams(const RowTensor& rows, DType type) {
-  return rows.dtype == type && Aligned(rows.data, 16) && rows.row_stride % 8 == 0 && rows.head_stride % 8 == 0;
-}
 
 class FusedAttend {
  public:
@@ -35,7 +22,8 @@ class FusedAttend {
       : request_(request), retrieve_(request.retrieve), device_(device) {}
 
   absl::StatusOr<bool> Run(bool has_stream, void* stream) {
-    if (!Knows()) return false;
+    if (!UnknownToKernels(request_).empty()) return false;
+    top_k_ = GreatestTopK(request_);
     FindSequences();
     if (!device_memories_) return false;
     MNEME_ASSIGN_OR_RETURN(std::unique_ptr<DeviceDesk> desk, device_.Borrow());
@@ -76,43 +64,14 @@ class FusedAttend {
     MemoryMirror::View view;
   };
 
-  bool HasLocal() const { return request_.fusion != Fusion::kMemoryOnly && request_.local_keys.data != nullptr; }
-  bool HasMemory() const { return top_k_ > 0; }
   bool HasHostOutputs() const {
     return request_.log_sum_exp != nullptr || request_.retrieved_stride > 0 || request_.memory_mass != nullptr;
-  }
-
-  bool Knows() {
-    if (request_.fusion != Fusion::kLocalOnly) {
-      for (const HeadRule& head : retrieve_.heads) top_k_ = std::max(top_k_, head.top_k);
-    }
-    const RowTensor& query = request_.query;
-    const DType type = query.dtype;
-    if (type != DType::kF16 && type != DType::kBF16) return false;
-    if (query.rows == 0 || retrieve_.sequences.size() > 65535) return false;
-    if (!HasLocal() && !HasMemory()) return false;
-    if (!Contiguous(query) || !Aligned(query.data, 4) || !Contiguous(request_.output)) return false;
-    if (HasMemory()) {
-      const RowTensor& memory_query = retrieve_.memory_query;
-      if (retrieve_.policy != PositionPolicy::kAsStored || retrieve_.normalise_query) return false;
-      if (memory_query.dtype != type || !Contiguous(memory_query) || !Aligned(memory_query.data, 4)) return false;
-      if (top_k_ > cuda::kMaxTopK || query.rows * query.heads * top_k_ > kMostCandidates) return false;
-    }
-    if (request_.fusion == Fusion::kGated && request_.memory_mass != nullptr) return false;
-    if (!HasLocal()) return true;
-    if (!Streams(request_.local_keys, type) || !Streams(request_.local_values, type)) return false;
-    if (request_.mask.kind == LocalMask::Kind::kBits) return false;
-    return std::all_of(retrieve_.sequences.begin(), retrieve_.sequences.end(), [&](const Sequence& sequence) {
-      return request_.mask.kind == LocalMask::Kind::kNone ||
-             sequence.mask_offset ==
-                 sequence.local_end - sequence.local_begin - (sequence.query_end - sequence.query_begin);
-    });
   }
 
   void FindSequences() {
     seen_.resize(retrieve_.sequences.size());
     std::optional<DType> stored;
-    for (size_t i = 0; i < seen_.size() && HasMemory(); ++i) {
+    for (size_t i = 0; i < seen_.size() && top_k_ > 0; ++i) {
       const Sequence& sequence = retrieve_.sequences[i];
       if (sequence.memory == nullptr) continue;
       Seen& seen = seen_[i];
@@ -149,33 +108,9 @@ class FusedAttend {
       seen.view = *view;
       bounds.memory_rows = std::max(bounds.memory_rows, view->rows.end - view->rows.begin);
     }
-    cuda::AttendProblem p =
-        ProblemOf(retrieve_, request_.query.rows, batch, top_k_, request_.query.dtype, stored_);
-    p.output_type = static_cast<cuda::ElementType>(request_.output.dtype);
-    p.query = request_.query.data;
-    if (HasMemory() && retrieve_.memory_query.data != request_.query.data) p.memory_query = retrieve_.memory_query.data;
-    p.output = request_.output.data;
-    p.fusion = request_.fusion == Fusion::kGated ? cuda::Fusion::kGated : cuda::Fusion::kJoint;
-    if (HasLocal()) {
-      p.local_keys = request_.local_keys.data;
-      p.local_values = request_.local_values.data;
-      p.local_key_row_stride = request_.local_keys.row_stride;
-      p.local_key_head_stride = request_.local_keys.head_stride;
-      p.local_value_row_stride = request_.local_values.row_stride;
-      p.local_value_head_stride = request_.local_values.head_stride;
-      p.local_mask = request_.mask.kind == LocalMask::Kind::kNone            ? cuda::LocalMask::kNone
-                     : request_.mask.kind == LocalMask::Kind::kSlidingWindow ? cuda::LocalMask::kSlidingWindow
-                                                                             : cuda::LocalMask::kCausal;
-      p.local_window = request_.mask.window;
-    }
-
+    cuda::AttendProblem p = FusedProblemOf(request_, stored_);
     const int64_t pairs = p.tokens * p.q_heads;
-    const auto rows = tray_.Input<cuda::MemoryRows>(p.batch);
-    const auto memories = tray_.Input<const cuda::MemoryRows*>(p.batch);
-    const auto query_offsets = tray_.Input<int64_t>(p.batch + 1);
-    const auto local_offsets = tray_.Input<int64_t>(p.batch + 1);
-    const auto gate = tray_.Input<float>(p.q_heads);
-    const RankingTray ranking(retrieve_, p, tray_);
+    const FusedInputs inputs(request_, p, tray_);
     if (request_.log_sum_exp != nullptr) sums_ = tray_.Output<float>(pairs);
     if (request_.memory_mass != nullptr) mass_ = tray_.Output<float>(pairs);
     if (request_.retrieved_stride > 0) {
@@ -183,31 +118,13 @@ class FusedAttend {
       logits_ = tray_.Output<float>(pairs * top_k_);
     }
     MNEME_RETURN_IF_ERROR(tray_.Lay(desk));
+    inputs.Fill(request_, tray_, p);
     for (size_t i = 0; i < batch; ++i) {
-      const Sequence& sequence = retrieve_.sequences[i];
-      tray_.Host(rows)[i] = seen_[i].view.rows;
-      tray_.Host(memories)[i] = tray_.OnDevice(rows) + i;
-      tray_.Host(query_offsets)[i] = sequence.query_begin;
-      tray_.Host(query_offsets)[i + 1] = sequence.query_end;
-      tray_.Host(local_offsets)[i] = sequence.local_begin;
-      tray_.Host(local_offsets)[i + 1] = sequence.local_end;
+      inputs.See(retrieve_, retrieve_.sequences[i], i, seen_[i].memory.end, seen_[i].view, tray_);
     }
-    for (size_t head = 0; head < retrieve_.heads.size(); ++head) tray_.Host(gate)[head] = retrieve_.heads[head].gate;
-    ranking.Fill(retrieve_, tray_, p);
-    for (size_t i = 0; i < batch && p.decay != nullptr; ++i) {
-      const Sequence& sequence = retrieve_.sequences[i];
-      for (int64_t token = sequence.query_begin; token < sequence.query_end; ++token) {
-        ranking.Positions(tray_)[token] =
-            QueryPosition(retrieve_, sequence, seen_[i].memory.end, token) - seen_[i].view.gap;
-      }
-    }
-    p.query_offsets = tray_.OnDevice(query_offsets);
-    p.memories = tray_.OnDevice(memories);
-    if (HasLocal()) p.local_offsets = tray_.OnDevice(local_offsets);
-    p.gate = tray_.OnDevice(gate);
     if (request_.log_sum_exp != nullptr) p.log_sum_exp = tray_.OnDevice(sums_);
     if (request_.memory_mass != nullptr) p.memory_share = tray_.OnDevice(mass_);
-    if (request_.retrieved_stride > 0 && HasMemory()) {
+    if (request_.retrieved_stride > 0 && top_k_ > 0) {
       p.found = tray_.OnDevice(found_);
       p.found_logits = tray_.OnDevice(logits_);
     }

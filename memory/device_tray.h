@@ -41,6 +41,12 @@ class DeviceTray {
 
   // Room for it on the desk.
   absl::Status Lay(DeviceDesk& desk);
+  // Or where the caller has it.
+  void Lay(char* host, char* device) {
+    host_ = host;
+    device_ = device;
+  }
+  int64_t input_bytes() const { return input_bytes_; }
 
   template <typename T>
   T* Host(Place<T> place) const {
