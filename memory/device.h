@@ -59,6 +59,8 @@ class DeviceMemory {
 
   char* data() const { return data_; }
   int64_t bytes() const { return bytes_; }
+  // The one that orders it.
+  void* stream() const { return stream_->get(); }
 
  private:
   DeviceMemory(std::shared_ptr<DeviceStream> stream, cuda::DeviceBudget& budget, int64_t bytes)

@@ -84,14 +84,23 @@ MemoryMirror::~MemoryMirror() {
   }
 }
 
-absl::StatusOr<std::unique_ptr<MemoryMirror::Block>> MemoryMirror::NewBlock(size_t layer, int64_t first,
+int64_t MemoryMirror::Layer::HeldRows() const {
+  int64_t rows = 0;
+  for (const std::weak_ptr<const Held>& hold : holds) {
+    const std::shared_ptr<const Held> held = hold.lock();
+    if (held != nullptr && held->block == block) rows = std::max(rows, held->rows.load());
+  }
+  return rows;
+}
+
+absl::StatusOr<std::shared_ptr<MemoryMirror::Block>> MemoryMirror::NewBlock(size_t layer, int64_t first,
                                                                             int64_t capacity) {
   const LayerCard& card = cards_[layer];
   const int64_t rows = card.kv_heads * capacity;
   const int64_t key_bytes = cuda::RoundUp(rows * ElementsBytes(stored_, card.key_dim), 256);
   const int64_t value_bytes = cuda::RoundUp(rows * ElementsBytes(stored_, card.value_dim), 256);
   const int64_t scale_bytes = stored_ == DType::kI8 ? cuda::RoundUp(rows * 4, 256) : 0;
-  auto block = std::make_unique<Block>();
+  auto block = std::make_shared<Block>();
   MNEME_ASSIGN_OR_RETURN(block->memory,
                          DeviceMemory::New(stream_, device_->row_budget(), key_bytes + value_bytes + 2 * scale_bytes));
   char* const data = block->memory->data();
@@ -129,18 +138,18 @@ absl::StatusOr<bool> MemoryMirror::MakeRoom(size_t layer, int64_t kept, int64_t 
   const int64_t needed = std::min(end, pinned_) + std::max<int64_t>(0, end - kept);
   // Room to grow into, as far as the budget goes.
   const int64_t capacities[] = {needed + needed / 4 + 1024, needed + needed / 16 + 256, needed + 64};
-  const auto new_block = [&]() -> absl::StatusOr<std::unique_ptr<Block>> {
+  const auto new_block = [&]() -> absl::StatusOr<std::shared_ptr<Block>> {
     absl::Status status;
     for (const int64_t capacity : capacities) {
       if (capacity > UINT32_MAX) continue;
-      absl::StatusOr<std::unique_ptr<Block>> block = NewBlock(layer, kept, capacity);
+      absl::StatusOr<std::shared_ptr<Block>> block = NewBlock(layer, kept, capacity);
       if (block.ok()) return block;
       status = block.status();
       if (!absl::IsResourceExhausted(status)) return status;
     }
     return nullptr;
   };
-  MNEME_ASSIGN_OR_RETURN(std::unique_ptr<Block> made, new_block());
+  MNEME_ASSIGN_OR_RETURN(std::shared_ptr<Block> made, new_block());
   if (made != nullptr && own.block != nullptr) {
     const Block& old = *own.block;
     const int64_t old_end = old.first + own.rows - pinned_;  // a token, if more than the pinned rows are there
@@ -221,7 +230,10 @@ absl::StatusOr<bool> MemoryMirror::CatchUp(const Snapshot& snapshot, size_t laye
   const MemoryState& state = *snapshot.state;
   const int64_t kept = std::max(state.first_kept, pinned_);
   if (own.block != nullptr && kept < own.complete_from) return false;
-  if (own.block == nullptr || RowOf(*own.block, end) > own.block->rows.capacity) {
+  const auto taken = [&] {  // where rows that are to come would be written is what others hold
+    return own.rows < RowOf(*own.block, end) && own.rows < own.HeldRows();
+  };
+  if (own.block == nullptr || RowOf(*own.block, end) > own.block->rows.capacity || taken()) {
     MNEME_ASSIGN_OR_RETURN(const bool made, MakeRoom(layer, kept, end));
     if (!made) return false;
   }
@@ -277,10 +289,23 @@ absl::Status MemoryMirror::Release(void* event) {
   return DeviceStatus(device_->runtime().Wait(stream_->get(), event));
 }
 
+void MemoryMirror::Hold(size_t layer, const View& view, std::shared_ptr<Held>& held) {
+  Layer& own = layers_[layer];
+  if (held == nullptr || held->block != own.block) {
+    held = std::make_shared<Held>();
+    held->block = own.block;
+    std::erase_if(own.holds, [](const auto& hold) { return hold.expired(); });
+    own.holds.push_back(held);
+  }
+  held->rows = view.rows.end;
+}
+
 void MemoryMirror::Follow(const Snapshot& snapshot, size_t layer) {
   MutexLock lock(&mutex_);
   Layer& own = layers_[layer];
   if (own.block == nullptr || snapshot.state->epoch != epoch_) return;
+  // Their places may be free again by the time that somebody wants to read them.
+  if (own.rows < own.HeldRows()) return;
   const absl::StatusOr<bool> there = CatchUp(snapshot, layer, snapshot.layer_ends[layer]);
   if (there.ok()) return;
   own.block.reset();

@@ -1,6 +1,7 @@
 #ifndef MNEME_MEMORY_MIRROR_H_
 #define MNEME_MEMORY_MIRROR_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -23,7 +24,9 @@ namespace mneme {
 // A layer's rows are one block: first the pinned tokens [0, pinned), then the tokens from `first` on. So row r stands
 // for token r, or from `pinned` on for r + gap, gap = first - pinned; what is evicted stays hidden between them until
 // the block is made anew. What readers may still see is never overwritten: rows only follow at the end, and a
-// truncation, after which rows come again, is waited for by nobody but the copies that it lets in.
+// truncation, after which rows come again, is waited for by nobody but the copies that it lets in. Readers that nothing
+// tells of, replays of a graph, have what they may see held; where rows come again before it is let go of, they come to
+// another block.
 //
 // Work is ordered by the mirror's own stream: copies run there, readers wait for them, and it waits for readers.
 // Between Lock and Unlock; a call that reads several memories locks them in the order of their addresses.
@@ -36,6 +39,18 @@ class MemoryMirror {
     int64_t gap = 0;
 
     int64_t TokenOf(int64_t row) const { return row < pinned ? row : row + gap; }
+  };
+  // Rows of one layer in one piece of device memory.
+  struct Block {
+    std::unique_ptr<DeviceMemory> memory;
+    cuda::MemoryRows rows;  // visible: none
+    int64_t first = 0;      // token of row `pinned`
+  };
+  // A block stays while this lives, whatever becomes of the mirror, and its first `rows` rows stay as they are. Who lets
+  // go of either has the block's stream wait for the last reader before.
+  struct Held {
+    std::shared_ptr<const Block> block;
+    std::atomic<int64_t> rows{0};
   };
 
   // Null if no layer of the card can be mirrored.
@@ -57,6 +72,9 @@ class MemoryMirror {
                                               void* stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // What was acquired is read by what `event` stands for.
   absl::Status Release(void* event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What was acquired is read until it is let go of. `held`: what the same reader held before, or null; made anew if that
+  // is another block.
+  void Hold(size_t layer, const View& view, std::shared_ptr<Held>& held) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // New rows of a layer go to the device at once if its others are there; without waiting. Takes the lock.
   void Follow(const Snapshot& snapshot, size_t layer) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -66,16 +84,15 @@ class MemoryMirror {
   void Forget() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
  private:
-  struct Block {
-    std::unique_ptr<DeviceMemory> memory;
-    cuda::MemoryRows rows;  // visible: none
-    int64_t first = 0;      // token of row `pinned`
-  };
   struct Layer {
-    std::unique_ptr<Block> block;
+    std::shared_ptr<Block> block;
     int64_t rows = 0;           // there, or on their way
     int64_t complete_from = 0;  // of the tokens that are not pinned; what was evicted before it came is not there
     void* ready = nullptr;      // the event behind their copies
+    std::vector<std::weak_ptr<const Held>> holds;
+
+    // Rows of the block that must stay as they are.
+    int64_t HeldRows() const;
   };
 
   MemoryMirror(std::shared_ptr<Device> device, std::shared_ptr<DeviceStream> stream, const ModelCard& card,
@@ -90,7 +107,7 @@ class MemoryMirror {
   // A block with room for tokens up to `end`, of which those before `kept` are left out; takes over what is there.
   // False if the budget has no room.
   absl::StatusOr<bool> MakeRoom(size_t layer, int64_t kept, int64_t end) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::StatusOr<std::unique_ptr<Block>> NewBlock(size_t layer, int64_t first, int64_t capacity)
+  absl::StatusOr<std::shared_ptr<Block>> NewBlock(size_t layer, int64_t first, int64_t capacity)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CopyBlock(size_t layer, const Block& from, int64_t from_row, const Block& to, int64_t to_row, int64_t n)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
