@@ -153,7 +153,9 @@ absl::Status Device::Stage(int64_t bytes, void* stream, const std::function<void
   const size_t number = next_piece_;
   Piece& piece = pieces_[number];
   if (piece.lost) return absl::UnavailableError("device: no pinned memory is known to be free any more");
-  if (piece.used) MNEME_RETURN_IF_ERROR(DeviceStatus(runtime_->Synchronise(piece.event)));
+  if (piece.used && !runtime_->Done(piece.event)) {
+    MNEME_RETURN_IF_ERROR(DeviceStatus(runtime_->Synchronise(piece.event)));
+  }
   next_piece_ = (number + 1) % kPieces;
   char* const at = staging_ + static_cast<int64_t>(number) * kPieceBytes;
   fill(at);
