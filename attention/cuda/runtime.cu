@@ -16,15 +16,18 @@ cudaEvent_t EventOf(void* event) {
   return static_cast<cudaEvent_t>(event);
 }
 
-// Makes a device the thread's current one for as long as this lives.
+// Makes a device the thread's current one for as long as this lives. A host may be capturing meanwhile: what is done
+// here is no part of that, unless it is queued on the stream that is captured, and must not spoil it.
 class Current {
  public:
   explicit Current(int device) {
     if (cudaGetDevice(&before_) != cudaSuccess) before_ = device;
     if (before_ != device) cudaSetDevice(device);
     device_ = device;
+    cudaThreadExchangeStreamCaptureMode(&mode_);
   }
   ~Current() {
+    cudaThreadExchangeStreamCaptureMode(&mode_);
     if (before_ != device_) cudaSetDevice(before_);
   }
   Current(const Current&) = delete;
@@ -32,6 +35,7 @@ class Current {
 
  private:
   int before_ = 0, device_ = 0;
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
 };
 
 // An error that is reported is no longer CUDA's last one, which the host may look at.

@@ -25,8 +25,9 @@ struct CopyShape {
 // is settled when it is linked, by who defines DeviceCount and OpenRuntime.
 //
 // Errors are text, "" for success. Streams and events are CUDA's own, so that a host's stream may be given. What takes
-// a stream is queued there and runs in its order; nothing but Synchronise waits. The calling thread's current device is
-// as before when a call returns. Thread-safe.
+// a stream is queued there and runs in its order; nothing but Synchronise waits. While a stream is being captured, Copy
+// and Attend there become part of its graph, and nothing else may be asked of it; other streams are as ever. The calling
+// thread's current device is as before when a call returns. Thread-safe.
 class Runtime {
  public:
   virtual ~Runtime() = default;

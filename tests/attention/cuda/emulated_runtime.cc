@@ -6,7 +6,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <stdexcept>
+#include <utility>
 
 #include "attention/cuda/argument_error.h"
 #include "tests/attention/cuda/emulated_attend.h"
@@ -63,9 +65,22 @@ void EmulatedDevice::FailCall(int64_t number) {
   fail_in_ = number;
 }
 
-void EmulatedDevice::SetCaptured(void* stream, bool captured) {
+void EmulatedDevice::BeginCapture(void* stream) {
   const std::lock_guard lock(mutex_);
-  At(stream).captured = captured;
+  At(stream).capture = std::make_unique<Graph>();
+  At(stream).spoilt = false;
+}
+
+std::unique_ptr<EmulatedDevice::Graph> EmulatedDevice::EndCapture(void* stream) {
+  const std::lock_guard lock(mutex_);
+  std::unique_ptr<Graph> graph = std::move(At(stream).capture);
+  if (At(stream).spoilt) graph.reset();
+  return graph;
+}
+
+void EmulatedDevice::Replay(const Graph& graph, void* stream) {
+  const std::lock_guard lock(mutex_);
+  for (const std::function<void()>& run : graph) Queue(stream, run);
 }
 
 int64_t EmulatedDevice::synchronised() const {
@@ -102,6 +117,14 @@ std::string EmulatedDevice::Fails(const char* what) {
   return std::string(what) + ": made to fail";
 }
 
+std::string EmulatedDevice::FailsOn(void* stream, const char* what) {
+  if (std::string wrong = Fails(what); !wrong.empty()) return wrong;
+  Stream& at = At(stream);
+  if (at.capture == nullptr) return "";
+  at.spoilt = true;
+  return std::string(what) + ": the stream is being captured";
+}
+
 EmulatedDevice::Stream& EmulatedDevice::At(void* stream) {
   std::unique_ptr<Stream>& at = streams_[stream];
   if (at == nullptr) at = std::make_unique<Stream>();
@@ -109,6 +132,7 @@ EmulatedDevice::Stream& EmulatedDevice::At(void* stream) {
 }
 
 void EmulatedDevice::Queue(void* stream, std::function<void()> run) {
+  if (At(stream).capture != nullptr) return At(stream).capture->push_back(std::move(run));
   At(stream).ops.push_back({std::move(run), nullptr, 0});
   SomeWork();
 }
@@ -176,6 +200,32 @@ int64_t EmulatedDevice::SizeOf(const void* data) const {
   return found->second;
 }
 
+void EmulatedDevice::ExpectHeld(const void* data, int64_t bytes) const {
+  const int64_t at = static_cast<const char*>(data) - arena_;
+  const auto next = taken_.upper_bound(at);
+  if (next == taken_.begin() || at + bytes > std::prev(next)->first + std::prev(next)->second) {
+    throw std::runtime_error("a kernel uses device memory that was never given out, or is freed");
+  }
+}
+
+void EmulatedDevice::ExpectHeld(const AttendProblem& problem, const AttendPlan& plan, const void* workspace) const {
+  if (plan.workspace_bytes > 0) ExpectHeld(workspace, plan.workspace_bytes);
+  ExpectHeld(problem.query_offsets, (problem.batch + 1) * 8);
+  if (problem.top_k == 0) return;
+  ExpectHeld(problem.memories, problem.batch * 8);
+  for (int32_t i = 0; i < problem.batch; ++i) {
+    ExpectHeld(problem.memories[i], sizeof(MemoryRows));
+    const MemoryRows& rows = *problem.memories[i];
+    if (rows.begin >= rows.end) continue;
+    const int64_t all = problem.kv_heads * rows.capacity, each = ElementBytes(problem.memory_type);
+    ExpectHeld(rows.keys, all * problem.key_dim * each);
+    ExpectHeld(rows.values, all * problem.value_dim * each);
+    if (problem.memory_type != ElementType::kI8) continue;
+    ExpectHeld(rows.key_scales, all * 4);
+    ExpectHeld(rows.value_scales, all * 4);
+  }
+}
+
 void EmulatedDevice::GiveBack(void* data) {
   const int64_t bytes = SizeOf(data);
   {
@@ -211,7 +261,7 @@ class EmulatedRuntime final : public Runtime {
   void DeleteEvent(void*) override {}  // those who wait for it still do
   std::string Record(void* event, void* stream) override {
     const std::lock_guard lock(device_.mutex_);
-    if (std::string wrong = device_.Fails("Record"); !wrong.empty()) return wrong;
+    if (std::string wrong = device_.FailsOn(stream, "Record"); !wrong.empty()) return wrong;
     EmulatedDevice::Event* const at = device_.events_.at(event).get();
     const uint64_t version = ++at->recorded;
     device_.Queue(stream, [at, version] { at->done = std::max(at->done, version); });
@@ -219,7 +269,7 @@ class EmulatedRuntime final : public Runtime {
   }
   std::string Wait(void* stream, void* event) override {
     const std::lock_guard lock(device_.mutex_);
-    if (std::string wrong = device_.Fails("Wait"); !wrong.empty()) return wrong;
+    if (std::string wrong = device_.FailsOn(stream, "Wait"); !wrong.empty()) return wrong;
     EmulatedDevice::Event* const at = device_.events_.at(event).get();
     device_.At(stream).ops.push_back({nullptr, at, at->recorded});
     return "";
@@ -241,12 +291,12 @@ class EmulatedRuntime final : public Runtime {
   std::string IsCaptured(void* stream, bool* captured) override {
     const std::lock_guard lock(device_.mutex_);
     if (std::string wrong = device_.Fails("IsCaptured"); !wrong.empty()) return wrong;
-    *captured = device_.At(stream).captured;
+    *captured = device_.At(stream).capture != nullptr;
     return "";
   }
   std::string Allocate(int64_t bytes, void* stream, void** data) override {
     const std::lock_guard lock(device_.mutex_);
-    if (std::string wrong = device_.Fails("Allocate"); !wrong.empty()) return wrong;
+    if (std::string wrong = device_.FailsOn(stream, "Allocate"); !wrong.empty()) return wrong;
     *data = device_.Take(bytes);
     if (*data == nullptr) return "Allocate: out of memory";
     device_.Queue(stream, [this, at = *data] {
@@ -257,6 +307,7 @@ class EmulatedRuntime final : public Runtime {
   }
   void Free(void* data, void* stream) override {
     const std::lock_guard lock(device_.mutex_);
+    if (device_.At(stream).capture != nullptr) device_.At(stream).spoilt = true;
     device_.Queue(stream, [this, data] { device_.GiveBack(data); });
   }
   std::string AllocateHost(int64_t bytes, void** data) override {
@@ -295,13 +346,17 @@ class EmulatedRuntime final : public Runtime {
   }
   std::string Attend(const AttendProblem& problem, const AttendPlan& plan, void* workspace, void* stream) override {
     const std::lock_guard lock(device_.mutex_);
-    if (std::string wrong = device_.Fails("Attend"); !wrong.empty()) return wrong;
+    if (std::string wrong = device_.Fails("Attend"); !wrong.empty()) {
+      device_.At(stream).spoilt = true;
+      return wrong;
+    }
     if (std::string wrong = CheckProblem(problem, AttendBounds{}); !wrong.empty()) return wrong;
     if (plan.workspace_bytes > 0 && workspace == nullptr) return "workspace: expected device memory, got NULL";
     ++device_.attends_;
     const auto seed = static_cast<uint32_t>(device_.random_());
     device_.Queue(stream, [this, problem, plan, workspace, seed] {
       const Open open(device_.arena_);
+      device_.ExpectHeld(problem, plan, workspace);
       if (workspace != nullptr) std::memset(workspace, kNothing, static_cast<size_t>(plan.workspace_bytes));
       EmulatedAttend<kSearchWarps, kFinishWarps>(problem, plan, workspace, seed);
     });

@@ -22,9 +22,12 @@ namespace mneme::cuda {
 // random number has it, and only Synchronise makes sure; so whoever forgets to wait, or gives memory away too early,
 // gets wrong numbers. Memory comes full of NaN and is filled with NaN when it is freed. Device memory cannot be read or
 // written but by what is queued: the host that follows such a pointer is stopped by a signal. Work that fails makes
-// Synchronise fail from then on, as on a device. Thread-safe.
+// Synchronise fail from then on, as on a device; so does a kernel whose rows, or whose own arrays, were freed. Thread-safe.
 class EmulatedDevice {
  public:
+  // What was captured of a stream, to be run as often as wished.
+  using Graph = std::vector<std::function<void()>>;
+
   static EmulatedDevice& Get();
 
   // Begins anew: a seed for the order of work, no failure.
@@ -35,8 +38,12 @@ class EmulatedDevice {
   bool present() const { return present_; }
   // Makes the `number`-th call from now on that can fail (0: the next) fail; -1: none.
   void FailCall(int64_t number);
-  // Streams for which IsCaptured is true.
-  void SetCaptured(void* stream, bool captured);
+  // As CUDA captures: from now on what is queued on `stream` is not run but becomes part of a graph. What cannot be part
+  // of one, and what may wait for anything outside of it, fails and spoils the graph.
+  void BeginCapture(void* stream);
+  // Null if the capture was spoilt.
+  std::unique_ptr<Graph> EndCapture(void* stream);
+  void Replay(const Graph& graph, void* stream);
 
   int64_t synchronised() const;  // calls of Synchronise since Reset, as the next
   int64_t allocations() const;   // of device memory
@@ -61,13 +68,16 @@ class EmulatedDevice {
   };
   struct Stream {
     std::deque<Op> ops;
-    bool captured = false;
+    std::unique_ptr<Graph> capture;  // null: none
+    bool spoilt = false;             // the capture is
     bool deleted = false;
     bool lazy = false;
   };
 
   EmulatedDevice();
   std::string Fails(const char* what);
+  // The same of a call that no graph can have a part in.
+  std::string FailsOn(void* stream, const char* what);
   Stream& At(void* stream);
   void Queue(void* stream, std::function<void()> run);
   void SomeWork();
@@ -79,6 +89,9 @@ class EmulatedDevice {
   void* Take(int64_t bytes);
   void GiveBack(void* data);
   int64_t SizeOf(const void* data) const;
+  // Throws unless all of it is device memory that was given out and is not freed.
+  void ExpectHeld(const void* data, int64_t bytes) const;
+  void ExpectHeld(const AttendProblem& problem, const AttendPlan& plan, const void* workspace) const;
 
   mutable std::recursive_mutex mutex_;
   std::mt19937 random_;

@@ -138,9 +138,11 @@ TEST_F(TensorsTest, WhatCannotBeServedIsNamed) {
   query.view.dtype = MNEME_I8;
   ExpectRefused(mneme_attend(&with, 1, &args), MNEME_INVALID_ARGUMENT, "args.query.dtype");
   query.view.dtype = MNEME_F16;
-  device_.SetCaptured(stream_, true);
+  device_.BeginCapture(stream_);
   ExpectRefused(mneme_attend(&with, 1, &args), MNEME_FAILED_PRECONDITION, "args.stream");
-  device_.SetCaptured(stream_, false);
+  const auto graph = device_.EndCapture(stream_);
+  ASSERT_TRUE(graph != nullptr);
+  EXPECT_TRUE(graph->empty());
 
   mneme_search_args search = MNEME_SEARCH_ARGS_INIT;
   std::vector<int64_t> tokens(4 * 32);
