@@ -16,13 +16,14 @@
  *                (mneme_store_options.device_budget_bytes) and any of them in host memory; all others in host memory.
  *   Streams      has_stream and a handle (a cudaStream_t; 0 is one, too) order the call's work with device tensors after
  *                what is queued there. Without has_stream, what fills the inputs must be done, and the outputs are there
- *                when the call returns. A stream that is being captured is refused (MNEME_FAILED_PRECONDITION).
+ *                when the call returns. A stream that is being captured is refused (MNEME_FAILED_PRECONDITION) but by
+ *                mneme_attend with a mneme_graph.
  *   Numbers      Sizes and token indices are int64_t. Layers are the host's own layer numbers, as the card has them.
  *                Logarithms are natural unless a comment says otherwise.
  *   Threads      The same memory: mneme_attend, _search, _memory_info and snapshots from any number of threads, also
  *                during any other call; append, commit, truncate, evict, fork and maintain one at a time, a second
  *                one gets MNEME_ABORTED ("busy"). close and drop: no other call of that memory may be running.
- *                Different memories: free. Handles may be used from any thread. mneme_last_error is the thread's own.
+ *                Different memories: free. Calls of one mneme_graph follow each other. Handles may be used from any thread. mneme_last_error is the thread's own.
  *   Callbacks    must not call back into the same store. A progress callback that returns non-zero cancels the call
  *                (MNEME_CANCELLED); what was done so far stays consistent.
  */
@@ -119,6 +120,7 @@ typedef struct mneme_card mneme_card;
 typedef struct mneme_store mneme_store;
 typedef struct mneme_memory mneme_memory;
 typedef struct mneme_snapshot mneme_snapshot;
+typedef struct mneme_graph mneme_graph;
 
 /* Called with the work done and the work there is in all, in a unit that its function names (0: not known yet).
  * Non-zero cancels. */
@@ -448,11 +450,12 @@ typedef struct mneme_attend_args {
                    those above that are plain pointers. Queries are not looked at then: NaN gives NaN. Any other call
                    passes through host memory, and the host waits until the output is on the device; see
                    mneme_store_stats_t.device_staged */
+  mneme_graph* graph; /* for a stream that is being captured; NULL: none. See mneme_graph */
 } mneme_attend_args;
 #define MNEME_ATTEND_ARGS_INIT                                                                                      \
   {sizeof(mneme_attend_args), 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, MNEME_MASK_CAUSAL, NULL, 0, NULL, 0, \
    NULL, NULL, NULL, MNEME_POSITION_AS_STORED, 0, MNEME_FUSION_JOINT, NULL, NULL, NULL, NULL, NULL, NULL, 32, 0.0f,  \
-   1.0f, NULL, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL}
+   1.0f, NULL, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL}
 /* memories [batch]: each sequence's own; several may be the same, entries may be NULL (no memory). */
 MNEME_API mneme_status mneme_attend(mneme_memory* const* memories, size_t batch, const mneme_attend_args* args);
 
@@ -484,6 +487,50 @@ typedef struct mneme_search_args {
   {sizeof(mneme_search_args), 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, MNEME_POSITION_AS_STORED, 0, NULL, NULL, \
    NULL, 0.0f, 1.0f, 32, NULL, NULL, NULL, NULL}
 MNEME_API mneme_status mneme_search(mneme_memory* const* memories, size_t batch, const mneme_search_args* args);
+
+/* The mneme_attend calls of a step of decoding that a host captures into a CUDA graph once and replays:
+ *
+ *   mneme_graph_create(store, &graph);
+ *   begin the capture of `stream`
+ *     of each layer, with all else that it does: mneme_attend with args.graph and args.stream
+ *   end it
+ *   of each step:
+ *     mneme_append what earlier steps computed
+ *     mneme_graph_update(graph, memories, batch, &args) with args.stream
+ *     replay on `stream`
+ *
+ * Captured   Two kernels a call, nothing else. All tensors lie on the device and stay where they are; there is no output
+ *            but args.output, and docs/gpu.md says what else the kernels take. What they do not, and arguments that are
+ *            mneme_graph_update's (snapshots, memory_begin, memory_end, query_positions), is refused by name before
+ *            anything is queued; after MNEME_UNAVAILABLE the capture is to be thrown away. All calls of a graph have the
+ *            same batch and query_offsets; layers whose memory_end or local_offsets differ take a graph each. Local
+ *            windows should be as long as they will get, since the work is cut for them.
+ * Replays    see what the last update let them see, whatever becomes of the memories meanwhile: appended to, truncated,
+ *            evicted, closed or dropped. Rows that they may read stay in device memory, within the budget, until the
+ *            next update. Before the first update, and after one that failed, they see no memory: right for local rows
+ *            alone, and safe. They run one after the other, on the stream of the update before or behind it. Whatever
+ *            happens to a memory, nothing has to be captured anew: addresses and lengths are read on the device. Only
+ *            another shape, type, top_k or rule of a head takes another graph.
+ * Release    frees what replays read: none may be under way or come. A store is not closed before. */
+MNEME_API mneme_status mneme_graph_create(mneme_store* store, mneme_graph** graph);
+MNEME_API void mneme_graph_release(mneme_graph* graph);
+
+typedef struct mneme_graph_update_args {
+  size_t struct_size;
+  const int64_t* memory_begin;    /* [batch]; NULL: 0 */
+  const int64_t* memory_end;      /* [batch]; NULL: all rows that the layers have now */
+  const int64_t* local_offsets;   /* [batch + 1], ascending from 0 to at most the local rows that were captured; NULL: as
+                                     they were then */
+  const int64_t* query_positions; /* [tokens]; NULL: as of mneme_attend_args, counted from what is visible now */
+  int32_t has_stream;
+  void* stream; /* of the replays; the host does not wait. Without has_stream replays must be done, and it waits */
+} mneme_graph_update_args;
+#define MNEME_GRAPH_UPDATE_ARGS_INIT {sizeof(mneme_graph_update_args), NULL, NULL, NULL, NULL, 0, NULL}
+/* What replays see from now on: the memories as they are now, all layers as of one moment. memories [batch]: with the
+ * layers and the type of rows that were captured; others than then are fine, and entries may be NULL (no memory).
+ * MNEME_RESOURCE_EXHAUSTED: their rows have no room on the device; the step is one for mneme_attend without a graph. */
+MNEME_API mneme_status mneme_graph_update(mneme_graph* graph, mneme_memory* const* memories, size_t batch,
+                                          const mneme_graph_update_args* args);
 
 /* Merges attention over two disjoint sets of rows: for hosts with a kernel of their own, and for shards. */
 typedef struct mneme_merge_args {

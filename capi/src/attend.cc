@@ -92,6 +92,49 @@ absl::StatusOr<LayerCard> LayerOfTensors(const mneme_attend_args& args, const Ro
   return layer;
 }
 
+// The call becomes part of the graph that its stream is being captured into.
+absl::Status Capture(const mneme_attend_args& args, const Batch& batch, const DeviceTensors& on_device, bool captured,
+                     const AttendRequest& request) {
+  if (args.graph == nullptr) {
+    return absl::FailedPreconditionError(
+        "args.stream: expected one that is not being captured, or args.graph with it; got one that is");
+  }
+  MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<GraphObject> graph, FindHandle<GraphObject>("args.graph", args.graph));
+  if (!captured) {
+    return absl::FailedPreconditionError(
+        "args.graph: expected NULL where args.stream is not being captured, got a graph");
+  }
+  if (batch.first == nullptr || graph->store != batch.first->store) {
+    return absl::InvalidArgumentError("args.graph: expected one of the memories' store, got one of another");
+  }
+  if (!on_device.All()) {
+    return absl::InvalidArgumentError(absl::StrCat(on_device.on_host(),
+                                                   ".device_type: expected a CUDA tensor (MNEME_DEVICE_CUDA, 2) in a "
+                                                   "call that is captured, got host memory (1)"));
+  }
+  const struct {
+    absl::string_view name;
+    const void* given;
+    absl::string_view why;
+  } absent[] = {
+      {"log_sum_exp", args.log_sum_exp, "whose host does not wait for it"},
+      {"retrieved_tokens", args.retrieved_tokens, "whose host does not wait for it"},
+      {"retrieved_scores", args.retrieved_scores, "whose host does not wait for it"},
+      {"memory_mass", args.memory_mass, "whose host does not wait for it"},
+      {"snapshots", args.snapshots, "which sees what mneme_graph_update lets it"},
+      {"memory_begin", args.memory_begin, "for which mneme_graph_update takes it"},
+      {"memory_end", args.memory_end, "for which mneme_graph_update takes it"},
+      {"query_positions", args.query_positions, "for which mneme_graph_update takes it"},
+      {"mask_offsets", args.mask_offsets, "whose queries are the newest local rows"},
+  };
+  for (const auto& [name, given, why] : absent) {
+    if (given == nullptr) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("args.", name, ": expected NULL in a call that is captured, ", why, "; got a pointer"));
+  }
+  return graph->graph->Capture(request, args.stream);
+}
+
 absl::Status Attend(mneme_memory* const* memories, size_t batch_size, const mneme_attend_args& args) {
   if (args.fusion < MNEME_FUSION_JOINT || args.fusion > MNEME_FUSION_LOCAL_ONLY) {
     return absl::InvalidArgumentError(absl::StrCat("args.fusion: expected a mneme_fusion (0 to 3), got ", args.fusion));
@@ -144,10 +187,13 @@ absl::Status Attend(mneme_memory* const* memories, size_t batch_size, const mnem
   std::pmr::vector<absl::Status> statuses(args.statuses != nullptr ? batch_size : 0, &scratch);
   request.statuses = absl::MakeSpan(statuses);
 
-  MNEME_RETURN_IF_ERROR(on_device.CheckStream());
   if (args.memory_query == nullptr) memory_query = request.query;
+  MNEME_ASSIGN_OR_RETURN(const bool captured, on_device.IsCaptured());
   bool done = false;
-  if (on_device.All()) {
+  if (captured || args.graph != nullptr) {
+    MNEME_RETURN_IF_ERROR(Capture(args, batch, on_device, captured, request));
+    done = true;
+  } else if (on_device.All()) {
     MNEME_ASSIGN_OR_RETURN(done, AttendWholly(request, on_device.device(), args.has_stream != 0, args.stream));
   }
   if (!done) {

@@ -51,7 +51,7 @@ template <typename Tensor, typename Reader>
 absl::Status DeviceTensors::ReadBy(const Reader& read, absl::string_view name, const mneme_tensor* tensor, Tensor* out,
                                    std::vector<Placed>& placed, std::vector<Tensor*>& tensors) {
   if (!OnDevice(tensor)) {
-    ++on_host_;
+    on_host_ = std::string(name);
     MNEME_ASSIGN_OR_RETURN(*out, read(name, tensor));
     return absl::OkStatus();
   }
@@ -116,13 +116,18 @@ absl::Status DeviceTensors::Wait() {
   return absl::OkStatus();
 }
 
-absl::Status DeviceTensors::CheckStream() const {
-  if (!has_stream_) return absl::OkStatus();
+absl::StatusOr<bool> DeviceTensors::IsCaptured() const {
+  if (!has_stream_) return false;
   if (inputs_.empty() && outputs_.empty()) {
     return absl::InvalidArgumentError("args.has_stream: expected 0 where all tensors lie in host memory, got another");
   }
   bool captured = false;
   MNEME_RETURN_IF_ERROR(DeviceStatus(device().runtime().IsCaptured(stream_, &captured)));
+  return captured;
+}
+
+absl::Status DeviceTensors::CheckNotCaptured() const {
+  MNEME_ASSIGN_OR_RETURN(const bool captured, IsCaptured());
   if (!captured) return absl::OkStatus();
   return absl::FailedPreconditionError(
       "args.stream: expected one that is not being captured, since the call cannot be part of a graph; got one that "

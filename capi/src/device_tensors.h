@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -35,10 +36,13 @@ class DeviceTensors {
   absl::Status Read(absl::string_view name, const mneme_tensor* tensor, RowTensor* out);
   absl::Status Read(absl::string_view name, const mneme_tensor* tensor, MutableRowTensor* out);
 
-  // All are read: whether the call's stream is one that it can use. InvalidArgument for a stream that no tensor needs.
-  absl::Status CheckStream() const;
-  // Whether every tensor that was read lies on the device.
-  bool All() const { return on_host_ == 0; }
+  // All are read: whether the call's stream is being captured. InvalidArgument for a stream that no tensor needs.
+  absl::StatusOr<bool> IsCaptured() const;
+  // The same for a call that can be part of no graph.
+  absl::Status CheckNotCaptured() const;
+  // Whether every tensor that was read lies on the device, and the name of one that does not.
+  bool All() const { return on_host_.empty(); }
+  const std::string& on_host() const { return on_host_; }
   Device& device() const { return *store_->device(); }
 
   // Brings the inputs to the host and waits for them.
@@ -65,7 +69,7 @@ class DeviceTensors {
   Store* const store_;
   const bool has_stream_;
   void* const stream_;
-  int on_host_ = 0;
+  std::string on_host_;
   std::vector<Placed> inputs_, outputs_;
   std::vector<RowTensor*> input_tensors_;
   std::vector<MutableRowTensor*> output_tensors_;

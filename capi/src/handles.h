@@ -1,6 +1,7 @@
 #ifndef MNEME_CAPI_SRC_HANDLES_H_
 #define MNEME_CAPI_SRC_HANDLES_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -14,6 +15,7 @@
 #include "base/mutex.h"
 #include "base/parallel.h"
 #include "capi/src/boundary.h"
+#include "memory/device_graph.h"
 #include "memory/memory.h"
 #include "memory/store.h"
 
@@ -37,6 +39,7 @@ struct StoreObject {
     int count;
   };
   absl::flat_hash_map<std::string, Opened> opened ABSL_GUARDED_BY(mutex);
+  std::atomic<int> graphs{0};  // that are not released
 };
 
 struct MemoryObject {
@@ -50,9 +53,25 @@ struct SnapshotObject {
   Snapshot snapshot;
 };
 
+struct GraphObject {
+  GraphObject(std::shared_ptr<StoreObject> of, std::unique_ptr<DeviceGraph> made)
+      : store(std::move(of)), graph(std::move(made)) {
+    ++store->graphs;
+  }
+  ~GraphObject() {
+    graph.reset();
+    --store->graphs;
+  }
+  GraphObject(const GraphObject&) = delete;
+  GraphObject& operator=(const GraphObject&) = delete;
+
+  const std::shared_ptr<StoreObject> store;
+  std::unique_ptr<DeviceGraph> graph;
+};
+
 // A handle is no pointer but a number: kind, slot and generation. A closed, foreign or invented one is therefore found
 // out, never followed.
-enum class HandleKind : uint64_t { kCard = 1, kStore = 2, kMemory = 3, kSnapshot = 4 };
+enum class HandleKind : uint64_t { kCard = 1, kStore = 2, kMemory = 3, kSnapshot = 4, kGraph = 5 };
 
 class HandleTable {
  public:
@@ -104,6 +123,13 @@ struct HandleTraits<SnapshotObject> {
   using Handle = mneme_snapshot;
   static constexpr HandleKind kKind = HandleKind::kSnapshot;
   static constexpr const char* kWhat = "a snapshot";
+};
+
+template <>
+struct HandleTraits<GraphObject> {
+  using Handle = mneme_graph;
+  static constexpr HandleKind kKind = HandleKind::kGraph;
+  static constexpr const char* kWhat = "a graph";
 };
 
 template <typename Object>

@@ -102,7 +102,7 @@ absl::Status Append(const std::shared_ptr<MemoryObject>& object, const mneme_app
     MNEME_RETURN_IF_ERROR(CheckShape("args.values", values.rows, values.heads, values.dim, keys.rows, layer.kv_heads,
                                      layer.value_dim));
   }
-  MNEME_RETURN_IF_ERROR(on_device.CheckStream());
+  MNEME_RETURN_IF_ERROR(on_device.CheckNotCaptured());
   MNEME_RETURN_IF_ERROR(on_device.Arrive());
   return object->memory->Append(args.layer, keys, values, args.positions, args.token_ids);
 }

@@ -116,6 +116,10 @@ mneme_status mneme_store_close(mneme_store* store) {
   return Guard([&]() -> absl::Status {
     {
       MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<StoreObject> object, FindHandle<StoreObject>("store", store));
+      if (const int graphs = object->graphs; graphs > 0) {
+        return absl::FailedPreconditionError(
+            absl::StrCat("store: expected its graphs to be released (mneme_graph_release), got ", graphs, " that are not"));
+      }
       MNEME_RETURN_IF_ERROR(object->store->Close());
     }
     return RemoveHandle<StoreObject>("store", store);

@@ -16,6 +16,8 @@ bool Chance(std::mt19937& random, double p) {
   return std::bernoulli_distribution(p)(random);
 }
 
+}  // namespace
+
 void ExpectNear(const std::vector<float>& actual, const std::vector<float>& expected, float bound, const char* what) {
   ASSERT_EQ(actual.size(), expected.size());
   for (size_t i = 0; i < actual.size(); ++i) {
@@ -23,8 +25,6 @@ void ExpectNear(const std::vector<float>& actual, const std::vector<float>& expe
     ASSERT_NEAR(actual[i], expected[i], bound * (1 + std::fabs(expected[i]))) << what << " " << i;
   }
 }
-
-}  // namespace
 
 uint32_t TestSeed() {
   const char* const wish = std::getenv("MNEME_TEST_SEED");
@@ -73,23 +73,19 @@ OnDevice::OnDevice(cuda::Runtime& runtime, void* stream, AnyTensor& source, int6
   view.data = data_;
   view.device_type = MNEME_DEVICE_CUDA;
   view.strides = strides_.data();
-  Copy(true);
+  Copy(source, true);
 }
 
 OnDevice::~OnDevice() {
   runtime_.Free(data_, stream_);
 }
 
-void OnDevice::Copy(bool to_device) {
+void OnDevice::Copy(AnyTensor& host, bool to_device) {
   const auto each = static_cast<int64_t>(DTypeSize(static_cast<DType>(view.dtype)));
   const int64_t bytes = source_.shape[1] * source_.shape[2] * each, pitch = strides_[0] * each;
-  cuda::CopyShape shape = {source_.data.data(), bytes, data_, pitch, bytes, source_.shape[0]};
-  if (!to_device) shape = {data_, pitch, source_.data.data(), bytes, bytes, source_.shape[0]};
+  cuda::CopyShape shape = {host.data.data(), bytes, data_, pitch, bytes, source_.shape[0]};
+  if (!to_device) shape = {data_, pitch, host.data.data(), bytes, bytes, source_.shape[0]};
   EXPECT_EQ(runtime_.Copy(shape, stream_), "");
-}
-
-void OnDevice::Fetch() {
-  Copy(false);
 }
 
 TwinTest::TwinTest() : random_(TestSeed()) {

@@ -39,13 +39,15 @@ class OnDevice {
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;
 
-  // Queues that the source becomes what is on the device.
-  void Fetch();
+  // Queues that the source, or another tensor of its shape, becomes what is on the device, or the other way.
+  void Fetch() { Copy(source_, false); }
+  void Fetch(AnyTensor& to) { Copy(to, false); }
+  void Send(AnyTensor& from) { Copy(from, true); }
 
   mneme_tensor view;
 
  private:
-  void Copy(bool to_device);
+  void Copy(AnyTensor& host, bool to_device);
 
   cuda::Runtime& runtime_;
   void* const stream_;
@@ -82,6 +84,12 @@ struct TwinAnswer {
 // heads of dims 64 and 128, 6 query heads and 1 KV head of dims 128 and 64. The device is what the program is linked
 // with; a test is skipped where there is none.
 class TwinTest : public ::testing::Test {
+ public:
+  static int64_t QueryHeads(int32_t layer) { return layer == 3 ? 4 : 6; }
+  static int64_t KvHeads(int32_t layer) { return layer == 3 ? 2 : 1; }
+  static int64_t KeyDim(int32_t layer) { return layer == 3 ? 64 : 128; }
+  static int64_t ValueDim(int32_t layer) { return layer == 3 ? 128 : 64; }
+
  protected:
   TwinTest();
   ~TwinTest() override;
@@ -120,10 +128,6 @@ class TwinTest : public ::testing::Test {
   void ExpectSame(TwinCall& call);
 
   mneme_store_stats_t Stats(int store = 0);
-  static int64_t QueryHeads(int32_t layer) { return layer == 3 ? 4 : 6; }
-  static int64_t KvHeads(int32_t layer) { return layer == 3 ? 2 : 1; }
-  static int64_t KeyDim(int32_t layer) { return layer == 3 ? 64 : 128; }
-  static int64_t ValueDim(int32_t layer) { return layer == 3 ? 128 : 64; }
 
   std::mt19937 random_;
   TempFolder folders_[2];
@@ -140,6 +144,9 @@ class TwinTest : public ::testing::Test {
 
   int64_t waited_ = 0;  // how often the last call of the store with the device made the host wait
 };
+
+// Numbers within rounding of each other.
+void ExpectNear(const std::vector<float>& actual, const std::vector<float>& expected, float bound, const char* what);
 
 // The seed of random tests: MNEME_TEST_SEED, or 1.
 uint32_t TestSeed();

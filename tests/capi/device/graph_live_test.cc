@@ -1,0 +1,187 @@
+// Steps of decoding that are captured once and replayed while hosts do whatever they may to the memories: each replay
+// is what the CPU makes of the memories as they were at the last update. On the emulated device, and on a real one
+// where there is one (capi_gpu_tests).
+
+#include <algorithm>
+#include <deque>
+
+#include "tests/capi/device/decoding.h"
+
+namespace mneme {
+namespace {
+
+class GraphLiveTest : public TwinTest {
+ protected:
+  std::vector<mneme_memory*> Memories(const std::vector<std::string>& names, size_t store) const {
+    std::vector<mneme_memory*> memories;
+    for (const std::string& name : names) memories.push_back(name.empty() ? nullptr : memories_.at(name)[store]);
+    return memories;
+  }
+
+  // A step as it is now, updated to and replayed; compared by Done.
+  void Step(Decoding& decoding, const std::vector<std::string>& names, DecodingStep& step) {
+    for (size_t store = 0; store < 2; ++store) step.memories[store] = Memories(names, store);
+    decoding.Fill(step, random_);
+    ASSERT_OK(decoding.Update(step));
+    decoding.Expect(step);
+    decoding.Replay(step);
+  }
+
+  void Change(const std::string& name, DType type, int* forks) {
+    switch (random_() % 12) {
+      case 0: Append(name, static_cast<int64_t>(random_() % 150), DType::kF32); break;
+      case 1: AppendFromDevice(name, static_cast<int64_t>(1 + random_() % 3), type); break;
+      case 2:
+      case 3: {  // as after a guess that was wrong
+        const int64_t tokens = std::max<int64_t>(0, NextToken(name) - static_cast<int64_t>(random_() % 9));
+        Both(name, [&](mneme_memory* memory) { return mneme_truncate(memory, tokens); });
+        Append(name, static_cast<int64_t>(random_() % 9), type);
+        break;
+      }
+      case 4: {
+        const auto tokens = static_cast<int64_t>(random_() % static_cast<uint64_t>(NextToken(name) + 1));
+        Both(name, [&](mneme_memory* memory) { return mneme_truncate(memory, tokens); });
+        break;
+      }
+      case 5: {
+        const mneme_memory_info_t info = InfoOf(memories_.at(name)[1]);
+        const int64_t pinned = std::min(info.pinned_tokens, info.next_token);
+        const int64_t keep = pinned + static_cast<int64_t>(random_() % static_cast<uint64_t>(info.tokens - pinned + 1));
+        Both(name, [&](mneme_memory* memory) { return mneme_evict(memory, keep); });
+        break;
+      }
+      case 6: Both(name, [](mneme_memory* memory) { return mneme_commit(memory, MNEME_BUFFERED, nullptr); }); break;
+      case 7:
+        Both(name, [](mneme_memory* memory) { return mneme_commit(memory, MNEME_BUFFERED, nullptr); });
+        Close(name);
+        Open(name);
+        break;
+      case 8: {
+        const auto at = static_cast<int64_t>(random_() % static_cast<uint64_t>(NextToken(name) + 1));
+        const std::string child = "fork" + std::to_string((*forks)++);
+        std::vector<mneme_memory*> both(2);
+        for (size_t i = 0; i < 2; ++i) ASSERT_OK(mneme_memory_fork(memories_.at(name)[i], at, child.c_str(), &both[i]));
+        memories_[child] = both;
+        forked_.push_back(child);
+        break;
+      }
+      case 9: {  // between replays, calls outside of the graph
+        TwinCall call;
+        RandomCall(call, {name}, type);
+        ExpectSame(call);
+        break;
+      }
+      default: Append(name, static_cast<int64_t>(1 + random_() % 3), type);
+    }
+  }
+
+  void Live(DType stored, DType type, int steps) {
+    Create("a", Options(stored));
+    Create("b", Options(stored, 200, 7));
+    DecodingRules rules;
+    rules.type = type;
+    rules.output = static_cast<DType>(random_() % 3);
+    rules.batch = 2;
+    rules.local_rows = 12;
+    rules.bias = -0.5f;
+    rules.decay = 0.3f;
+    Decoding joint(stores_[0], *runtime_, stream_, rules);
+    rules.local_rows = 0;
+    rules.fusion = MNEME_FUSION_MEMORY_ONLY;
+    rules.decay = 0;
+    rules.top_k = 20;
+    Decoding alone(stores_[0], *runtime_, stream_, rules);
+    for (Decoding* const decoding : {&joint, &alone}) {
+      ASSERT_OK(decoding->Capture(Memories({"a", "b"}, 0)));
+      ASSERT_TRUE(decoding->ready());
+    }
+    Append("a", 40, type);
+    Append("b", 3, type);
+    std::deque<std::pair<Decoding*, DecodingStep>> under_way;
+    int forks = 0;
+    for (int i = 0; i < steps; ++i) {
+      SCOPED_TRACE("step " + std::to_string(i));
+      Change(random_() % 2 == 0 ? "a" : "b", type, &forks);
+      if (HasFailure()) return;
+      Decoding* const decoding = random_() % 3 != 0 ? &joint : &alone;
+      DecodingStep& step = under_way.emplace_back(std::piecewise_construct, std::tuple(decoding), std::tuple()).second;
+      std::vector<std::string> names = {"a", "b"};
+      if (random_() % 4 == 0) std::swap(names[0], names[1]);
+      if (random_() % 6 == 0) names[random_() % 2] = "";
+      if (!forked_.empty() && random_() % 2 == 0) names[random_() % 2] = forked_.back();
+      if (random_() % 4 == 0) {
+        const auto first = static_cast<int64_t>(random_() % 50);
+        step.begin = {first, 0};
+        step.end = {first + static_cast<int64_t>(random_() % 60), 1000000};
+      }
+      if (decoding == &joint && random_() % 2 == 0) {
+        const auto first = static_cast<int64_t>(1 + random_() % 12);
+        step.local_offsets = {0, first, first + static_cast<int64_t>(random_() % 12)};
+      }
+      if (random_() % 4 == 0) step.positions = {static_cast<int64_t>(random_() % 500), 300};
+      Step(*decoding, names, step);
+      if (HasFailure()) return;
+      // What forks see stays after they are closed.
+      if (!forked_.empty() && random_() % 3 == 0) {
+        Close(forked_.back());
+        forked_.pop_back();
+      }
+      if (under_way.size() < 1 + random_() % 8) continue;
+      Finish();
+      for (const auto& [of, done] : under_way) of->Compare(done);
+      under_way.clear();
+      if (HasFailure()) return;
+    }
+    Finish();
+    for (const auto& [of, done] : under_way) of->Compare(done);
+  }
+
+  std::vector<std::string> forked_;
+};
+
+TEST_F(GraphLiveTest, AReplaySeesWhatTheUpdateSawF16) {
+  OpenStores();
+  Live(DType::kF16, DType::kF16, 80);
+}
+TEST_F(GraphLiveTest, AReplaySeesWhatTheUpdateSawBF16) {
+  OpenStores();
+  Live(DType::kBF16, DType::kBF16, 50);
+}
+TEST_F(GraphLiveTest, AReplaySeesWhatTheUpdateSawI8) {
+  OpenStores();
+  Live(DType::kI8, DType::kF16, 50);
+}
+
+// Every kind of fusion and mask, with all that a head may be told.
+TEST_F(GraphLiveTest, WhatIsCapturedIsTheCall) {
+  OpenStores();
+  Create("m", Options(DType::kF16, 0, 3));
+  Append("m", 30);
+  for (const int32_t fusion :
+       {MNEME_FUSION_JOINT, MNEME_FUSION_GATED, MNEME_FUSION_MEMORY_ONLY, MNEME_FUSION_LOCAL_ONLY}) {
+    for (const int32_t mask : {MNEME_MASK_CAUSAL, MNEME_MASK_SLIDING_WINDOW, MNEME_MASK_NONE}) {
+      SCOPED_TRACE("fusion " + std::to_string(fusion) + ", mask " + std::to_string(mask));
+      DecodingRules rules;
+      rules.fusion = fusion;
+      rules.local_mask = mask;
+      rules.local_rows = 9;
+      rules.bias = 0.7f;
+      rules.decay = 0.4f;
+      rules.gate = -0.3f;
+      Decoding decoding(stores_[0], *runtime_, stream_, rules);
+      ASSERT_OK(decoding.Capture(Memories({"m"}, 0)));
+      for (int i = 0; i < 3; ++i) {
+        Append("m", 2);
+        DecodingStep step;
+        step.local_offsets = {0, 3 + 3 * i};
+        Step(decoding, {"m"}, step);
+        Finish();
+        decoding.Compare(step);
+        ASSERT_FALSE(HasFailure());
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mneme
