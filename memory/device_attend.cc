@@ -127,7 +127,7 @@ class DeviceSearch {
       for (const Piece& piece : all) locks.Add(served_[piece.served].mirror);
       locks.Take();
       status = QueueCall(all, **desk, &call);
-      if (!status.ok() && !absl::IsResourceExhausted(status)) locks.Forget();
+      if (!status.ok() && !absl::IsResourceExhausted(status)) locks.ForgetBehind(**desk, *device_, (*desk)->stream());
     }
     if (status.ok() && !call.empty()) {
       status = DeviceStatus(device_->runtime().Synchronise((*desk)->event()));

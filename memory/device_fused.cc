@@ -36,7 +36,7 @@ class FusedAttend {
       }
       locks.Take();
       status = Queue(*desk, stream);
-      if (!status.ok() && !absl::IsResourceExhausted(status)) locks.Forget();
+      if (!status.ok() && !absl::IsResourceExhausted(status)) locks.ForgetBehind(*desk, device_, stream);
     }
     if (status.ok() && there_) {
       const bool waits = !has_stream || HasHostOutputs();

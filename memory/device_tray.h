@@ -110,6 +110,16 @@ class MirrorLocks {
   void Forget() ABSL_NO_THREAD_SAFETY_ANALYSIS {
     for (MemoryMirror* mirror : mirrors_) mirror->Forget();
   }
+  // The same after a call on `stream` that failed on the way: what it has queued already still reads the rows, and the
+  // desk's memory. So both go behind it, as far as the device can still be told.
+  void ForgetBehind(DeviceDesk& desk, Device& device, void* stream) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    cuda::Runtime& runtime = device.runtime();
+    if (runtime.Record(desk.event(), stream).empty()) {
+      if (stream != desk.stream()) runtime.Wait(desk.stream(), desk.event());
+      for (MemoryMirror* mirror : mirrors_) mirror->Release(desk.event()).IgnoreError();
+    }
+    Forget();
+  }
 
  private:
   std::vector<MemoryMirror*> mirrors_;
