@@ -196,10 +196,12 @@ TEST(StructLayoutTest, IsFrozen) {
   EXPECT_EQ(sizeof(mneme_memory_info_t), 696u);
   EXPECT_EQ(sizeof(mneme_append_args), 64u);
   EXPECT_EQ(sizeof(mneme_read_args), 64u);
-  EXPECT_EQ(sizeof(mneme_attend_args), 296u);
+  EXPECT_EQ(sizeof(mneme_attend_args), 304u);
+  EXPECT_EQ(sizeof(mneme_graph_update_args), 56u);
   EXPECT_EQ(sizeof(mneme_search_args), 152u);
   EXPECT_EQ(sizeof(mneme_merge_args), 64u);
   EXPECT_EQ(offsetof(mneme_attend_args, local_mask), 80u);
+  EXPECT_EQ(offsetof(mneme_attend_args, graph), 296u);
   EXPECT_EQ(offsetof(mneme_attend_args, output), 224u);
   EXPECT_EQ(offsetof(mneme_search_args, tokens), 120u);
 }
