@@ -68,7 +68,8 @@ class DeviceGraph {
     Call(const AttendRequest& request, const cuda::AttendProblem& problem)
         : layer(request.retrieve.layer),
           retrieve(layer),
-          inputs(request, problem, tray), stored(static_cast<DType>(problem.memory_type)) {}
+          inputs(request, problem, tray),
+          stored(static_cast<DType>(problem.memory_type)) {}
 
     const LayerCard layer;
     RetrieveRequest retrieve;  // its layer is the above; positions are an update's

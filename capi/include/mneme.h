@@ -23,7 +23,8 @@
  *   Threads      The same memory: mneme_attend, _search, _memory_info and snapshots from any number of threads, also
  *                during any other call; append, commit, truncate, evict, fork and maintain one at a time, a second
  *                one gets MNEME_ABORTED ("busy"). close and drop: no other call of that memory may be running.
- *                Different memories: free. Calls of one mneme_graph follow each other. Handles may be used from any thread. mneme_last_error is the thread's own.
+ *                Different memories: free. Calls of one mneme_graph follow each other. Handles may be used from any
+ *                thread. mneme_last_error is the thread's own.
  *   Callbacks    must not call back into the same store. A progress callback that returns non-zero cancels the call
  *                (MNEME_CANCELLED); what was done so far stays consistent.
  */
