@@ -116,7 +116,7 @@ class CertifiedScan::Impl {
     ranges_.clear();
     rankings_.clear();
     status_ = absl::OkStatus();
-    prepared_ = false;
+    prepared_ = leading_ = false;
     // Those that this scan does not need keep their candidates' room for one that will.
     coded_.resize(std::max(static_cast<size_t>(count), std::min(coded_.size(), kMostKept)));
     for (int64_t i = 0; i < count; ++i) {

@@ -236,14 +236,19 @@ absl::Status DeviceGraph::LetChange(void* stream) {
   return absl::OkStatus();
 }
 
+Sequence DeviceGraph::SequenceOf(const Call& call, const Sight& sight, size_t number) {
+  Sequence sequence = call.sequences[number];
+  if (sight.local_offsets != nullptr && call.local_rows >= 0) {
+    sequence.local_begin = sight.local_offsets[number];
+    sequence.local_end = sight.local_offsets[number + 1];
+  }
+  return sequence;
+}
+
 absl::Status DeviceGraph::BindCall(Call& call, const Sight& sight, const std::vector<Snapshot>& snapshots, void* stream,
                                    std::vector<std::shared_ptr<MemoryMirror::Held>>& held) {
   for (size_t i = 0; i < call.sequences.size(); ++i) {
-    Sequence sequence = call.sequences[i];
-    if (sight.local_offsets != nullptr && call.local_rows >= 0) {
-      sequence.local_begin = sight.local_offsets[i];
-      sequence.local_end = sight.local_offsets[i + 1];
-    }
+    Sequence sequence = SequenceOf(call, sight, i);
     MemoryMirror::View view;
     int64_t end = 0;
     bool sees = false;
@@ -308,11 +313,18 @@ absl::Status DeviceGraph::Bind(const Sight& sight, void* stream) {
   return status;
 }
 
-absl::Status DeviceGraph::Blank(void* stream) {
+absl::Status DeviceGraph::Blank(const Sight& sight, void* stream) {
   for (const std::unique_ptr<Call>& call : calls_) {
-    for (size_t i = 0; i < call->sequences.size(); ++i) call->inputs.Hide(i, call->tray);
+    for (size_t i = 0; i < call->sequences.size(); ++i) {
+      call->inputs.See(call->retrieve, SequenceOf(*call, sight, i), i, 0, {}, call->tray);
+    }
   }
   return SendAll(stream);
+}
+
+absl::Status DeviceGraph::Follow(void* stream) {
+  MNEME_RETURN_IF_ERROR(DeviceStatus(device_.runtime().Record(event_, stream)));
+  return DeviceStatus(device_.runtime().Wait(stream_->get(), event_));
 }
 
 void DeviceGraph::LetGo() {
@@ -334,12 +346,17 @@ absl::Status DeviceGraph::Update(const Sight& sight, bool has_stream, void* stre
   const bool may_go = status.ok();
   if (status.ok()) status = Bind(sight, stream);
   // What was read until now may take the room that is wanted.
-  if (may_go && absl::IsResourceExhausted(status) && Blank(stream).ok()) {
+  if (may_go && absl::IsResourceExhausted(status) && Blank(sight, stream).ok()) {
     LetGo();
     status = Bind(sight, stream);
   }
-  if (!status.ok() && Blank(stream).ok() && may_go) LetGo();
-  if (!status.ok() || has_stream) return status;
+  if (status.ok() && has_stream) status = Follow(stream);
+  if (!status.ok()) {
+    if (Blank(sight, stream).ok() && may_go) LetGo();
+    if (has_stream) Follow(stream).IgnoreError();  // what failed is told
+    return status;
+  }
+  if (has_stream) return status;
   MNEME_RETURN_IF_ERROR(DeviceStatus(device_.runtime().Record(event_, stream)));
   return DeviceStatus(device_.runtime().Synchronise(event_));
 }

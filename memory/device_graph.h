@@ -103,8 +103,12 @@ class DeviceGraph {
   // The same of one call, in its table's image; `held` becomes what its sequences read. With the mirrors' locks.
   absl::Status BindCall(Call& call, const Sight& sight, const std::vector<Snapshot>& snapshots, void* stream,
                         std::vector<std::shared_ptr<MemoryMirror::Held>>& held) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // A call's sequence with the local rows that the sight gives it.
+  static Sequence SequenceOf(const Call& call, const Sight& sight, size_t number);
   // Has the tables say that no memory is visible.
-  absl::Status Blank(void* stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Blank(const Sight& sight, void* stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Tables go behind what is queued on `stream` so far.
+  absl::Status Follow(void* stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void LetGo() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Device& device_;

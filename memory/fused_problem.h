@@ -37,8 +37,6 @@ class FusedInputs {
   // `memory_end`. Positions are asked of `retrieve`.
   void See(const RetrieveRequest& retrieve, const Sequence& sequence, size_t number, int64_t memory_end,
            const MemoryMirror::View& view, const DeviceTray& tray) const;
-  // It sees nothing of any memory.
-  void Hide(size_t number, const DeviceTray& tray) const { tray.Host(rows_)[number] = {}; }
 
  private:
   const bool has_local_;

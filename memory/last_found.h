@@ -41,7 +41,10 @@ class LastFound {
   }
   void Set(size_t layer, const FoundTokens& found) {
     MutexLock lock(&mutex_);
-    found_[layer] = found;
+    FoundTokens& own = found_[layer];
+    own.ends.clear();  // nothing is known should there be no room for the tokens
+    own.tokens = found.tokens;
+    own.ends = found.ends;
   }
 
  private:

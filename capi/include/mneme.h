@@ -501,9 +501,9 @@ MNEME_API mneme_status mneme_search(mneme_memory* const* memories, size_t batch,
  *     replay on `stream`
  *
  * Captured   Two kernels a call, nothing else. All tensors lie on the device and stay where they are; there is no output
- *            but args.output, and docs/gpu.md says what else the kernels take. What they do not, and arguments that are
- *            mneme_graph_update's (snapshots, memory_begin, memory_end, query_positions), is refused by name before
- *            anything is queued; after MNEME_UNAVAILABLE the capture is to be thrown away. All calls of a graph have the
+ *            but args.output, and docs/gpu.md says what else the kernels take. What they do not, snapshots, and what is
+ *            mneme_graph_update's to say (memory_begin, memory_end, query_positions) is refused by name before anything
+ *            is queued; after MNEME_UNAVAILABLE the capture is to be thrown away. All calls of a graph have the
  *            same batch and query_offsets; layers whose memory_end or local_offsets differ take a graph each. Local
  *            windows should be as long as they will get, since the work is cut for them.
  * Replays    see what the last update let them see, whatever becomes of the memories meanwhile: appended to, truncated,
@@ -512,7 +512,7 @@ MNEME_API mneme_status mneme_search(mneme_memory* const* memories, size_t batch,
  *            alone, and safe. They run one after the other, on the stream of the update before or behind it. Whatever
  *            happens to a memory, nothing has to be captured anew: addresses and lengths are read on the device. Only
  *            another shape, type, top_k or rule of a head takes another graph.
- * Release    frees what replays read: none may be under way or come. A store is not closed before. */
+ * Release    frees what replays read: none may be under way or come; of an update one may be. A store is not closed before. */
 MNEME_API mneme_status mneme_graph_create(mneme_store* store, mneme_graph** graph);
 MNEME_API void mneme_graph_release(mneme_graph* graph);
 

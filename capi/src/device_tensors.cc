@@ -51,7 +51,7 @@ template <typename Tensor, typename Reader>
 absl::Status DeviceTensors::ReadBy(const Reader& read, absl::string_view name, const mneme_tensor* tensor, Tensor* out,
                                    std::vector<Placed>& placed, std::vector<Tensor*>& tensors) {
   if (!OnDevice(tensor)) {
-    on_host_ = std::string(name);
+    on_host_ = name;
     MNEME_ASSIGN_OR_RETURN(*out, read(name, tensor));
     return absl::OkStatus();
   }

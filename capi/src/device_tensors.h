@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -32,7 +31,7 @@ class DeviceTensors {
   DeviceTensors& operator=(const DeviceTensors&) = delete;
 
   // As ReadRowTensor and ReadMutableRowTensor, but for tensors of the store's device, too. One there has no data that
-  // the host could read until Arrive. FailedPrecondition or Unimplemented where there is no device for it.
+  // the host could read until Arrive. FailedPrecondition or Unimplemented where there is no device for it. Names stay.
   absl::Status Read(absl::string_view name, const mneme_tensor* tensor, RowTensor* out);
   absl::Status Read(absl::string_view name, const mneme_tensor* tensor, MutableRowTensor* out);
 
@@ -42,7 +41,7 @@ class DeviceTensors {
   absl::Status CheckNotCaptured() const;
   // Whether every tensor that was read lies on the device, and the name of one that does not.
   bool All() const { return on_host_.empty(); }
-  const std::string& on_host() const { return on_host_; }
+  absl::string_view on_host() const { return on_host_; }
   Device& device() const { return *store_->device(); }
 
   // Brings the inputs to the host and waits for them.
@@ -69,7 +68,7 @@ class DeviceTensors {
   Store* const store_;
   const bool has_stream_;
   void* const stream_;
-  std::string on_host_;
+  absl::string_view on_host_;
   std::vector<Placed> inputs_, outputs_;
   std::vector<RowTensor*> input_tensors_;
   std::vector<MutableRowTensor*> output_tensors_;
