@@ -204,7 +204,7 @@ void EmulatedDevice::ExpectHeld(const void* data, int64_t bytes) const {
   const int64_t at = static_cast<const char*>(data) - arena_;
   const auto next = taken_.upper_bound(at);
   if (next == taken_.begin() || at + bytes > std::prev(next)->first + std::prev(next)->second) {
-    throw std::runtime_error("a kernel uses device memory that was never given out, or is freed");
+    throw std::runtime_error("a kernel or a copy uses device memory that was never given out, or is freed");
   }
 }
 
@@ -331,8 +331,12 @@ class EmulatedRuntime final : public Runtime {
     device_.Queue(stream, [this, shape] {
       const Open open(device_.arena_);
       for (int64_t row = 0; row < shape.rows; ++row) {
-        std::memmove(static_cast<char*>(shape.to) + row * shape.to_pitch,
-                     static_cast<const char*>(shape.from) + row * shape.from_pitch, static_cast<size_t>(shape.bytes));
+        char* const to = static_cast<char*>(shape.to) + row * shape.to_pitch;
+        const char* const from = static_cast<const char*>(shape.from) + row * shape.from_pitch;
+        for (const char* const place : {static_cast<const char*>(to), from}) {
+          if (place >= device_.arena_ && place < device_.arena_ + kArenaBytes) device_.ExpectHeld(place, shape.bytes);
+        }
+        std::memmove(to, from, static_cast<size_t>(shape.bytes));
       }
     });
     return "";
