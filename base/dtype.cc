@@ -76,16 +76,14 @@ inline uint16_t NarrowF16(float value) {
 // As many of n elements as the CPU has instructions for; how many that were.
 size_t WidenMost([[maybe_unused]] const void* source, [[maybe_unused]] float* destination, [[maybe_unused]] size_t n) {
 #if defined(__x86_64__)
-  static const bool has = BestCpuTarget() >= CpuTarget::kAvx2;
-  if (has) return WidenF16c(source, destination, n);
+  if (BestCpuTarget() >= CpuTarget::kAvx2) return WidenF16c(source, destination, n);
 #endif
   return 0;
 }
 
 size_t NarrowMost([[maybe_unused]] const float* source, [[maybe_unused]] void* destination, [[maybe_unused]] size_t n) {
 #if defined(__x86_64__)
-  static const bool has = BestCpuTarget() >= CpuTarget::kAvx2;
-  if (has) return NarrowF16c(source, destination, n);
+  if (BestCpuTarget() >= CpuTarget::kAvx2) return NarrowF16c(source, destination, n);
 #endif
   return 0;
 }

@@ -130,8 +130,7 @@ __attribute__((target("avx2"))) CodedRow EncodeAvx2(const float* values, int64_t
 
 CodedRow Encode(const float* values, int64_t dim, uint8_t* code) {
 #if defined(__x86_64__)
-  static const bool has = BestCpuTarget() >= CpuTarget::kAvx2;
-  if (has) return EncodeAvx2(values, dim, code);
+  if (BestCpuTarget() >= CpuTarget::kAvx2) return EncodeAvx2(values, dim, code);
 #endif
   return EncodePlain(values, dim, code);
 }

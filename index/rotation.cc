@@ -98,8 +98,7 @@ __attribute__((target("avx2"))) void RotateAvx2(float* vector, int64_t dim) {
 
 void Rotate(float* vector, int64_t dim) {
 #if defined(__x86_64__)
-  static const bool has = BestCpuTarget() >= CpuTarget::kAvx2;
-  if (has) return RotateAvx2(vector, dim);
+  if (BestCpuTarget() >= CpuTarget::kAvx2) return RotateAvx2(vector, dim);
 #endif
   RotateBy<Four>(vector, dim);
 }
