@@ -104,7 +104,12 @@ mneme_card* NewCard(const char* model_name, int32_t value_dim) {
 }
 
 mneme_status AppendTokens(mneme_memory* memory, int32_t layer, int64_t tokens, uint32_t seed) {
-  Tensor keys({tokens, kKvHeads, kKeyDim}), values({tokens, kKvHeads, kValueDim});
+  return AppendTokens(memory, layer, tokens, kKvHeads, kKeyDim, kValueDim, seed);
+}
+
+mneme_status AppendTokens(mneme_memory* memory, int32_t layer, int64_t tokens, int64_t kv_heads, int64_t key_dim,
+                          int64_t value_dim, uint32_t seed) {
+  Tensor keys({tokens, kv_heads, key_dim}), values({tokens, kv_heads, value_dim});
   keys.Fill(seed);
   values.Fill(seed + 1);
   mneme_append_args args = MNEME_APPEND_ARGS_INIT;

@@ -88,6 +88,9 @@ inline constexpr int64_t kQueryHeads = 4, kKvHeads = 2, kKeyDim = 8, kValueDim =
 mneme_layer_desc LayerDesc(int32_t layer);
 mneme_card* NewCard(const char* model_name = "model", int32_t value_dim = kValueDim);
 mneme_status AppendTokens(mneme_memory* memory, int32_t layer, int64_t tokens, uint32_t seed = 1);
+// The same of a layer of another shape.
+mneme_status AppendTokens(mneme_memory* memory, int32_t layer, int64_t tokens, int64_t kv_heads, int64_t key_dim,
+                          int64_t value_dim, uint32_t seed);
 mneme_memory_info_t InfoOf(mneme_memory* memory);
 
 // Everything that can be seen of a memory, to compare it before and after a call.

@@ -27,7 +27,7 @@ class GraphLiveTest : public TwinTest {
     decoding.Replay(step);
   }
 
-  void Change(const std::string& name, DType type, int* forks) {
+  void Change(const std::string& name, DType type) {
     switch (random_() % 12) {
       case 0: Append(name, static_cast<int64_t>(random_() % 150), DType::kF32); break;
       case 1: AppendFromDevice(name, static_cast<int64_t>(1 + random_() % 3), type); break;
@@ -38,33 +38,15 @@ class GraphLiveTest : public TwinTest {
         Append(name, static_cast<int64_t>(random_() % 9), type);
         break;
       }
-      case 4: {
-        const auto tokens = static_cast<int64_t>(random_() % static_cast<uint64_t>(NextToken(name) + 1));
-        Both(name, [&](mneme_memory* memory) { return mneme_truncate(memory, tokens); });
-        break;
-      }
-      case 5: {
-        const mneme_memory_info_t info = InfoOf(memories_.at(name)[1]);
-        const int64_t pinned = std::min(info.pinned_tokens, info.next_token);
-        const int64_t keep = pinned + static_cast<int64_t>(random_() % static_cast<uint64_t>(info.tokens - pinned + 1));
-        Both(name, [&](mneme_memory* memory) { return mneme_evict(memory, keep); });
-        break;
-      }
+      case 4: TruncateAnywhere(name); break;
+      case 5: EvictSome(name); break;
       case 6: Both(name, [](mneme_memory* memory) { return mneme_commit(memory, MNEME_BUFFERED, nullptr); }); break;
       case 7:
         Both(name, [](mneme_memory* memory) { return mneme_commit(memory, MNEME_BUFFERED, nullptr); });
         Close(name);
         Open(name);
         break;
-      case 8: {
-        const auto at = static_cast<int64_t>(random_() % static_cast<uint64_t>(NextToken(name) + 1));
-        const std::string child = "fork" + std::to_string((*forks)++);
-        std::vector<mneme_memory*> both(2);
-        for (size_t i = 0; i < 2; ++i) ASSERT_OK(mneme_memory_fork(memories_.at(name)[i], at, child.c_str(), &both[i]));
-        memories_[child] = both;
-        forked_.push_back(child);
-        break;
-      }
+      case 8: forked_.push_back(ForkAnywhere(name)); break;
       case 9: {  // between replays, calls outside of the graph
         TwinCall call;
         RandomCall(call, {name}, type);
@@ -98,10 +80,9 @@ class GraphLiveTest : public TwinTest {
     Append("a", 40, type);
     Append("b", 3, type);
     std::deque<std::pair<Decoding*, DecodingStep>> under_way;
-    int forks = 0;
     for (int i = 0; i < steps; ++i) {
       SCOPED_TRACE("step " + std::to_string(i));
-      Change(random_() % 2 == 0 ? "a" : "b", type, &forks);
+      Change(random_() % 2 == 0 ? "a" : "b", type);
       if (HasFailure()) return;
       Decoding* const decoding = random_() % 3 != 0 ? &joint : &alone;
       DecodingStep& step = under_way.emplace_back(std::piecewise_construct, std::tuple(decoding), std::tuple()).second;

@@ -57,9 +57,7 @@ TEST_F(GraphTest, AStepOfDecodingWaitsForNothingAndAllocatesNothing) {
 }
 
 TEST_F(GraphTest, BeforeTheFirstUpdateNothingIsVisible) {
-  OpenStores();
-  Create("m", Options(DType::kF16));
-  Append("m", 20);
+  OpenWith(20);
   DecodingRules rules;
   rules.local_rows = 4;
   Decoding decoding(stores_[0], *runtime_, stream_, rules);
@@ -119,9 +117,7 @@ TEST_F(GraphTest, WithoutAnUpdateAReplaySeesTheSame) {
 
 // Guesses that are taken back at each step need no more room than rows that stay.
 TEST_F(GraphTest, RowsThatComeAgainTakeTheirOldPlaces) {
-  OpenStores();
-  Create("m", Options(DType::kF16));
-  Append("m", 40);
+  OpenWith(40);
   Decoding decoding(stores_[0], *runtime_, stream_, {});
   ASSERT_OK(decoding.Capture(Memories("m")));
   int64_t allocations = 0;
@@ -142,9 +138,7 @@ TEST_F(GraphTest, RowsThatComeAgainTakeTheirOldPlaces) {
 }
 
 TEST_F(GraphTest, TwoGraphsOfTheSameMemoryDoNotDisturbEachOther) {
-  OpenStores();
-  Create("m", Options(DType::kF16));
-  Append("m", 50);
+  OpenWith(50);
   void* other = nullptr;
   ASSERT_EQ(runtime_->NewStream(&other), "");
   {
@@ -207,9 +201,7 @@ TEST_F(GraphTest, RowsWithoutRoomAreNotServedAndOthersAre) {
 }
 
 TEST_F(GraphTest, AGraphMayGoWhileAnUpdateOfItIsUnderWay) {
-  OpenStores();
-  Create("m", Options(DType::kF16));
-  Append("m", 300);
+  OpenWith(300);
   for (int i = 0; i < 20; ++i) {
     {
       DecodingRules rules;

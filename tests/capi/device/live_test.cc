@@ -12,7 +12,6 @@ class LiveTest : public TwinTest {
  protected:
   // Whatever a host may do, in random order; each answer compared.
   void Live(const std::vector<std::string>& names, DType query, int steps) {
-    int forks = 0;
     for (int step = 0; step < steps; ++step) {
       const std::string name = names[random_() % names.size()];
       SCOPED_TRACE("step " + std::to_string(step) + ", memory " + name);
@@ -21,19 +20,8 @@ class LiveTest : public TwinTest {
         case 1:
         case 2: Append(name, static_cast<int64_t>(1 + random_() % 3), query); break;
         case 3: Append(name, static_cast<int64_t>(random_() % 150), DType::kF32); break;
-        case 4: {
-          const auto tokens = static_cast<int64_t>(random_() % static_cast<uint64_t>(NextToken(name) + 1));
-          Both(name, [&](mneme_memory* memory) { return mneme_truncate(memory, tokens); });
-          break;
-        }
-        case 5: {
-          const mneme_memory_info_t info = InfoOf(memories_.at(name)[1]);
-          const int64_t pinned = std::min(info.pinned_tokens, info.next_token);
-          const int64_t keep =
-              pinned + static_cast<int64_t>(random_() % static_cast<uint64_t>(info.tokens - pinned + 1));
-          Both(name, [&](mneme_memory* memory) { return mneme_evict(memory, keep); });
-          break;
-        }
+        case 4: TruncateAnywhere(name); break;
+        case 5: EvictSome(name); break;
         case 6: Both(name, [](mneme_memory* memory) { return mneme_commit(memory, MNEME_BUFFERED, nullptr); }); break;
         case 7: Both(name, [](mneme_memory* memory) { return mneme_maintain(memory, nullptr, nullptr); }); break;
         case 8:
@@ -43,13 +31,7 @@ class LiveTest : public TwinTest {
           Open(name);
           break;
         case 9: {
-          const auto at = static_cast<int64_t>(random_() % static_cast<uint64_t>(NextToken(name) + 1));
-          const std::string child = "fork" + std::to_string(forks++);
-          std::vector<mneme_memory*> both(2);
-          for (size_t i = 0; i < 2; ++i) {
-            ASSERT_OK(mneme_memory_fork(memories_.at(name)[i], at, child.c_str(), &both[i]));
-          }
-          memories_[child] = both;
+          const std::string child = ForkAnywhere(name);
           TwinCall call;
           PlainCall(call, {child, name}, query);
           ExpectSame(call);

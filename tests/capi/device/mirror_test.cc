@@ -11,9 +11,7 @@ class MirrorTest : public DeviceTest {};
 
 // A block of a prompt, many rows a head: more than one call.
 TEST_F(MirrorTest, ServesAPromptInSeveralCalls) {
-  OpenStores();
-  Create("m", Options(DType::kF16));
-  Append("m", 300);
+  OpenWith(300);
   TwinCall call;
   PromptCall(call, "m", 300);
   ExpectSame(call);
@@ -64,9 +62,7 @@ TEST_F(MirrorTest, ABlockThatGrowsTakesItsRowsAlong) {
 }
 
 TEST_F(MirrorTest, DecodingAllocatesNothingAndCopiesEachRowOnce) {
-  OpenStores();
-  Create("m", Options(DType::kF16));
-  Append("m", 50);
+  OpenWith(50);
   const auto step = [&] {
     Append("m", 1);
     TwinCall call;
@@ -84,9 +80,7 @@ TEST_F(MirrorTest, DecodingAllocatesNothingAndCopiesEachRowOnce) {
 
 // After a truncation the next rows take the places of others, which a snapshot still sees.
 TEST_F(MirrorTest, ASnapshotFromBeforeATruncationKeepsItsRows) {
-  OpenStores();
-  Create("m", Options(DType::kF16));
-  Append("m", 100);
+  OpenWith(100);
   TwinCall call;
   PlainCall(call, {"m"}, DType::kF16);
   ExpectSame(call);

@@ -137,6 +137,12 @@ void TwinTest::OpenStores(int64_t budget_bytes) {
   }
 }
 
+void TwinTest::OpenWith(int64_t tokens) {
+  OpenStores();
+  Create("m", Options(DType::kF16));
+  Append("m", tokens);
+}
+
 void TwinTest::CloseStores() {
   ReleaseSnapshots();
   while (!memories_.empty()) Close(memories_.begin()->first);
@@ -212,6 +218,27 @@ void TwinTest::ReleaseSnapshots() {
     for (mneme_snapshot* const snapshot : both) mneme_snapshot_release(snapshot);
   }
   snapshots_.clear();
+}
+
+void TwinTest::TruncateAnywhere(const std::string& name) {
+  const auto tokens = static_cast<int64_t>(random_() % static_cast<uint64_t>(NextToken(name) + 1));
+  Both(name, [&](mneme_memory* memory) { return mneme_truncate(memory, tokens); });
+}
+
+void TwinTest::EvictSome(const std::string& name) {
+  const mneme_memory_info_t info = InfoOf(memories_.at(name)[1]);
+  const int64_t pinned = std::min(info.pinned_tokens, info.next_token);
+  const int64_t keep = pinned + static_cast<int64_t>(random_() % static_cast<uint64_t>(info.tokens - pinned + 1));
+  Both(name, [&](mneme_memory* memory) { return mneme_evict(memory, keep); });
+}
+
+std::string TwinTest::ForkAnywhere(const std::string& name) {
+  const auto at = static_cast<int64_t>(random_() % static_cast<uint64_t>(NextToken(name) + 1));
+  const std::string child = "fork" + std::to_string(forks_++);
+  std::vector<mneme_memory*> both(2);
+  for (size_t i = 0; i < 2; ++i) EXPECT_OK(mneme_memory_fork(memories_.at(name)[i], at, child.c_str(), &both[i]));
+  memories_[child] = both;
+  return child;
 }
 
 int64_t TwinTest::NextToken(const std::string& name) {

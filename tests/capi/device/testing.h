@@ -99,6 +99,8 @@ class TwinTest : public ::testing::Test {
   virtual int64_t Waits() const { return 0; }
 
   void OpenStores(int64_t budget_bytes = int64_t{64} << 20);
+  // The same, with a memory "m" of so many tokens, stored as f16.
+  void OpenWith(int64_t tokens);
   void CloseStores();  // and all memories
   // Of memories with short segments.
   static mneme_memory_options Options(DType stored, int64_t max_tokens = 0, int64_t pinned_tokens = 0);
@@ -111,6 +113,10 @@ class TwinTest : public ::testing::Test {
   void Append(const std::string& name, int64_t n, DType dtype = DType::kF16);
   // The same, for the store with the device from there.
   void AppendFromDevice(const std::string& name, int64_t n, DType dtype);
+  // What may become of a memory, at random: its end or its oldest tokens go; a fork from anywhere, whose name is given.
+  void TruncateAnywhere(const std::string& name);
+  void EvictSome(const std::string& name);
+  std::string ForkAnywhere(const std::string& name);
   void TakeSnapshots(const std::string& name);
   void ReleaseSnapshots();
   int64_t NextToken(const std::string& name);
@@ -130,6 +136,7 @@ class TwinTest : public ::testing::Test {
   mneme_store_stats_t Stats(int store = 0);
 
   std::mt19937 random_;
+  int forks_ = 0;
   TempFolder folders_[2];
   mneme_card* card_ = nullptr;
   mneme_store* stores_[2] = {};

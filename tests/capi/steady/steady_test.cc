@@ -225,14 +225,7 @@ class SteadyCall {
   }
 
   void Append(size_t sequence, int64_t tokens, uint32_t seed) {
-    Tensor keys({tokens, case_.kv_heads, case_.dim}), values({tokens, case_.kv_heads, case_.dim});
-    keys.Fill(seed);
-    values.Fill(seed + 1);
-    mneme_append_args args = MNEME_APPEND_ARGS_INIT;
-    args.layer = kLayer;
-    args.keys = &keys.view;
-    args.values = &values.view;
-    ASSERT_OK(mneme_append(memories_[sequence], &args));
+    ASSERT_OK(AppendTokens(memories_[sequence], kLayer, tokens, case_.kv_heads, case_.dim, case_.dim, seed));
   }
 
   mneme_store* store() { return store_; }
