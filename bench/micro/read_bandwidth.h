@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace mneme {
@@ -38,50 +39,106 @@ SumWords(const char* data, size_t bytes, size_t streams) {
   return sum[0] + sum[1] + sum[2] + sum[3];
 }
 
-// Bytes a second at which `threads` threads read the pieces, each piece by one of them: the best of `rounds`, which
-// take 1, 2 and 4 streams in turn. The threads live through all rounds, so that starting them costs nothing.
-inline double ReadBandwidth(const std::vector<Piece>& pieces, size_t threads, size_t rounds = 21) {
-  using Clock = std::chrono::steady_clock;
-  size_t bytes = 0;
-  for (const Piece& piece : pieces) bytes += piece.bytes;
-  std::vector<std::atomic<size_t>> next(rounds);
-  std::atomic<uint64_t> sum = 0;
-  // The clock is read by whoever comes last, before anyone goes on: a thread that wakes late after a meeting would
-  // otherwise miss what the others have read meanwhile, and the best of several would be that mistake.
-  std::vector<Clock::time_point> meetings;
-  meetings.reserve(2 * rounds);
-  std::barrier meet(static_cast<std::ptrdiff_t>(threads), [&meetings]() noexcept { meetings.push_back(Clock::now()); });
-  const auto read = [&] {
-    for (size_t round = 0; round < rounds; ++round) {
-      meet.arrive_and_wait();
-      uint64_t own = 0;
-      for (size_t i = next[round]++; i < pieces.size(); i = next[round]++) {
-        own += SumWords(pieces[i].data, pieces[i].bytes, size_t{1} << round % 3);
-      }
-      sum += own;
-      meet.arrive_and_wait();
+// Rounds of reading the pieces, each piece by one of `threads` threads, with 1, 2 and 4 runs side by side in turn. The
+// threads live from round to round and sleep in between, so that rounds can be had by turns with what they are compared
+// to: the bandwidth of a shared machine changes within seconds.
+class ReadRounds {
+ public:
+  ReadRounds(std::vector<Piece> pieces, size_t threads)
+      : pieces_(std::move(pieces)), meet_(static_cast<std::ptrdiff_t>(threads), Clock{&meetings_}) {
+    for (const Piece& piece : pieces_) bytes_ += piece.bytes;
+    meetings_.reserve(4096);
+    for (size_t thread = 1; thread < threads; ++thread) {
+      others_.emplace_back([this] {
+        for (size_t round = 0; Read(round); ++round) {
+        }
+      });
     }
-  };
-  std::vector<std::thread> others;
-  for (size_t thread = 1; thread < threads; ++thread) others.emplace_back(read);
-  read();
-  for (std::thread& other : others) other.join();
-  double best = 0;
-  for (size_t round = 0; round < rounds; ++round) {
-    const std::chrono::duration<double> time = meetings[2 * round + 1] - meetings[2 * round];
-    best = std::max(best, static_cast<double>(bytes) / time.count());
   }
-  return best;
+  ~ReadRounds() {
+    stopping_ = true;
+    Read(rounds_);
+    for (std::thread& other : others_) other.join();
+  }
+  ReadRounds(const ReadRounds&) = delete;
+  ReadRounds& operator=(const ReadRounds&) = delete;
+
+  void Round() {
+    next_ = 0;
+    Read(rounds_++);
+    const std::chrono::duration<double> time = meetings_[1] - meetings_[0];
+    meetings_.clear();
+    seconds_[(rounds_ - 1) % kStreams].push_back(time.count());
+  }
+
+  // Bytes a second in the best round, and in the median one of the number of runs that did best.
+  double Best() const { return Bandwidth([](const std::vector<double>& sorted) { return sorted.front(); }); }
+  double Median() const { return Bandwidth([](const std::vector<double>& sorted) { return sorted[sorted.size() / 2]; }); }
+
+ private:
+  static constexpr size_t kStreams = 3;
+
+  // Read by whoever comes last to a meeting, before anyone goes on: a thread that wakes late after it would otherwise
+  // miss what the others have read meanwhile, and the best of several would be that mistake.
+  struct Clock {
+    std::vector<std::chrono::steady_clock::time_point>* meetings;
+    void operator()() noexcept { meetings->push_back(std::chrono::steady_clock::now()); }
+  };
+
+  bool Read(size_t round) {
+    meet_.arrive_and_wait();
+    if (stopping_) return false;
+    uint64_t own = 0;
+    for (size_t i = next_++; i < pieces_.size(); i = next_++) {
+      own += SumWords(pieces_[i].data, pieces_[i].bytes, size_t{1} << round % kStreams);
+    }
+    sum_ += own;
+    meet_.arrive_and_wait();
+    return true;
+  }
+
+  template <typename Which>
+  double Bandwidth(const Which& which) const {
+    double best = 0;
+    for (std::vector<double> seconds : seconds_) {
+      if (seconds.empty()) continue;
+      std::sort(seconds.begin(), seconds.end());
+      best = std::max(best, static_cast<double>(bytes_) / which(seconds));
+    }
+    return best;
+  }
+
+  const std::vector<Piece> pieces_;
+  size_t bytes_ = 0;
+  size_t rounds_ = 0;
+  std::vector<double> seconds_[kStreams];
+  std::atomic<size_t> next_ = 0;
+  std::atomic<uint64_t> sum_ = 0;
+  std::atomic<bool> stopping_ = false;
+  std::vector<std::chrono::steady_clock::time_point> meetings_;
+  std::barrier<Clock> meet_;
+  std::vector<std::thread> others_;
+};
+
+// Bytes a second at which `threads` threads read the pieces: the best of `rounds`.
+inline double ReadBandwidth(const std::vector<Piece>& pieces, size_t threads, size_t rounds = 21) {
+  ReadRounds reading(pieces, threads);
+  for (size_t round = 0; round < rounds; ++round) reading.Round();
+  return reading.Best();
 }
 
-// The same of one buffer, in pieces of `piece_bytes`.
-inline double ReadBandwidth(const char* data, size_t bytes, size_t threads, size_t rounds = 21,
-                            size_t piece_bytes = size_t{1} << 20) {
+// A buffer in pieces.
+inline std::vector<Piece> CutInPieces(const char* data, size_t bytes, size_t piece_bytes = size_t{1} << 20) {
   std::vector<Piece> pieces;
   for (size_t done = 0; done < bytes; done += piece_bytes) {
     pieces.push_back({data + done, std::min(piece_bytes, bytes - done)});
   }
-  return ReadBandwidth(pieces, threads, rounds);
+  return pieces;
+}
+
+// The same of one buffer.
+inline double ReadBandwidth(const char* data, size_t bytes, size_t threads, size_t rounds = 21) {
+  return ReadBandwidth(CutInPieces(data, bytes), threads, rounds);
 }
 
 }  // namespace mneme
