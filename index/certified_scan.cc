@@ -13,6 +13,7 @@
 #include "base/cpu.h"
 #include "base/scratch.h"
 #include "index/candidates.h"
+#include "index/chunk_bases.h"
 #include "index/lead.h"
 #include "index/query_codes.h"
 #include "index/rotation.h"
@@ -32,8 +33,9 @@ constexpr int64_t kChunkRows = KeyCodes::kChunkRows;
 // Fewer rows than this are looked at one by one: preparing the queries would take longer.
 constexpr int64_t kLeastRows = 64;
 
-// Exact keys are read by so many, while the next are on their way.
+// Exact keys are read by so many, while the next batches are on their way.
 constexpr size_t kBatch = 16;
+constexpr size_t kBatchesAhead = 2;
 
 // Rows that codes tell nothing about are brought in and scanned by so many.
 constexpr int64_t kPieceRows = 256;
@@ -81,16 +83,13 @@ constexpr float kLikelyShare = 0.25f;
 
 // One query of a scan.
 struct CodedQuery {
-  float norm = 0;
-  float slack_weight = 0;  // of the mean's norm
-  float slack = 0;         // in the base, for what f32 rounds away
   float floor = -kInfinity;
   float least_penalty = 0;  // in the present range or chunk
   Candidates candidates;
   TopK lead;  // what the blocks looked at first reach in all likelihood
 };
 
-// Rows scanned by one Add.
+// Rows of one Add that have codes.
 struct Range {
   const KeyRows* keys;  // null: they come from `source`
   KeySource* source;
@@ -98,6 +97,11 @@ struct Range {
   int64_t row_begin;
   int64_t row_end;
   int64_t first_token;
+  int64_t number = 0;  // of its chunk 0, whole chunks of all ranges counted through
+
+  // Its whole chunks.
+  int64_t FirstWhole() const { return (row_begin + kChunkRows - 1) / kChunkRows; }
+  int64_t EndWhole() const { return std::max(FirstWhole(), row_end / kChunkRows); }
 };
 
 }  // namespace
@@ -116,7 +120,7 @@ class CertifiedScan::Impl {
     ranges_.clear();
     rankings_.clear();
     status_ = absl::OkStatus();
-    prepared_ = leading_ = false;
+    leading_ = false;
     // Those that this scan does not need keep their candidates' room for one that will.
     coded_.resize(std::max(static_cast<size_t>(count), std::min(coded_.size(), kMostKept)));
     for (int64_t i = 0; i < count; ++i) {
@@ -138,8 +142,6 @@ class CertifiedScan::Impl {
     if (coded_end > row_begin) {
       ranges_.push_back({keys, source, &key_codes, row_begin, coded_end, first_token});
       rankings_.insert(rankings_.end(), rankings, rankings + count_);
-      if (!prepared_) Prepare(key_codes.coded_dim());
-      ScanRange();
     }
     if (keys != nullptr) {
       ScanTopK(*keys, coded_end, row_end, first_token, vectors_, count_, rankings, top_);
@@ -151,9 +153,15 @@ class CertifiedScan::Impl {
   }
 
   absl::StatusOr<ScanCounts> End() {
+    if (!status_.ok()) return status_;
+    if (ranges_.empty()) return counts_;
+    ScanRanges();
+    // While the keys of one query are ranked, the next one's are on their way.
+    absl::Span<const int32_t> order = Announce(0);
     for (int64_t i = 0; i < count_ && status_.ok(); ++i) {
-      if (!Coded(i).candidates.few()) Thin(i);
-      LookAt(i);
+      const absl::Span<const int32_t> next = i + 1 < count_ ? Announce(i + 1) : absl::Span<const int32_t>();
+      LookAt(i, order);
+      order = next;
       // Rows were passed over that might reach no more than was assumed: right if the k best did.
       if (status_.ok() && Coded(i).candidates.assumed() > Threshold(i)) Repeat(i);
     }
@@ -168,21 +176,19 @@ class CertifiedScan::Impl {
   }
   // A logit that the k-th best row is known to reach.
   float Threshold(int64_t i) { return std::max(top_[i].threshold(), Coded(i).floor); }
-  // The least dot product that is worth a look in the last range.
+  // The least dot product that is worth a look in the present range.
   float Gate(int64_t i) {
-    return DotGate(RankingOf(i, ranges_.size() - 1), Coded(i).least_penalty,
+    return DotGate(RankingOf(i, range_), Coded(i).least_penalty,
                    std::max(Threshold(i), Coded(i).candidates.assumed()));
   }
 
   // Rotates and codes the queries.
   void Prepare(int64_t coded_dim) {
-    prepared_ = true;
     coded_dim_ = coded_dim;
     const auto n = static_cast<size_t>(count_);
     turned_.resize(static_cast<size_t>(dim_));
     values_.resize(n * static_cast<size_t>(coded_dim * kernels_->copies));
-    lanes_.resize((n + codes::kLanes - 1) / codes::kLanes * codes::kLanes * static_cast<size_t>(dim_));
-    bases_.resize(lanes_.size() / static_cast<size_t>(dim_));
+    bases_.Begin(*kernels_, count_, dim_);
     value_row_.resize(static_cast<size_t>(coded_dim));
     queries_.resize(n);
     for (int64_t i = 0; i < count_; ++i) {
@@ -192,131 +198,174 @@ class CertifiedScan::Impl {
       Rotate(turned, dim_);
       const codes::QueryCode code = codes::EncodeQuery(turned, dim_, *kernels_, value_row_.data());
       codes::Pack(*kernels_, value_row_.data(), i, count_, coded_dim, values_.data());
-      float* const lane = lanes_.data() + i / codes::kLanes * codes::kLanes * dim_ + i % codes::kLanes;
       double squares = 0;
-      for (int64_t d = 0; d < dim_; ++d) {
-        lane[d * codes::kLanes] = vector[d];
-        squares += static_cast<double>(vector[d]) * vector[d];
-      }
+      for (int64_t d = 0; d < dim_; ++d) squares += static_cast<double>(vector[d]) * vector[d];
       // What f32 may round away between the codes and the bound, and in the exact dot product itself, relative to
       // |query| · |key|: a unit in the last place for each term and some for the rest.
       const auto rounding = static_cast<float>(dim_ + 64) * 0x1p-23f;
-      CodedQuery& coded = Coded(i);
-      coded.norm = static_cast<float>(std::sqrt(squares) * 1.0001) + kTiny;
-      coded.slack_weight = coded.norm * rounding;
+      const float norm = static_cast<float>(std::sqrt(squares) * 1.0001) + kTiny;
+      bases_.Set(i, vector, norm * rounding);
       codes::Query& query = queries_[static_cast<size_t>(i)];
       query.start = -codes::kZeroCode * code.sum;
       query.step = code.step;
       query.inverse_step = code.step > 0 ? 1 / code.step : kInfinity;
-      query.error_weight = coded.norm * (1 + rounding);
-      query.norm_weight = static_cast<float>(std::sqrt(code.error2) * 1.0001) + coded.norm * rounding;
+      query.error_weight = norm * (1 + rounding);
+      query.norm_weight = static_cast<float>(std::sqrt(code.error2) * 1.0001) + norm * rounding;
     }
   }
 
-  // All queries over the last range.
-  void ScanRange() {
-    const Range& range = ranges_.back();
+  // All queries over all ranges.
+  void ScanRanges() {
+    Prepare(ranges_.front().codes->coded_dim());
+    int64_t chunks = 0;
+    for (Range& range : ranges_) {
+      range.number = chunks - range.FirstWhole();
+      chunks += range.EndWhole() - range.FirstWhole();
+    }
+    const Lead lead = LookAhead(chunks);
+    for (size_t range = 0; range < ranges_.size(); ++range) {
+      Enter(range);
+      ScanRange(lead);
+    }
+  }
+
+  void Enter(size_t range) {
+    range_ = range;
+    decays_ = false;
     for (int64_t i = 0; i < count_; ++i) {
       Coded(i).least_penalty = 0;
       queries_[static_cast<size_t>(i)].gate = Gate(i);
+      decays_ |= RankingOf(i, range).decay != 0;
     }
-    const Lead lead = LookAhead(range);
-    for (int64_t row = range.row_begin; row < range.row_end;) {
-      const int64_t chunk = row / kChunkRows;
-      const int64_t chunk_end = std::min(range.row_end, (chunk + 1) * kChunkRows);
-      EnterChunk(row, chunk_end);
-      const int64_t blocks_end = (chunk_end + kBlockRows - 1) / kBlockRows;
+  }
+
+  // All queries over the present range, but for the blocks of `lead`.
+  void ScanRange(const Lead& lead) {
+    const Range& range = ranges_[range_];
+    // With decay, gates change from chunk to chunk.
+    const int64_t most = decays_ ? 1 : ChunkBases::kChunks;
+    const int64_t chunks_end = (range.row_end + kChunkRows - 1) / kChunkRows;
+    const auto chunks_from = [&](int64_t chunk, ChunkBases::Chunk* chunks) {
+      const int64_t n = std::clamp<int64_t>(chunks_end - chunk, 0, most);
+      for (int64_t i = 0; i < n; ++i) chunks[i] = {range.codes, (chunk + i) * kChunkRows};
+      return absl::MakeConstSpan(chunks, static_cast<size_t>(n));
+    };
+    for (int64_t chunk = range.row_begin / kChunkRows; chunk < chunks_end; chunk += most) {
+      ChunkBases::Chunk now[ChunkBases::kChunks], next[ChunkBases::kChunks];
+      const auto n = std::min(most, chunks_end - chunk);
+      bases_.Compute(chunks_from(chunk, now), chunks_from(chunk + most, next));
+      const int64_t row = std::max(range.row_begin, chunk * kChunkRows);
+      const int64_t row_end = std::min(range.row_end, (chunk + n) * kChunkRows);
+      if (decays_) SetGates(row, row_end);
       int64_t block = row / kBlockRows;
-      if (const int64_t seen = lead.BlockOf(chunk); seen >= 0) {
-        ScanBlocks(block, seen, 0);
-        block = seen + 1;
+      const auto scan_to = [&](int64_t end) {
+        ScanBlocks(block, end, bases_.Of(block / codes::kChunkBlocks - chunk), 0);
+      };
+      for (int64_t whole = std::max(chunk, range.FirstWhole()); whole < std::min(chunk + n, range.EndWhole()); ++whole) {
+        const int64_t place = lead.BlockIn(range.number + whole);
+        if (place < 0) continue;
+        scan_to(whole * codes::kChunkBlocks + place);
+        block = whole * codes::kChunkBlocks + place + 1;
       }
-      ScanBlocks(block, blocks_end, 0);
-      row = chunk_end;
+      scan_to((row_end + kBlockRows - 1) / kBlockRows);
     }
   }
 
   // Looks at some blocks first, for a threshold to begin with, if there is none and there are enough.
-  Lead LookAhead(const Range& range) {
-    Lead lead(range.row_begin, range.row_end);
+  Lead LookAhead(int64_t chunks) {
+    const Lead lead(chunks);
     if (!assume_) return Lead();
     for (int64_t i = 0; i < count_; ++i) {
       const int64_t k = top_[i].k();
-      if (!lead.Serves(k) || Coded(i).candidates.assumed() > -kInfinity) return Lead();
+      if (!lead.Serves(k)) return Lead();
       Coded(i).lead.Reset(lead.Rank(k));
     }
-    const auto place = [&](int64_t i) {
-      int64_t contiguous;
-      return reinterpret_cast<intptr_t>(range.codes->Blocks(lead.Block(i) * kBlockRows, &contiguous));
+    struct Block {
+      size_t range;
+      int64_t number;
+      const char* data;
     };
+    // The i-th one; of the blocks before, the last one's range is `range`.
+    const auto find = [&](int64_t i, size_t range) {
+      const int64_t chunk = lead.Chunk(std::min(i, lead.size() - 1));
+      while (ranges_[range].number + ranges_[range].EndWhole() <= chunk) ++range;
+      const int64_t number = (chunk - ranges_[range].number) * codes::kChunkBlocks + lead.BlockIn(chunk);
+      int64_t contiguous;
+      return Block{range, number, ranges_[range].codes->Blocks(number * kBlockRows, &contiguous)};
+    };
+    const auto chunks_from = [&](int64_t i, size_t range, ChunkBases::Chunk* places) {
+      const int64_t n = std::clamp<int64_t>(lead.size() - i, 0, ChunkBases::kChunks);
+      for (int64_t j = 0; j < n; ++j) {
+        const Block block = find(i + j, range);
+        places[j] = {ranges_[block.range].codes, block.number * kBlockRows};
+      }
+      return absl::MakeConstSpan(places, static_cast<size_t>(n));
+    };
+    // So many blocks ahead of its turn one is asked for.
+    constexpr int64_t kAhead = 2;
     leading_ = true;
+    Enter(0);
     for (int64_t i = 0; i < lead.size(); ++i) {
-      const int64_t block = lead.Block(i);
-      const int64_t chunk_row = block * kBlockRows / kChunkRows * kChunkRows;
-      EnterChunk(chunk_row, chunk_row + kChunkRows);
-      ScanBlocks(block, block + 1, place(std::min(i + 2, lead.size() - 1)) - place(i));
+      const Block block = find(i, range_);
+      if (block.range != range_) Enter(block.range);
+      if (i % ChunkBases::kChunks == 0) {
+        ChunkBases::Chunk now[ChunkBases::kChunks], next[ChunkBases::kChunks];
+        bases_.Compute(chunks_from(i, range_, now), chunks_from(i + ChunkBases::kChunks, range_, next));
+      }
+      const int64_t chunk_row = block.number * kBlockRows / kChunkRows * kChunkRows;
+      if (decays_) SetGates(chunk_row, chunk_row + kChunkRows);
+      ScanBlocks(block.number, block.number + 1, bases_.Of(i % ChunkBases::kChunks),
+                 reinterpret_cast<intptr_t>(find(i + kAhead, range_).data) - reinterpret_cast<intptr_t>(block.data));
     }
     leading_ = false;
     return lead;
   }
 
-  // ahead: see codes::Kernels.
-  void ScanBlocks(int64_t block, int64_t blocks_end, int64_t ahead) {
+  // bases, ahead: see codes::Span.
+  void ScanBlocks(int64_t block, int64_t blocks_end, const float* bases, int64_t ahead) {
     while (block < blocks_end) {
       int64_t contiguous;
-      const char* blocks = ranges_.back().codes->Blocks(block * kBlockRows, &contiguous);
+      const char* blocks = ranges_[range_].codes->Blocks(block * kBlockRows, &contiguous);
       const int64_t n = std::min(contiguous, blocks_end - block);
-      kernels_->scan(blocks, n, ahead, block * kBlockRows, coded_dim_, values_.data(), queries_.data(), count_,
-                     &Impl::Sink, this);
+      const codes::Span span{blocks, n, block * kBlockRows, ahead, bases, bases_.stride()};
+      kernels_->scan(span, coded_dim_, values_.data(), queries_.data(), count_, &Impl::Sink, this);
+      const int64_t chunks = (block + n) / codes::kChunkBlocks - block / codes::kChunkBlocks;
+      bases += chunks * bases_.stride();
       block += n;
     }
   }
 
-  // What depends on the chunk: the part of the dot products that its mean makes, and the least penalty.
-  void EnterChunk(int64_t row, int64_t chunk_end) {
-    const KeyCodes& codes = *ranges_.back().codes;
-    const float* mean = codes.Mean(row);
-    const float mean_norm = codes.MeanNorm(row);
-    if (chunk_end < ranges_.back().row_end) {
-      const auto* next = reinterpret_cast<const char*>(codes.Mean(chunk_end));
-      for (size_t byte = 0; byte < codes.mean_bytes(); byte += 64) __builtin_prefetch(next + byte);
-    }
-    for (int64_t i = 0; i < count_; i += codes::kLanes) {
-      kernels_->dots(lanes_.data() + i * dim_, mean, dim_, bases_.data() + i);
-    }
+  // Of queries whose rankings decay: by the least penalty of rows [row, row_end).
+  void SetGates(int64_t row, int64_t row_end) {
     for (int64_t i = 0; i < count_; ++i) {
-      codes::Query& query = queries_[static_cast<size_t>(i)];
-      CodedQuery& coded = Coded(i);
-      coded.slack = coded.slack_weight * mean_norm + kTiny;
-      query.base = bases_[static_cast<size_t>(i)] + coded.slack;
-      const Ranking& ranking = RankingOf(i, ranges_.size() - 1);
-      if (ranking.decay != 0) {
-        coded.least_penalty = *std::min_element(ranking.row_penalty + row, ranking.row_penalty + chunk_end);
-        query.gate = Gate(i);
-      }
+      const Ranking& ranking = RankingOf(i, range_);
+      if (ranking.decay == 0) continue;
+      Coded(i).least_penalty = *std::min_element(ranking.row_penalty + row, ranking.row_penalty + row_end);
+      queries_[static_cast<size_t>(i)].gate = Gate(i);
     }
   }
 
-  static void Sink(void* context, int64_t number, codes::Query& query, int64_t row, const codes::Header& header,
-                   const int32_t* sums, uint32_t rows) {
-    static_cast<Impl*>(context)->Take(number, query, row, header, sums, rows);
+  static void Sink(void* context, int64_t number, codes::Query& query, float base, int64_t row,
+                   const codes::Header& header, const int32_t* sums, uint32_t rows) {
+    static_cast<Impl*>(context)->Take(number, query, base, row, header, sums, rows);
   }
 
-  void Take(int64_t number, codes::Query& query, int64_t row, const codes::Header& header, const int32_t* sums,
-            uint32_t rows) {
+  void Take(int64_t number, codes::Query& query, float base, int64_t row, const codes::Header& header,
+            const int32_t* sums, uint32_t rows) {
     CodedQuery& coded = Coded(number);
     Candidates& candidates = coded.candidates;
-    const Ranking& ranking = RankingOf(number, ranges_.size() - 1);
-    const Range& range = ranges_.back();
+    const Ranking& ranking = RankingOf(number, range_);
+    const Range& range = ranges_[range_];
     const float threshold = std::max(Threshold(number), candidates.assumed());
+    const float slack = bases_.Slack(number, {range.codes, row});
     float best = -kInfinity;
     for (; rows != 0; rows &= rows - 1) {
       const int r = std::countr_zero(rows);
       const int64_t at = row + r;
       if (at < range.row_begin || at >= range.row_end) continue;
-      const codes::Reach reach = codes::ReachOf(query, header, r, sums[r]);
-      const float likely = reach.middle - 2 * coded.slack - reach.room * kLikelyShare;
-      Candidate candidate{at, static_cast<int32_t>(ranges_.size()) - 1, ranking.Logit(likely, at),
+      const codes::Reach reach = codes::ReachOf(query, base, header, r, sums[r]);
+      const float likely = reach.middle - 2 * slack - reach.room * kLikelyShare;
+      Candidate candidate{at, static_cast<int32_t>(range_), ranking.Logit(likely, at),
                           ranking.LogitUpTo(reach.middle + reach.room, at)};
       // The gate may have risen since.
       if (candidate.most < threshold) continue;
@@ -335,33 +384,43 @@ class CertifiedScan::Impl {
     }
     if (!candidates.full()) return;
     Thin(number);
-    if (candidates.crowded()) LookAt(number);
+    if (candidates.crowded()) LookAt(number, candidates.BestFirst());
     query.gate = Gate(number);
   }
 
   void Thin(int64_t i) { Coded(i).candidates.Thin(Threshold(i)); }
 
-  // Ranks the candidates of one query by their exact keys.
-  void LookAt(int64_t i) {
-    Candidates& candidates = Coded(i).candidates;
-    const absl::Span<const int32_t> order = candidates.BestFirst();
+  // The order in which the candidates of one query will be looked at; asks for the keys of the first.
+  absl::Span<const int32_t> Announce(int64_t i) {
+    if (!Coded(i).candidates.few()) Thin(i);
+    const absl::Span<const int32_t> order = Coded(i).candidates.BestFirst();
+    for (size_t batch = 0; batch < kBatchesAhead; ++batch) WillRead(i, order, batch * kBatch);
+    return order;
+  }
+
+  // Asks for the keys of the batch that begins with number `begin` of `order`.
+  void WillRead(int64_t i, absl::Span<const int32_t> order, size_t begin) {
+    const Candidates& candidates = Coded(i).candidates;
     const size_t row_bytes = RowBytes(dtype_, dim_);
-    const auto fetch = [&](size_t begin) {
-      const float threshold = Threshold(i);
-      for (const int32_t number : order.subspan(std::min(begin, order.size()), kBatch)) {
-        const Candidate row = candidates[static_cast<size_t>(number)];
-        if (row.most < threshold) continue;
-        const Range& range = ranges_[static_cast<size_t>(row.range)];
-        if (range.keys == nullptr) {
-          range.source->WillRead(absl::MakeConstSpan(&row.row, 1));
-          continue;
-        }
-        for (size_t byte = 0; byte < row_bytes; byte += 64) __builtin_prefetch(range.keys->Row(row.row) + byte);
+    const float threshold = Threshold(i);
+    for (const int32_t number : order.subspan(std::min(begin, order.size()), kBatch)) {
+      const Candidate row = candidates[static_cast<size_t>(number)];
+      if (row.most < threshold) continue;
+      const Range& range = ranges_[static_cast<size_t>(row.range)];
+      if (range.keys == nullptr) {
+        range.source->WillRead(absl::MakeConstSpan(&row.row, 1));
+        continue;
       }
-    };
-    fetch(0);
+      const char* const key = range.keys->Row(row.row);
+      for (size_t byte = 0; byte < row_bytes; byte += 64) __builtin_prefetch(key + byte);
+    }
+  }
+
+  // Ranks the candidates of one query by their exact keys, in an order that BestFirst gave.
+  void LookAt(int64_t i, absl::Span<const int32_t> order) {
+    Candidates& candidates = Coded(i).candidates;
     for (size_t first = 0; first < order.size() && status_.ok(); first += kBatch) {
-      fetch(first + kBatch);
+      WillRead(i, order, first + kBatchesAhead * kBatch);
       const char* keys[kBatch];
       Candidate rows[kBatch];
       size_t n = 0;
@@ -472,13 +531,13 @@ class CertifiedScan::Impl {
   TopK* top_ = nullptr;
   const codes::Kernels* kernels_ = nullptr;
   ScanCounts counts_;
-  bool prepared_ = false;
   bool leading_ = false;
+  size_t range_ = 0;     // the present one
+  bool decays_ = false;  // some ranking of it does
   std::vector<float> turned_;
   std::vector<int8_t> value_row_;
   std::vector<int8_t> values_;
-  std::vector<float> lanes_;  // the queries [dim][kLanes], group after group
-  std::vector<float> bases_;  // their dot products with a chunk's mean
+  ChunkBases bases_;  // of the present chunks
   std::vector<codes::Query> queries_;
   std::vector<CodedQuery> coded_;
   DType dtype_ = DType::kF32;  // of all ranges

@@ -10,6 +10,7 @@
 namespace mneme::codes {
 
 inline constexpr int kBlockRows = 16;
+inline constexpr int kChunkBlocks = 16;  // blocks that share a mean
 
 // A code c stands for (c - kZeroCode) / inverse_scale, its row's; 1 … 127, so that AVX2 can sum two products in 16
 // bits.
@@ -19,6 +20,7 @@ inline constexpr int kGreatestCode = 63;  // of |c - kZeroCode|
 inline constexpr int kGreatestValue = 127;  // of a query's element
 inline constexpr int kTileDims = 16;        // elements of a query that lie together
 inline constexpr int kLanes = 8;            // queries side by side, where each is one lane
+inline constexpr int kMeans = 4;            // vectors that Kernels::dots takes at once
 
 // What a block's codes come with. Lengths are in steps of the row's own scale, where they hardly differ between rows.
 struct alignas(64) Header {
@@ -36,11 +38,11 @@ inline constexpr int64_t BlockBytes(int64_t dim) {
 
 // One query during a scan, its values apart (see Kernels). Row r reaches at most
 //   base + (step * (start + values · codes[r]) + error_weight * error + norm_weight * norm) / inverse_scale[r]
+// where base is what the mean of the row's chunk makes of the dot product.
 struct Query {
   int32_t start;  // -kZeroCode * (sum of values)
   float step;
   float inverse_step;  // infinity if the step is 0
-  float base;
   float error_weight;
   float norm_weight;
   float gate;  // rows that cannot reach it are dropped
@@ -53,18 +55,28 @@ struct Reach {
 };
 
 // Of row r of a block, whose sum is start + values · codes[r].
-inline Reach ReachOf(const Query& query, const Header& header, int r, int32_t sum) {
+inline Reach ReachOf(const Query& query, float base, const Header& header, int r, int32_t sum) {
   const uint32_t bits = static_cast<uint32_t>(header.inverse_scale[r]) << 16;
   float inverse_scale;
   __builtin_memcpy(&inverse_scale, &bits, sizeof(inverse_scale));
   const float scale = 1 / inverse_scale;
   const float room = header.error * query.error_weight + header.norm * query.norm_weight;
-  return {query.base + static_cast<float>(sum) * query.step * scale, room * scale};
+  return {base + static_cast<float>(sum) * query.step * scale, room * scale};
 }
 
+// Some consecutive blocks.
+struct Span {
+  const char* blocks;
+  int64_t count;
+  int64_t row;         // of the KeyCodes, the first one of the first block
+  int64_t ahead;       // bytes from a block to one that will be wanted soon; 0 if the next one will
+  const float* bases;  // of each query in the chunk of `row`; those of the next chunk are `stride` further on, and so on
+  int64_t stride;
+};
+
 // Gets the rows of a block, the first of them being `row`, that cannot be told to be below the gate of query `number`:
-// those set in `rows`; and the sums of all. It may raise the gate.
-using Sink = void (*)(void* context, int64_t number, Query& query, int64_t row, const Header& header,
+// those set in `rows`; the query's base there, and the sums of all. It may raise the gate.
+using Sink = void (*)(void* context, int64_t number, Query& query, float base, int64_t row, const Header& header,
                       const int32_t* sums, uint32_t rows);
 
 struct Kernels {
@@ -75,13 +87,13 @@ struct Kernels {
   int greatest_narrow_sum;
   int copies;  // of each four values, side by side: enough for a vector where none can be made of them on the way
 
-  // `count` consecutive blocks, the first one beginning with row `row`, against n queries. `values` holds theirs, as
-  // Pack puts them. ahead: bytes from a block to one that will be wanted soon; 0 if the next one will.
-  void (*scan)(const char* blocks, int64_t count, int64_t ahead, int64_t row, int64_t dim, const int8_t* values,
-               Query* queries, int64_t n, Sink sink, void* context);
+  // A span of blocks against n queries. `values` holds theirs, as Pack puts them.
+  void (*scan)(const Span& span, int64_t dim, const int8_t* values, Query* queries, int64_t n, Sink sink,
+               void* context);
 
-  // The dot products of vectors [n][kLanes], side by side, and b [n], each off by less than n * 2^-24 * |a| * |b|.
-  void (*dots)(const float* vectors, const float* b, int64_t n, float* dots);
+  // dots [kMeans][kLanes]: of vectors [n][kLanes], side by side, and each of kMeans others [n], each off by less than
+  // n * 2^-24 * |a| * |b|.
+  void (*dots)(const float* vectors, const float* const* others, int64_t n, float* dots);
 };
 
 // Puts the values [dim] of query i of n where the kernels look for them: group after group, each [dim / kTileDims]

@@ -27,7 +27,7 @@ class KeyCodes {
  public:
   static constexpr int64_t kBlockRows = codes::kBlockRows;
   // Rows that share a mean.
-  static constexpr int64_t kChunkRows = 256;
+  static constexpr int64_t kChunkRows = kBlockRows * codes::kChunkBlocks;
 
   explicit KeyCodes(int64_t dim);
 

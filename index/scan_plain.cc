@@ -11,6 +11,7 @@ typedef uint32_t Bits __attribute__((vector_size(16)));
 constexpr int kWidth = 4;
 constexpr int kTile = 4;
 constexpr int kQueries = 2;
+constexpr bool kDotsAsTurned = false;
 
 inline Vec Splat(float value) {
   return Vec{value, value, value, value};

@@ -99,6 +99,8 @@ void Attend(benchmark::State& state) {
     for (float& x : rows) x = normal(random);
     engine.Append(0, std::min<int64_t>(4096, tokens - done), rows.data());
   }
+  // Sealed, as what a memory holds for long is.
+  if (tokens > 0) Check(mneme_commit(engine.memory, MNEME_BUFFERED, nullptr));
   // Steps of a text: each query as like the one before as asked.
   constexpr size_t kSteps = 16;
   const auto floats = static_cast<size_t>(queries * q_heads * dim);

@@ -181,7 +181,7 @@ TEST_P(CertifiedScanTest, EqualsTheExactScanWhereBlocksLead) {
     for (const int64_t k : {1, 8, 32}) {
       SCOPED_TRACE(testing::Message() << "keys " << static_cast<int>(kind) << " rows " << rows << " count " << count
                                       << " k " << k);
-      ASSERT_TRUE(Lead(700, rows - 100).Serves(k));
+      ASSERT_TRUE(Lead(rows / KeyCodes::kChunkRows - 4).Serves(k));
       ExpectSameAsScan(data, 0, rows, k);
       ExpectSameAsScan(data, 700, rows - 100, k);
       if (HasFatalFailure()) return;
@@ -213,12 +213,13 @@ Data MakeGoodRows(std::mt19937& random, int64_t rows, const Good& good) {
 // The blocks that are looked at first promise what no others hold.
 TEST_P(CertifiedScanTest, ScansAgainWhereTheLeadIsWrong) {
   constexpr int64_t kRows = 8192, kTop = 32;
-  const Lead lead(0, kRows);
+  const Lead lead(kRows / KeyCodes::kChunkRows);
   std::mt19937 random(12);
   const Data wrong = MakeGoodRows(random, kRows, [&](int64_t r) {
     const int64_t block = r / KeyCodes::kBlockRows;
     const int64_t chunk = r / KeyCodes::kChunkRows;
-    return r % KeyCodes::kBlockRows == 5 && chunk < lead.Rank(kTop) && lead.BlockOf(chunk) == block;
+    return r % KeyCodes::kBlockRows == 5 && chunk < lead.Rank(kTop) &&
+           lead.BlockIn(chunk) == block % codes::kChunkBlocks;
   });
   EXPECT_GT(ExpectSameAsScan(wrong, 0, kRows, kTop).repeated, 0);
 }
@@ -226,14 +227,16 @@ TEST_P(CertifiedScanTest, ScansAgainWhereTheLeadIsWrong) {
 // Neighbouring rows are alike: that many good ones come together must not look like many more of them elsewhere.
 TEST_P(CertifiedScanTest, GoodNeighboursDoNotMislead) {
   constexpr int64_t kRows = 8192, kTop = 32;
-  const Lead lead(0, kRows);
+  const Lead lead(kRows / KeyCodes::kChunkRows);
   std::mt19937 random(13);
   for (int64_t first = 0; first < 4 * KeyCodes::kChunkRows; first += 208) {
     const Data data = MakeGoodRows(random, kRows, [&](int64_t r) { return r >= first && r < first + 40; });
     EXPECT_EQ(ExpectSameAsScan(data, 0, kRows, kTop).repeated, 0) << first;
   }
   // All of them in a block that leads.
-  const Data data = MakeGoodRows(random, kRows, [&](int64_t r) { return r / KeyCodes::kBlockRows == lead.Block(7); });
+  const Data data = MakeGoodRows(random, kRows, [&](int64_t r) {
+    return r / KeyCodes::kChunkRows == 7 && r / KeyCodes::kBlockRows % codes::kChunkBlocks == lead.BlockIn(7);
+  });
   EXPECT_EQ(ExpectSameAsScan(data, 0, kRows, 16).repeated, 0);
 }
 
@@ -363,20 +366,21 @@ TEST_P(CertifiedScanTest, NoRowExceedsItsBound) {
         codes::Query query{.start = -codes::kZeroCode * code.sum,
                            .step = code.step,
                            .inverse_step = 1 / code.step,
-                           .base = static_cast<float>(base),
                            .error_weight = static_cast<float>(std::sqrt(norm)),
                            .norm_weight = static_cast<float>(std::sqrt(error)),
                            .gate = -kInfinity};
         int64_t contiguous;
         const char* blocks = coded.Blocks(chunk, &contiguous);
         ASSERT_GE(contiguous, KeyCodes::kChunkRows / 16);
+        const auto only = static_cast<float>(base);
         kernels.scan(
-            blocks, KeyCodes::kChunkRows / 16, 0, chunk, coded.coded_dim(), packed.data(), &query, 1,
-            [](void* context, int64_t, codes::Query& own, int64_t row, const codes::Header& header, const int32_t* sums,
-               uint32_t mask) {
+            codes::Span{blocks, KeyCodes::kChunkRows / 16, chunk, 0, &only, 1}, coded.coded_dim(), packed.data(),
+            &query, 1,
+            [](void* context, int64_t, codes::Query& own, float its_base, int64_t row, const codes::Header& header,
+               const int32_t* sums, uint32_t mask) {
               for (int i = 0; i < 16; ++i) {
                 (*static_cast<std::vector<Row>*>(context))[static_cast<size_t>(row + i)] = {
-                    codes::ReachOf(own, header, i, sums[i]), (mask >> i & 1) != 0};
+                    codes::ReachOf(own, its_base, header, i, sums[i]), (mask >> i & 1) != 0};
               }
             },
             &rows);

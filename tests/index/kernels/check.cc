@@ -16,12 +16,18 @@
 namespace mneme::codes {
 namespace {
 
-// What kernels told: of (query, row) the sum, and whether it was not below the gate.
-using Told = std::map<std::pair<int64_t, int64_t>, std::pair<int32_t, bool>>;
+// What kernels told: of (query, row) the sum and the base, and whether it was not below the gate.
+struct Row {
+  int32_t sum;
+  float base;
+  bool there;
+};
+using Told = std::map<std::pair<int64_t, int64_t>, Row>;
 
-void Take(void* context, int64_t number, Query&, int64_t row, const Header&, const int32_t* sums, uint32_t rows) {
+void Take(void* context, int64_t number, Query&, float base, int64_t row, const Header&, const int32_t* sums,
+          uint32_t rows) {
   for (int i = 0; i < kBlockRows; ++i) {
-    (*static_cast<Told*>(context))[{number, row + i}] = {sums[i], (rows >> i & 1) != 0};
+    (*static_cast<Told*>(context))[{number, row + i}] = {sums[i], base, (rows >> i & 1) != 0};
   }
 }
 
@@ -29,23 +35,30 @@ void Take(void* context, int64_t number, Query&, int64_t row, const Header&, con
 bool CheckDots(std::mt19937& random) {
   std::uniform_real_distribution<float> uniform(-1, 1);
   for (int64_t dim = 1; dim < 300; dim += 1 + static_cast<int64_t>(random() % 7)) {
-    std::vector<float> vectors(static_cast<size_t>(dim * kLanes)), other(static_cast<size_t>(dim));
+    std::vector<float> vectors(static_cast<size_t>(dim * kLanes)), others[kMeans];
     for (float& x : vectors) x = uniform(random);
-    for (float& x : other) x = uniform(random);
-    float dots[kLanes];
-    MNEME_CHECKED.dots(vectors.data(), other.data(), dim, dots);
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
+    const float* pointers[kMeans];
+    for (int m = 0; m < kMeans; ++m) {
+      others[m].resize(static_cast<size_t>(dim));
+      for (float& x : others[m]) x = uniform(random);
+      pointers[m] = others[m].data();
+    }
+    float dots[kMeans * kLanes];
+    MNEME_CHECKED.dots(vectors.data(), pointers, dim, dots);
+    for (int64_t i = 0; i < kMeans * kLanes; ++i) {
       double exact = 0, vector2 = 0, other2 = 0;
       for (int64_t d = 0; d < dim; ++d) {
-        const double a = vectors[static_cast<size_t>(d * kLanes + lane)], b = other[static_cast<size_t>(d)];
+        const double a = vectors[static_cast<size_t>(d * kLanes + i % kLanes)];
+        const double b = others[i / kLanes][static_cast<size_t>(d)];
         exact += a * b;
         vector2 += a * a;
         other2 += b * b;
       }
       const double allowed = static_cast<double>(dim) * 0x1p-24 * sqrt(vector2 * other2);
-      if (fabs(static_cast<double>(dots[lane]) - exact) <= allowed) continue;
-      printf("FAILED: dim %d lane %d: dot product %.9g, expected %.9g within %g\n", static_cast<int>(dim),
-             static_cast<int>(lane), static_cast<double>(dots[lane]), exact, allowed);
+      if (fabs(static_cast<double>(dots[i]) - exact) <= allowed) continue;
+      printf("FAILED: dim %d, vector %d of the others, lane %d: dot product %.9g, expected %.9g within %g\n",
+             static_cast<int>(dim), static_cast<int>(i / kLanes), static_cast<int>(i % kLanes),
+             static_cast<double>(dots[i]), exact, allowed);
       return false;
     }
   }
@@ -58,7 +71,12 @@ int Check() {
   int64_t compared = 0, passed = 0;
   for (int round = 0; round < 400; ++round) {
     const int64_t dim = 16 * (1 + static_cast<int64_t>(random() % 16));
-    const int64_t blocks = 1 + static_cast<int64_t>(random() % 5), n = 1 + static_cast<int64_t>(random() % 19);
+    // Some of them of several chunks, whose means make different parts of the dot products.
+    const int64_t blocks = 1 + static_cast<int64_t>(random() % (round % 4 == 0 ? 40 : 5));
+    const int64_t n = 1 + static_cast<int64_t>(random() % 19);
+    const int64_t stride = n + static_cast<int64_t>(random() % 3);
+    std::vector<float> bases(static_cast<size_t>(4 * stride));
+    for (float& base : bases) base = uniform(random) - 0.5f;
     std::vector<Header> memory(static_cast<size_t>(blocks * BlockBytes(dim)) / sizeof(Header));
     auto* const bytes = reinterpret_cast<char*>(memory.data());
     for (int64_t b = 0; b < blocks; ++b) {
@@ -95,7 +113,6 @@ int Check() {
       query.start = -kZeroCode * sum;
       query.step = step;
       query.inverse_step = 1 / step;
-      query.base = uniform(random) - 0.5f;
       query.error_weight = uniform(random);
       query.norm_weight = uniform(random);
       query.gate = (2 * uniform(random) - 0.5f) * spread * static_cast<float>(greatest) / kGreatestValue;
@@ -103,26 +120,33 @@ int Check() {
     Told expected, actual;
     const int64_t ahead = round % 2 == 0 ? 0 : 5 * BlockBytes(dim);
     std::vector<Query> copy = queries;
-    kPlainKernels.scan(bytes, blocks, ahead, 160, dim, plain.data(), copy.data(), n, &Take, &expected);
-    MNEME_CHECKED.scan(bytes, blocks, ahead, 160, dim, packed.data(), queries.data(), n, &Take, &actual);
+    const Span span{bytes, blocks, 160, ahead, bases.data(), stride};
+    kPlainKernels.scan(span, dim, plain.data(), copy.data(), n, &Take, &expected);
+    MNEME_CHECKED.scan(span, dim, packed.data(), queries.data(), n, &Take, &actual);
     for (int64_t i = 0; i < n; ++i) {
       const Query& query = queries[static_cast<size_t>(i)];
       for (int64_t row = 160; row < 160 + blocks * kBlockRows; ++row) {
         const auto e = expected.find({i, row}), a = actual.find({i, row});
-        const bool expected_there = e != expected.end() && e->second.second;
-        const bool actual_there = a != actual.end() && a->second.second;
+        const bool expected_there = e != expected.end() && e->second.there;
+        const bool actual_there = a != actual.end() && a->second.there;
         ++compared;
         passed += actual_there;
-        if (expected_there && actual_there && e->second.first != a->second.first) {
-          printf("FAILED: round %d row %d: sum %d, expected %d\n", round, static_cast<int>(row), a->second.first,
-                 e->second.first);
+        const float base = bases[static_cast<size_t>(row / (kBlockRows * kChunkBlocks) * stride + i)];
+        if (actual_there && a->second.base != base) {
+          printf("FAILED: round %d row %d: base %g, expected %g\n", round, static_cast<int>(row),
+                 static_cast<double>(a->second.base), static_cast<double>(base));
+          return 1;
+        }
+        if (expected_there && actual_there && e->second.sum != a->second.sum) {
+          printf("FAILED: round %d row %d: sum %d, expected %d\n", round, static_cast<int>(row), a->second.sum,
+                 e->second.sum);
           return 1;
         }
         if (expected_there == actual_there) continue;
         // Only rounding may decide differently.
         const auto* header = reinterpret_cast<const Header*>(bytes + (row - 160) / kBlockRows * BlockBytes(dim));
-        const Reach reach = ReachOf(query, *header, static_cast<int>(row % kBlockRows),
-                                    expected_there ? e->second.first : a->second.first);
+        const Reach reach = ReachOf(query, base, *header, static_cast<int>(row % kBlockRows),
+                                    expected_there ? e->second.sum : a->second.sum);
         const float most = reach.middle + reach.room;
         if (fabsf(most - query.gate) > 1e-4f * (fabsf(query.gate) + 1)) {
           printf("FAILED: round %d dim %d query %d row %d: bound %g, gate %g\n", round, static_cast<int>(dim),
