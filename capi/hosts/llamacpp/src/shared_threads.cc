@@ -1,5 +1,6 @@
 #include "capi/hosts/llamacpp/src/shared_threads.h"
 
+#include <algorithm>
 #include <string>
 #include <string_view>
 
@@ -26,11 +27,15 @@ bool UsesOpenMp(ggml_backend_reg_t registry) {
 
 }  // namespace
 
-SharedThreads::Turn::Turn(SharedThreads& threads) : threads_(threads), lock_(threads.mutex_) {
+SharedThreads::Turn::Turn(SharedThreads& threads, int32_t count) : threads_(threads), lock_(threads.mutex_) {
+  threads_.Use(std::clamp(count, 1, threads.count_));
   threads_.turn_.store(std::this_thread::get_id(), std::memory_order_relaxed);
 }
 
-SharedThreads::Turn::~Turn() { threads_.turn_.store({}, std::memory_order_relaxed); }
+SharedThreads::Turn::~Turn() {
+  threads_.turn_.store({}, std::memory_order_relaxed);
+  threads_.Use(threads_.count_);
+}
 
 Status SharedThreads::Create(int32_t threads, ggml_threadpool* pool, std::unique_ptr<SharedThreads>* made) {
   if (threads < 1 || threads > GGML_MAX_N_THREADS) {
@@ -53,14 +58,14 @@ Status SharedThreads::MakeBackend(ggml_threadpool* pool) {
   backend_.reset(ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr));
   if (backend_ == nullptr) return NotServed("ggml has no CPU backend");
   ggml_backend_reg_t registry = ggml_backend_dev_backend_reg(ggml_backend_get_device(backend_.get()));
-  const auto set_threads = Named<void(ggml_backend_t, int)>(registry, "ggml_backend_set_n_threads");
+  set_threads_ = Named<void(ggml_backend_t, int)>(registry, "ggml_backend_set_n_threads");
   const auto set_pool = Named<void(ggml_backend_t, ggml_threadpool*)>(registry, "ggml_backend_cpu_set_threadpool");
   const auto new_pool = Named<ggml_threadpool*(ggml_threadpool_params*)>(registry, "ggml_threadpool_new");
   free_pool_ = Named<void(ggml_threadpool*)>(registry, "ggml_threadpool_free");
-  if (set_threads == nullptr || set_pool == nullptr || new_pool == nullptr || free_pool_ == nullptr) {
+  if (set_threads_ == nullptr || set_pool == nullptr || new_pool == nullptr || free_pool_ == nullptr) {
     return NotServed("ggml's CPU backend does not let its threads be used");
   }
-  set_threads(backend_.get(), count_);
+  Use(count_);
   if (UsesOpenMp(registry)) return Status();
   if (pool == nullptr) {
     ggml_threadpool_params params = ggml_threadpool_params_default(count_);

@@ -44,10 +44,11 @@ class SharedThreads {
   void Attach(llama_context* context) const;
   void Detach(llama_context* context) const;
 
-  // While it lives the calling thread alone may use the threads, as llama_decode is about to.
+  // While it lives the calling thread alone may use the threads, as llama_decode is about to, and tasks run on as many of
+  // them as it will: a team of another size would be made anew each time (OpenMP).
   class Turn {
    public:
-    explicit Turn(SharedThreads& threads);
+    Turn(SharedThreads& threads, int32_t count);
     ~Turn();
     Turn(const Turn&) = delete;
     Turn& operator=(const Turn&) = delete;
@@ -86,7 +87,10 @@ class SharedThreads {
   Status MakeGraph();
   void Run(Job& job);
 
+  void Use(int32_t count) { set_threads_(backend_.get(), count); }
+
   const int32_t count_;
+  void (*set_threads_)(ggml_backend_t, int) = nullptr;
   ggml_threadpool* own_pool_ = nullptr;
   void (*free_pool_)(ggml_threadpool*) = nullptr;
   std::unique_ptr<ggml_backend, BackendDeleter> backend_;

@@ -70,8 +70,22 @@ TEST(SharedThreadsTest, ReturnsWhenAllHaveEnded) {
 TEST(SharedThreadsTest, SeveralThreadsTakePart) {
   const auto threads = Make(2);
   EXPECT_EQ(MostAtOnce(*threads, 2), 2);
-  SharedThreads::Turn turn(*threads);
+  SharedThreads::Turn turn(*threads, 2);
   EXPECT_EQ(MostAtOnce(*threads, 2), 2) << "whose turn it is has them, too";
+}
+
+TEST(SharedThreadsTest, ATurnMayUseFewer) {
+  const auto threads = Make(2);
+  {
+    SharedThreads::Turn turn(*threads, 1);
+    EXPECT_EQ(MostAtOnce(*threads, 2), 1);
+  }
+  {
+    SharedThreads::Turn turn(*threads, 9);
+    EXPECT_EQ(MostAtOnce(*threads, 2), 2);
+    EXPECT_EQ(MostAtOnce(*threads, 3), 2) << "no more than there are";
+  }
+  EXPECT_EQ(MostAtOnce(*threads, 2), 2);
 }
 
 TEST(SharedThreadsTest, OthersTasksRunAloneDuringATurn) {
@@ -79,7 +93,7 @@ TEST(SharedThreadsTest, OthersTasksRunAloneDuringATurn) {
   std::set<std::thread::id> used;  // no lock: tasks that run on one thread need none
   std::thread::id own;
   {
-    SharedThreads::Turn turn(*threads);
+    SharedThreads::Turn turn(*threads, 2);
     std::thread other([&] {
       own = std::this_thread::get_id();
       RunOn(*threads, 100, [&](size_t) { used.insert(std::this_thread::get_id()); });
@@ -103,7 +117,7 @@ TEST(SharedThreadsTest, ATurnWaitsForOthersTasks) {
   });
   while (!begun) std::this_thread::yield();
   const auto start = std::chrono::steady_clock::now();
-  { SharedThreads::Turn turn(*threads); }
+  { SharedThreads::Turn turn(*threads, 2); }
   const auto waited = std::chrono::steady_clock::now() - start;
   other.join();
   EXPECT_TRUE(ended);
@@ -118,7 +132,7 @@ TEST(SharedThreadsTest, ManyCallersAtOnce) {
     callers.emplace_back([&, caller] {
       for (int round = 0; round < 100; ++round) {
         std::unique_ptr<SharedThreads::Turn> turn;
-        if (caller == 0) turn = std::make_unique<SharedThreads::Turn>(*threads);
+        if (caller == 0) turn = std::make_unique<SharedThreads::Turn>(*threads, 2);
         int64_t own[16] = {};
         RunOn(*threads, 16, [&](size_t i) { own[i] = static_cast<int64_t>(i); });
         for (const int64_t value : own) sum += value;

@@ -12,8 +12,8 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr int64_t kBlock = 64;
-constexpr int64_t kBlocks = 5;
-constexpr int64_t kSingle = 12;
+constexpr int64_t kBlocks = 3;  // the first has left the window when the last is read
+constexpr int64_t kSingle = 8;
 
 using Logits = std::vector<std::vector<float>>;
 
@@ -67,19 +67,18 @@ Logits DecodeOnShared(llama_model* model, const ModelSettings& settings, int32_t
 }
 
 TEST(ThreadsTest, PredictionsAreTheSameOnAnyThreads) {
-  struct Case {
-    llama_model* model;
-    std::string path;
-  };
-  for (const Case& one : {Case{Smol(), SmolPath()}, Case{Gemma(), GemmaPath()}}) {
-    const ModelSettings settings = Settings(one.path);
-    const Logits alone = DecodeOnOwn(one.model, settings, 1);
-    ASSERT_EQ(alone.size(), static_cast<size_t>(kBlock + kSingle));
-    EXPECT_EQ(alone, DecodeOnOwn(one.model, settings, 2)) << one.path;
-    EXPECT_EQ(alone, DecodeOnShared(one.model, settings, 2, true)) << one.path;
-    EXPECT_EQ(alone, DecodeOnShared(one.model, settings, 3, true)) << one.path;
-    EXPECT_EQ(alone, DecodeOnShared(one.model, settings, 2, false)) << one.path;
-  }
+  const ModelSettings settings = Settings(SmolPath());
+  const Logits alone = DecodeOnOwn(Smol(), settings, 1);
+  ASSERT_EQ(alone.size(), static_cast<size_t>(kBlock + kSingle));
+  EXPECT_EQ(alone, DecodeOnOwn(Smol(), settings, 2));
+  EXPECT_EQ(alone, DecodeOnShared(Smol(), settings, 2, true));
+  EXPECT_EQ(alone, DecodeOnShared(Smol(), settings, 3, true));
+  EXPECT_EQ(alone, DecodeOnShared(Smol(), settings, 2, false));
+}
+
+TEST(ThreadsTest, PredictionsAreTheSameForLayersOfAnotherShape) {
+  const ModelSettings settings = Settings(GemmaPath());
+  EXPECT_EQ(DecodeOnOwn(Gemma(), settings, 1), DecodeOnShared(Gemma(), settings, 2, true));
 }
 
 // A server decodes on whatever thread a request comes in by.
