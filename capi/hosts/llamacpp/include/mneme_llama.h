@@ -4,12 +4,15 @@
  * values of the new tokens, and replaces the attention output (node kqv_out, before the output projection) by attention
  * over the local window and the rows retrieved from the sequence's memory. Weights, cache and graph stay llama.cpp's.
  *
+ *   mneme_llama_threads_create(n_threads, NULL, &threads);   // one set for model and engine; or the store's own threads
+ *   mneme_llama_threads_serve(threads, &store_options);       // before mneme_store_open
  *   mneme_llama_options options = MNEME_LLAMA_OPTIONS_INIT;
  *   options.model_path = path;
  *   mneme_llama_create(model, &options, &adapter);
  *   mneme_llama_prepare(adapter, &context_params);            // sets cb_eval, or says why this context cannot be served
  *   ctx = llama_init_from_model(model, context_params);
  *   mneme_llama_bind(adapter, ctx);
+ *   mneme_llama_share_threads(adapter, threads);
  *   mneme_memory_options rows = MNEME_MEMORY_OPTIONS_INIT;
  *   mneme_llama_memory_options(adapter, 8192, &rows);         // 8,192 tokens beyond the window, the first 16 pinned
  *   mneme_memory_create(store, "user-42", mneme_llama_card(adapter), &rows, &memory);
@@ -93,6 +96,27 @@ MNEME_API mneme_status mneme_llama_memory_options(const mneme_llama* adapter, in
 MNEME_API mneme_status mneme_llama_prepare(mneme_llama* adapter, struct llama_context_params* params);
 /* ctx: made from the prepared parameters and this adapter's model. */
 MNEME_API mneme_status mneme_llama_bind(mneme_llama* adapter, struct llama_context* ctx);
+
+/* Threads that compute for llama.cpp and for the engine in turn. Between two parts of a graph, which is when the engine
+ * works, llama.cpp's threads look for work without a pause; an engine with threads of its own (mneme_store_options.threads)
+ * has to share the cores with them. A store served by these has its tasks run by llama.cpp's threads instead, with the same
+ * results bit for bit.
+ *
+ * Any thread may call the engine. While one decodes, or has them for a call of its own, the calls of others run on their
+ * own thread alone; a decode waits for such a call's tasks. Contexts that share threads decode one at a time. Where ggml
+ * was built with OpenMP, each thread that calls has its own set, as each that calls llama_decode has. */
+typedef struct mneme_llama_threads mneme_llama_threads;
+/* threads: how many, the calling one included; as n_threads of the contexts. pool: what the host attached to these with
+ * llama_attach_threadpool, which must then live on, or NULL. Not used where ggml was built with OpenMP. */
+MNEME_API mneme_status mneme_llama_threads_create(int32_t threads, struct ggml_threadpool* pool,
+                                                  mneme_llama_threads** made);
+/* After the stores that they serve are closed and the contexts that share them are freed. */
+MNEME_API void mneme_llama_threads_release(mneme_llama_threads* threads);
+/* Sets parallel_for, its context and its width: the engine's tasks of a store that is opened so run on these threads. */
+MNEME_API mneme_status mneme_llama_threads_serve(mneme_llama_threads* threads, mneme_store_options* options);
+/* After bind: decodes of the adapter take turns with the engine's tasks of other threads; NULL: not any more. Where ggml
+ * has no OpenMP and no `pool` was given, this attaches one to the context. */
+MNEME_API mneme_status mneme_llama_share_threads(mneme_llama* adapter, mneme_llama_threads* threads);
 
 typedef enum mneme_llama_mode {
   MNEME_LLAMA_APPEND = 0, /* the sequence's tokens become part of the memory */

@@ -56,12 +56,14 @@ std::vector<llama_token> PromptTokens(const Arguments& arguments, const llama_mo
 void Run(const Arguments& arguments) {
   const ModelPtr model = LoadModel(arguments.model.model);
   const llama_vocab* vocabulary = llama_model_get_vocab(model.get());
+  const ThreadsPtr threads = MakeThreads(arguments.model);
   Session session(model.get(), arguments.model);
+  session.Share(threads);
   std::optional<Store> store;
   std::optional<Memory> memory;
   if (!arguments.memory.empty()) {
     if (arguments.store.path.empty()) throw Failure("--memory needs --store");
-    store.emplace(arguments.store.path, ThreadsOf(arguments.model));
+    store.emplace(arguments.store.path, threads);
     memory.emplace(*store, arguments.memory, session, /*create=*/arguments.save, 0, arguments.store.stored_type);
     const bool append = arguments.save || arguments.resume;
     session.Attach(0, memory->get(), append ? MNEME_LLAMA_APPEND : MNEME_LLAMA_READ);

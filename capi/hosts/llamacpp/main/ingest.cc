@@ -29,8 +29,10 @@ void Run(const Arguments& arguments) {
   if (arguments.tokens > 0 && static_cast<size_t>(arguments.tokens) < tokens.size()) {
     tokens.resize(static_cast<size_t>(arguments.tokens));
   }
+  const ThreadsPtr threads = MakeThreads(arguments.model);
   Session session(model.get(), arguments.model);
-  const Store store(arguments.store.path, ThreadsOf(arguments.model));
+  session.Share(threads);
+  const Store store(arguments.store.path, threads);
   const Memory memory(store, arguments.memory, session, /*create=*/true, arguments.memory_tokens,
                       arguments.store.stored_type);
   CheckSameText(memory, session, tokens);

@@ -52,10 +52,12 @@ void Run(const Arguments& arguments) {
   const auto block = std::span(tokens).first(window);
   const auto rest = std::span(tokens).subspan(window, single);
 
+  const ThreadsPtr threads = MakeThreads(arguments.model);
   Session session(model.get(), arguments.model);
+  session.Share(threads);
   PlainContext plain(model.get(), arguments.model);
   const TemporaryFolder folder;
-  const Store store(folder.path(), ThreadsOf(arguments.model));
+  const Store store(folder.path(), threads);
   Best block_without, block_with, append;
   std::vector<Best> single_without(single), single_with(single);
   for (int32_t round = 0; round <= arguments.rounds; ++round) {

@@ -49,9 +49,10 @@ Row ScoreStored(const Arguments& arguments, Session& session, const Store& store
 
 // The whole run in this process: memory of `size` tokens while the text before is taken in, and while the last tokens
 // are scored.
-Row ScoreFresh(const Arguments& arguments, Session& session, int64_t size, const std::vector<llama_token>& tokens) {
+Row ScoreFresh(const Arguments& arguments, Session& session, const ThreadsPtr& threads, int64_t size,
+               const std::vector<llama_token>& tokens) {
   const TemporaryFolder folder;
-  const Store store(folder.path(), ThreadsOf(arguments.model));
+  const Store store(folder.path(), threads);
   const std::string name = size == 0 ? "unbounded" : std::to_string(size) + " tokens";
   const Memory memory(store, "memory", session, /*create=*/true, size, arguments.store.stored_type);
   const size_t begin = tokens.size() - static_cast<size_t>(arguments.score);
@@ -89,10 +90,12 @@ void Print(const std::vector<Row>& rows, bool json) {
 void Run(const Arguments& arguments) {
   const ModelPtr model = LoadModel(arguments.model.model);
   const std::vector<llama_token> tokens = ReadText(model.get(), arguments.text);
+  const ThreadsPtr threads = MakeThreads(arguments.model);
   Session session(model.get(), arguments.model);
+  session.Share(threads);
   std::vector<Row> rows;
   if (!arguments.store.path.empty()) {
-    const Store store(arguments.store.path, ThreadsOf(arguments.model));
+    const Store store(arguments.store.path, threads);
     for (const std::string& name : arguments.memories) {
       rows.push_back(ScoreStored(arguments, session, store, name, tokens));
     }
@@ -101,7 +104,7 @@ void Run(const Arguments& arguments) {
       throw Failure("--score " + std::to_string(arguments.score) + " does not fit a text of " +
                     std::to_string(tokens.size()) + " tokens");
     }
-    for (const int64_t size : arguments.sizes) rows.push_back(ScoreFresh(arguments, session, size, tokens));
+    for (const int64_t size : arguments.sizes) rows.push_back(ScoreFresh(arguments, session, threads, size, tokens));
   }
   Print(rows, arguments.json);
 }

@@ -42,6 +42,12 @@ int32_t ThreadsOf(const ModelSettings& settings) {
   return settings.threads > 0 ? settings.threads : static_cast<int32_t>(std::thread::hardware_concurrency());
 }
 
+ThreadsPtr MakeThreads(const ModelSettings& settings) {
+  mneme_llama_threads* threads = nullptr;
+  CheckAdapter(mneme_llama_threads_create(ThreadsOf(settings), nullptr, &threads));
+  return ThreadsPtr(threads);
+}
+
 ModelPtr LoadModel(const std::string& path) {
   llama_log_set(&LogErrors, nullptr);
   llama_model_params params = llama_model_default_params();
@@ -81,6 +87,8 @@ Session::Session(const llama_model* model, const ModelSettings& settings, int32_
   CheckAdapter(mneme_llama_bind(adapter, context_.get()));
 }
 
+void Session::Share(const ThreadsPtr& threads) { CheckAdapter(mneme_llama_share_threads(adapter(), threads.get())); }
+
 void Session::Attach(llama_seq_id sequence, mneme_memory* memory, mneme_llama_mode mode) {
   llama_memory_seq_rm(llama_get_memory(context_.get()), sequence, -1, -1);
   CheckAdapter(mneme_llama_set_memory(adapter_.get(), sequence, memory, mode));
@@ -109,6 +117,16 @@ std::span<const float> Session::Logits(int32_t i) const {
 Store::Store(const std::string& path, int32_t threads) {
   mneme_store_options options = MNEME_STORE_OPTIONS_INIT;
   options.threads = threads;
+  Open(path, options);
+}
+
+Store::Store(const std::string& path, const ThreadsPtr& threads) {
+  mneme_store_options options = MNEME_STORE_OPTIONS_INIT;
+  CheckAdapter(mneme_llama_threads_serve(threads.get(), &options));
+  Open(path, options);
+}
+
+void Store::Open(const std::string& path, const mneme_store_options& options) {
   CheckEngine(mneme_store_open(path.c_str(), &options, &store_));
 }
 

@@ -24,10 +24,16 @@ struct AdapterDeleter {
 };
 using ModelPtr = std::unique_ptr<llama_model, ModelDeleter>;
 using ContextPtr = std::unique_ptr<llama_context, ContextDeleter>;
+struct ThreadsDeleter {
+  void operator()(mneme_llama_threads* threads) const { mneme_llama_threads_release(threads); }
+};
 using AdapterPtr = std::unique_ptr<mneme_llama, AdapterDeleter>;
+using ThreadsPtr = std::unique_ptr<mneme_llama_threads, ThreadsDeleter>;
 
 // `threads` as given, or one a core.
 int32_t ThreadsOf(const ModelSettings& settings);
+// For sessions and stores that take turns. Throws Failure.
+ThreadsPtr MakeThreads(const ModelSettings& settings);
 // Silences llama.cpp's log but for errors. Throws Failure.
 ModelPtr LoadModel(const std::string& path);
 
@@ -46,6 +52,9 @@ class Session {
   llama_context* context() const { return context_.get(); }
   const llama_model* model() const { return model_; }
   int32_t window() const { return window_; }
+
+  // Has it take turns with a store that is served by these threads; they outlive both.
+  void Share(const ThreadsPtr& threads);
 
   // Empties the sequence's window and gives it a memory.
   void Attach(llama_seq_id sequence, mneme_memory* memory, mneme_llama_mode mode);
@@ -67,7 +76,9 @@ class Session {
 // A store that is closed at the end.
 class Store {
  public:
+  // On threads of its own, or on those of sessions.
   Store(const std::string& path, int32_t threads);
+  Store(const std::string& path, const ThreadsPtr& threads);
   ~Store();
   Store(const Store&) = delete;
   Store& operator=(const Store&) = delete;
@@ -75,6 +86,8 @@ class Store {
   mneme_store* get() const { return store_; }
 
  private:
+  void Open(const std::string& path, const mneme_store_options& options);
+
   mneme_store* store_ = nullptr;
 };
 

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdio>
 #include <memory>
@@ -13,6 +12,7 @@
 #include "capi/hosts/llamacpp/main/session.h"
 #include "capi/hosts/llamacpp/main/temporary_folder.h"
 #include "capi/hosts/llamacpp/main/text.h"
+#include "capi/hosts/llamacpp/src/card.h"
 #include "capi/hosts/llamacpp/src/model_shape.h"
 #include "nlohmann/json.hpp"
 
@@ -25,7 +25,11 @@ struct Arguments {
   std::vector<int64_t> past = {2048, 8192};
   int64_t read = 8192;
   int64_t single = 64;
+  std::vector<std::string> variants = {"middle", "all", "native"};
+  std::string engine_threads = "shared";
   bool json = false;
+
+  bool Has(const std::string& variant) const { return std::count(variants.begin(), variants.end(), variant) > 0; }
 };
 
 constexpr size_t kSomeLayers = 3;
@@ -37,6 +41,21 @@ std::vector<int32_t> LayersOf(const Session& session) {
   const int32_t* layers = nullptr;
   const size_t count = mneme_llama_layers(session.adapter(), &layers);
   return {layers, layers + count};
+}
+
+ModelShape ShapeOf(const llama_model* model) {
+  ModelShape shape;
+  const Status status = ReadModelShape(model, {}, &shape);
+  if (!status.ok()) throw Failure(status.message());
+  return shape;
+}
+
+// Those that all layers with a memory would be.
+std::vector<int32_t> AllLayers(const llama_model* model, const ModelSettings& settings) {
+  std::vector<int32_t> layers;
+  const Status status = ChooseLayers(ShapeOf(model), settings.layers, &layers);
+  if (!status.ok()) throw Failure(status.message());
+  return layers;
 }
 
 std::vector<int32_t> MiddleOf(const std::vector<int32_t>& layers) {
@@ -53,6 +72,8 @@ class Variant {
 
   const std::string& name() const { return name_; }
   virtual int64_t layers_with_memory() const { return 0; }
+  // What the adapter has done so far; nothing without one.
+  virtual mneme_llama_stats_t Stats() const { return MNEME_LLAMA_STATS_INIT; }
   virtual bool CanHave(int64_t past) const = 0;
   // Puts the text's first `past` tokens behind the next one. `past` grows from call to call.
   virtual void Fill(int64_t past) = 0;
@@ -111,11 +132,15 @@ class NativeContext : public Variant {
 // The newest window, and on the layers of `settings` a memory of everything.
 class Remembering : public Variant {
  public:
-  Remembering(std::string name, llama_model* model, const ModelSettings& settings, const Store& store,
-              std::span<const llama_token> text, int64_t read)
-      : Variant(name, text), read_(read), session_(model, settings), memory_(store, name, session_, true, 0, "f16") {
-    const Status status = ReadModelShape(model, {}, &shape_);
-    if (!status.ok()) throw Failure(status.message());
+  // threads: shared with the store, or null.
+  Remembering(std::string name, llama_model* model, const ModelSettings& settings, const ThreadsPtr& threads,
+              const Store& store, std::span<const llama_token> text, int64_t read)
+      : Variant(name, text),
+        read_(read),
+        shape_(ShapeOf(model)),
+        session_(model, settings),
+        memory_(store, name, session_, true, 0, "f16") {
+    if (threads != nullptr) session_.Share(threads);
   }
   ~Remembering() override {
     mneme_llama_set_memory(session_.adapter(), 0, nullptr, MNEME_LLAMA_READ);  // the memory is closed first
@@ -123,6 +148,11 @@ class Remembering : public Variant {
 
   std::vector<int32_t> layers() const { return LayersOf(session_); }
   int64_t layers_with_memory() const override { return static_cast<int64_t>(layers().size()); }
+  mneme_llama_stats_t Stats() const override {
+    mneme_llama_stats_t stats = MNEME_LLAMA_STATS_INIT;
+    CheckAdapter(mneme_llama_stats(session_.adapter(), &stats));
+    return stats;
+  }
 
   bool CanHave(int64_t) const override { return true; }
   void Fill(int64_t past) override {
@@ -185,7 +215,7 @@ class Remembering : public Variant {
   const int64_t read_;
   int64_t filled_ = 0;  // tokens in the memory, but for those of the last Fill's window and after
   std::mt19937 random_{1};
-  ModelShape shape_;
+  const ModelShape shape_;
   Session session_;
   const Memory memory_;
 };
@@ -194,11 +224,26 @@ struct Speed {
   const Variant* variant;
   double median_seconds;  // a token
   double best_seconds;
+  // Means a token of what the adapter says of itself.
+  double attend_seconds;
+  double append_seconds;
+  double capture_seconds;
 };
+
+// Means a token of what came between `before` and `after`.
+void AddStats(const mneme_llama_stats_t& before, const mneme_llama_stats_t& after, Speed* speed) {
+  const auto tokens = static_cast<double>(std::max<int64_t>(1, after.tokens - before.tokens));
+  const auto mean = [&](int64_t from, int64_t to) { return static_cast<double>(to - from) * 1e-6 / tokens; };
+  speed->attend_seconds = mean(before.attend_us, after.attend_us);
+  speed->append_seconds = mean(before.append_us, after.append_us);
+  speed->capture_seconds = mean(before.capture_us, after.capture_us);
+}
 
 // Token by token in turn, so that all meet the same machine.
 std::vector<Speed> Measure(const std::vector<Variant*>& variants, std::span<const llama_token> tokens) {
   std::vector<std::vector<double>> times(variants.size());
+  std::vector<mneme_llama_stats_t> before;
+  for (const Variant* variant : variants) before.push_back(variant->Stats());
   for (size_t i = 0; i < tokens.size(); ++i) {
     for (size_t turn = 0; turn < variants.size(); ++turn) {
       const size_t who = (i + turn) % variants.size();
@@ -208,7 +253,9 @@ std::vector<Speed> Measure(const std::vector<Variant*>& variants, std::span<cons
   std::vector<Speed> speeds;
   for (size_t who = 0; who < variants.size(); ++who) {
     std::sort(times[who].begin(), times[who].end());
-    speeds.push_back({variants[who], times[who][times[who].size() / 2], times[who].front()});
+    Speed speed{variants[who], times[who][times[who].size() / 2], times[who].front(), 0.0, 0.0, 0.0};
+    AddStats(before[who], variants[who]->Stats(), &speed);
+    speeds.push_back(speed);
   }
   return speeds;
 }
@@ -230,12 +277,14 @@ void CheckArguments(const Arguments& arguments, const std::vector<llama_token>& 
 }
 
 void Print(int64_t past, const std::vector<Speed>& speeds) {
-  std::printf("%-34s %12s %11s %11s %14s\n", ("a past of " + std::to_string(past) + " tokens").c_str(), "tokens/s",
-              "median", "best", "× window alone");
+  std::printf("%-34s %12s %11s %11s %14s %12s\n", ("a past of " + std::to_string(past) + " tokens").c_str(), "tokens/s",
+              "median", "best", "× window alone", "attending");
   for (const Speed& speed : speeds) {
-    std::printf("  %-32s %12.1f %8.2f ms %8.2f ms %13.2f\n", speed.variant->name().c_str(), 1.0 / speed.median_seconds,
+    std::printf("  %-32s %12.1f %8.2f ms %8.2f ms %13.2f", speed.variant->name().c_str(), 1.0 / speed.median_seconds,
                 speed.median_seconds * 1e3, speed.best_seconds * 1e3,
                 speed.median_seconds / speeds.front().median_seconds);
+    if (speed.attend_seconds > 0) std::printf(" %9.2f ms", speed.attend_seconds * 1e3);
+    std::printf("\n");
   }
   std::fflush(stdout);
 }
@@ -248,7 +297,10 @@ nlohmann::json Report(int64_t past, const std::vector<Speed>& speeds) {
                         {"tokens_per_second", 1.0 / speed.median_seconds},
                         {"median_token_seconds", speed.median_seconds},
                         {"best_token_seconds", speed.best_seconds},
-                        {"times_window_alone", speed.median_seconds / speeds.front().median_seconds}});
+                        {"times_window_alone", speed.median_seconds / speeds.front().median_seconds},
+                        {"attend_token_seconds", speed.attend_seconds},
+                        {"append_token_seconds", speed.append_seconds},
+                        {"capture_token_seconds", speed.capture_seconds}});
   }
   return {{"past_tokens", past}, {"variants", variants}};
 }
@@ -259,23 +311,30 @@ void Run(Arguments arguments) {
   std::sort(arguments.past.begin(), arguments.past.end());
   CheckArguments(arguments, tokens);
 
-  const TemporaryFolder folder;
-  const Store store(folder.path(), ThreadsOf(arguments.model));
-  WindowAlone window(model.get(), arguments, tokens);
-  NativeContext native(model.get(), arguments, tokens);
-  Remembering everywhere("memory, all layers", model.get(), arguments.model, store, tokens, arguments.read);
   ModelSettings some = arguments.model;
-  some.layers = MiddleOf(everywhere.layers());
-  Remembering middle("memory, middle layers", model.get(), some, store, tokens, arguments.read);
-  const std::array<Variant*, 4> all = {&window, &middle, &everywhere, &native};
+  some.layers = MiddleOf(AllLayers(model.get(), arguments.model));
+
+  const ThreadsPtr threads = arguments.engine_threads == "shared" ? MakeThreads(arguments.model) : nullptr;
+  const TemporaryFolder folder;
+  const auto store = threads != nullptr ? std::make_unique<Store>(folder.path(), threads)
+                                        : std::make_unique<Store>(folder.path(), ThreadsOf(arguments.model));
+  std::vector<std::unique_ptr<Variant>> all;
+  all.push_back(std::make_unique<WindowAlone>(model.get(), arguments, tokens));
+  const auto add_memory = [&](const char* name, const ModelSettings& settings) {
+    all.push_back(
+        std::make_unique<Remembering>(name, model.get(), settings, threads, *store, tokens, arguments.read));
+  };
+  if (arguments.Has("middle")) add_memory("memory, middle layers", some);
+  if (arguments.Has("all")) add_memory("memory, all layers", arguments.model);
+  if (arguments.Has("native")) all.push_back(std::make_unique<NativeContext>(model.get(), arguments, tokens));
 
   nlohmann::json pasts = nlohmann::json::array();
   for (const int64_t past : arguments.past) {
     std::vector<Variant*> variants;
-    for (Variant* variant : all) {
+    for (const auto& variant : all) {
       if (!variant->CanHave(past)) continue;
       variant->Fill(past);
-      variants.push_back(variant);
+      variants.push_back(variant.get());
     }
     const auto next = std::span(tokens).subspan(static_cast<size_t>(past), static_cast<size_t>(arguments.single));
     const std::vector<Speed> speeds = Measure(variants, next);
@@ -289,7 +348,8 @@ void Run(Arguments arguments) {
   const nlohmann::json report = {
       {"window", arguments.model.window}, {"top_k", arguments.model.top_k},
       {"tokens", arguments.single},       {"read_tokens", std::min(arguments.read, arguments.past.back())},
-      {"middle_layers", middle.layers()}, {"pasts", pasts}};
+      {"middle_layers", some.layers},     {"engine_threads", arguments.engine_threads},
+      {"pasts", pasts}};
   std::printf("%s\n", report.dump().c_str());
 }
 
@@ -319,6 +379,17 @@ void AddSpeed(CLI::App& program) {
       ->capture_default_str();
   command->add_option("--tokens", arguments->single, "timed for each past; the median counts")
       ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--variants", arguments->variants,
+                   "which are measured beside the window alone: memory on the middle layers, on all, native context")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"middle", "all", "native"}))
+      ->capture_default_str();
+  command
+      ->add_option("--engine-threads", arguments->engine_threads,
+                   "the engine works on llama.cpp's threads (shared), or on as many of its own")
+      ->check(CLI::IsMember({"shared", "own"}))
       ->capture_default_str();
   command->add_flag("--json", arguments->json, "print the figures as JSON");
   command->callback([arguments] { Run(*arguments); });

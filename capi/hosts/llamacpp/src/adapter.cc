@@ -108,6 +108,17 @@ Status Adapter::Bind(llama_context* context) {
   return Status();
 }
 
+Status Adapter::ShareThreads(SharedThreads* threads) {
+  if (context_ == nullptr) return Refused("the adapter is bound to no context (mneme_llama_bind)");
+  if (threads != nullptr) {
+    threads->Attach(context_);
+  } else if (threads_ != nullptr) {
+    threads_->Detach(context_);
+  }
+  threads_ = threads;
+  return Status();
+}
+
 // Nothing may be thrown through llama.cpp's C code.
 bool Adapter::OnNode(ggml_tensor* node, bool ask, void* adapter) {
   GraphStep& step = static_cast<Adapter*>(adapter)->step_;

@@ -11,6 +11,7 @@
 #include "capi/hosts/llamacpp/src/graph_step.h"
 #include "capi/hosts/llamacpp/src/model_shape.h"
 #include "capi/hosts/llamacpp/src/sequences.h"
+#include "capi/hosts/llamacpp/src/shared_threads.h"
 #include "capi/hosts/llamacpp/src/status.h"
 
 namespace mneme::llama {
@@ -29,6 +30,7 @@ class Adapter {
 
   Status Prepare(llama_context_params* params);
   Status Bind(llama_context* context);
+  Status ShareThreads(SharedThreads* threads);
   Status SetMemory(llama_seq_id id, mneme_memory* memory, mneme_llama_mode mode);
   Status Resume(llama_seq_id id, int64_t tokens);
   Status Decode(const llama_batch& batch);
@@ -61,6 +63,7 @@ class Adapter {
   const int64_t restart_beyond_;
 
   llama_context* context_ = nullptr;
+  SharedThreads* threads_ = nullptr;  // the host's; null: the adapter knows of none
   std::map<llama_seq_id, Sequence> sequences_;
   GraphStep step_;
   int64_t tokens_ = 0;

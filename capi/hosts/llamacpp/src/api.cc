@@ -6,13 +6,18 @@
 
 #include "capi/hosts/llamacpp/include/mneme_llama.h"
 #include "capi/hosts/llamacpp/src/adapter.h"
+#include "capi/hosts/llamacpp/src/shared_threads.h"
 
 using mneme::llama::Adapter;
 using mneme::llama::Invalid;
+using mneme::llama::SharedThreads;
 using mneme::llama::Status;
 
 struct mneme_llama {
   std::unique_ptr<Adapter> adapter;
+};
+struct mneme_llama_threads {
+  std::unique_ptr<SharedThreads> threads;
 };
 
 namespace {
@@ -109,6 +114,36 @@ mneme_status mneme_llama_bind(mneme_llama* adapter, llama_context* ctx) {
     if (adapter == nullptr) return NullArgument("adapter");
     if (ctx == nullptr) return NullArgument("ctx");
     return adapter->adapter->Bind(ctx);
+  });
+}
+
+mneme_status mneme_llama_threads_create(int32_t threads, ggml_threadpool* pool, mneme_llama_threads** made) {
+  return Guarded(__func__, [&]() -> Status {
+    if (made == nullptr) return NullArgument("made");
+    auto object = std::make_unique<mneme_llama_threads>();
+    MNEME_LLAMA_RETURN_IF_ERROR(SharedThreads::Create(threads, pool, &object->threads));
+    *made = object.release();
+    return Status();
+  });
+}
+
+void mneme_llama_threads_release(mneme_llama_threads* threads) { delete threads; }
+
+mneme_status mneme_llama_threads_serve(mneme_llama_threads* threads, mneme_store_options* options) {
+  return Guarded(__func__, [&]() -> Status {
+    if (threads == nullptr) return NullArgument("threads");
+    if (options == nullptr) return NullArgument("options");
+    options->parallel_for = &SharedThreads::ParallelFor;
+    options->parallel_for_context = threads->threads.get();
+    options->parallel_for_width = threads->threads->count();
+    return Status();
+  });
+}
+
+mneme_status mneme_llama_share_threads(mneme_llama* adapter, mneme_llama_threads* threads) {
+  return Guarded(__func__, [&]() -> Status {
+    if (adapter == nullptr) return NullArgument("adapter");
+    return adapter->adapter->ShareThreads(threads == nullptr ? nullptr : threads->threads.get());
   });
 }
 

@@ -1,6 +1,7 @@
 // What the adapter does around llama_decode: memories of sequences, the local window, and undoing what failed.
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <string>
 
 #include "capi/hosts/llamacpp/src/adapter.h"
@@ -223,6 +224,10 @@ Status Adapter::DecodePlanned(const llama_batch& batch, BatchPlan& plan) {
 Status Adapter::Decode(const llama_batch& batch) {
   if (context_ == nullptr) return Refused("the adapter is bound to no context (mneme_llama_bind)");
   const auto start = std::chrono::steady_clock::now();
+  std::optional<SharedThreads::Turn> turn;
+  if (threads_ != nullptr) {
+    turn.emplace(*threads_, batch.n_tokens > 1 ? llama_n_threads_batch(context_) : llama_n_threads(context_));
+  }
   BatchPlan plan;
   MNEME_LLAMA_RETURN_IF_ERROR(PlanBatch(batch, sequences_, context_, settings_.rotated(), &plan));
   MNEME_LLAMA_RETURN_IF_ERROR(MakeRoom(&plan));

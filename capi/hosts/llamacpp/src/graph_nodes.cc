@@ -113,6 +113,7 @@ Status FindAttentionInputs(const ggml_tensor& output, const LayerShape& layer, A
   if (attention->src[4] != nullptr) return Refused("the model has attention sinks as weights, which are not served");
   if (attention->src[3] == nullptr) return Refused("attention runs without a mask");
   AttentionInputs found;
+  found.attention = attention;
   found.query = attention->src[0];
   found.keys = attention->src[1];
   found.values = attention->src[2];

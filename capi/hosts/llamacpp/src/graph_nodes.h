@@ -34,6 +34,7 @@ bool HasHeads(const ggml_tensor& node, int32_t dim, int32_t heads);
 // What stands behind an attention output: the attention node's own inputs, which are still intact when the output has
 // just been computed.
 struct AttentionInputs {
+  const ggml_tensor* attention = nullptr;  // the node itself
   const ggml_tensor* query = nullptr;   // rotated [key_dim, tokens, q_heads] f32
   const ggml_tensor* keys = nullptr;    // the cache's cells [key_dim, cells, kv_heads], rotated
   const ggml_tensor* values = nullptr;  // the cache's cells [value_dim, cells, kv_heads]

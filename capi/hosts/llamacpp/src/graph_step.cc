@@ -39,8 +39,28 @@ void GraphStep::Begin(BatchPlan* plan, const int32_t* token_ids) {
   EndPart();
   queries_.tokens = keys_.tokens = values_.tokens = -1;
   deferred_values_ = nullptr;
-  const auto visible = [](const SequenceStep& step) { return step.visible; };
-  overwrites_ = settings_.always_overwrite || std::any_of(plan->steps.begin(), plan->steps.end(), visible);
+  const auto overwrites = [&](const SequenceStep& step) { return settings_.always_overwrite || step.visible; };
+  overwrites_ = settings_.always_overwrite || std::any_of(plan->steps.begin(), plan->steps.end(), overwrites);
+  overwrites_all_ = std::all_of(plan->runs.begin(), plan->runs.end(),
+                                [&](const Run& run) { return run.step >= 0 && overwrites(plan->steps[run.step]); });
+}
+
+void GraphStep::End() {
+  PutBack();  // of a graph that llama.cpp gave up; it may be used again
+  plan_ = nullptr;
+}
+
+void GraphStep::Skip(ggml_tensor& attention) {
+  if (skipped_ != nullptr || (attention.flags & GGML_TENSOR_FLAG_COMPUTE) == 0) return;
+  attention.flags &= ~GGML_TENSOR_FLAG_COMPUTE;
+  skipped_ = &attention;
+}
+
+const ggml_tensor* GraphStep::PutBack() {
+  ggml_tensor* const skipped = skipped_;
+  if (skipped != nullptr) skipped->flags |= GGML_TENSOR_FLAG_COMPUTE;
+  skipped_ = nullptr;
+  return skipped;
 }
 
 void GraphStep::EndPart() {
@@ -63,10 +83,12 @@ bool GraphStep::WantsKind(NodeName name) const {
   return false;
 }
 
-bool GraphStep::Wants(const ggml_tensor& node) {
+bool GraphStep::Wants(ggml_tensor& node) {
   if (plan_ == nullptr || plan_->steps.empty()) return false;
   if (deferred_values_ != nullptr) CheckDeferredValues(node);
   if (!status_.ok()) return true;  // to end the graph at its next node
+  // Between a layer's keys and its output there is no attention but its own; FinishLayer makes sure.
+  if (node.op == GGML_OP_FLASH_ATTN_EXT && overwrites_all_ && keys_.tokens >= 0) Skip(node);
   const NodeName name = ParseNodeName(node, shape_.normed);
   if (!Chosen(name.layer) || !WantsKind(name)) return false;
   const LayerShape& layer = shape_.layers[name.layer];
@@ -100,10 +122,11 @@ void GraphStep::CheckDeferredValues(const ggml_tensor& node) {
 }
 
 void GraphStep::Computed(ggml_tensor& node) {
+  const ggml_tensor* const skipped = PutBack();
   if (!status_.ok()) return;
   const NodeName name = ParseNodeName(node, shape_.normed);
   if (name.kind == NodeKind::kAttentionOut) {
-    status_ = FinishLayer(name.layer, node);
+    status_ = FinishLayer(name.layer, node, skipped);
     return;
   }
   {
@@ -138,7 +161,7 @@ void GraphStep::Copy(const ggml_tensor& node, Rows* rows) {
   }
 }
 
-Status GraphStep::FinishLayer(int32_t number, const ggml_tensor& output) {
+Status GraphStep::FinishLayer(int32_t number, const ggml_tensor& output, const ggml_tensor* skipped) {
   const LayerShape& layer = shape_.layers[number];
   const int64_t tokens = output.ne[1];
   AttentionInputs inputs;
@@ -146,6 +169,9 @@ Status GraphStep::FinishLayer(int32_t number, const ggml_tensor& output) {
     const Timer timer(&capture_us_);
     if (Status status = FindAttentionInputs(output, layer, &inputs); !status.ok()) {
       return {status.code(), LayerText(number) + status.message()};
+    }
+    if (skipped != nullptr && skipped != inputs.attention) {
+      return Refused(LayerText(number) + "the graph has another attention node than the adapter expects");
     }
     if (overwrites_ && !settings_.rotated() && queries_.tokens != tokens) {
       return Refused(LayerText(number) + "the graph does not have the queries that the adapter expects");

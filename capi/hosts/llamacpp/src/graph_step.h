@@ -37,6 +37,9 @@ struct AttendSettings {
 // where the keys are, and while no row of a memory is visible there is one stop a layer, at the keys, but for the first
 // layer, whose mask and positions show what the cache contains.
 //
+// Where all of a part's outputs are replaced, llama.cpp's own attention is not computed: its node loses the flag that says
+// so until the output is due. Its inputs are what the step works on.
+//
 // The first error ends the graph and is kept in status(); what llama.cpp computed is then worthless.
 class GraphStep {
  public:
@@ -44,10 +47,10 @@ class GraphStep {
 
   // `plan` and the batch's token ids must live until End.
   void Begin(BatchPlan* plan, const int32_t* token_ids);
-  void End() { plan_ = nullptr; }
+  void End();
 
   // The two calls of ggml_backend_sched_eval_callback.
-  bool Wants(const ggml_tensor& node);
+  bool Wants(ggml_tensor& node);
   void Computed(ggml_tensor& node);
 
   void Fail(Status status) { status_ = std::move(status); }
@@ -75,8 +78,11 @@ class GraphStep {
   bool DeferValues(const ggml_tensor& values);
   void CheckDeferredValues(const ggml_tensor& node);
   static void Copy(const ggml_tensor& node, Rows* rows);
+  // Leaves llama.cpp's own attention of the layer that runs out, and puts it back; returns what was left out.
+  void Skip(ggml_tensor& attention);
+  const ggml_tensor* PutBack();
   // At the attention output, or, where that is left as it is, as soon as the keys and values are there.
-  Status FinishLayer(int32_t layer, const ggml_tensor& output);
+  Status FinishLayer(int32_t layer, const ggml_tensor& output, const ggml_tensor* skipped);
   Status AppendLayer(int32_t layer, int64_t tokens);
   Status CheckPositions(const ggml_tensor& rotated_key) const;
   void EndPart();
@@ -96,6 +102,8 @@ class GraphStep {
   Rows keys_;
   Rows values_;
   bool overwrites_ = false;                       // whether attention outputs of this batch are replaced
+  bool overwrites_all_ = false;                   // those of every token
+  ggml_tensor* skipped_ = nullptr;                // of the layer that runs
   const ggml_tensor* deferred_values_ = nullptr;  // of the layer that runs; computed with its keys
   int64_t part_begin_ = 0;             // tokens of the batch before this part
   bool part_checked_ = false;          // the two below are filled

@@ -19,10 +19,25 @@ struct Comparison {
   ggml_backend_sched_eval_callback adapter = nullptr;
   void* adapter_data = nullptr;
   std::map<std::string, double> worst;  // by node: largest difference over the largest value
+  int64_t outputs = 0;
+  int64_t left_out = 0;  // attention nodes that llama.cpp would not have computed
+
+  // The adapter leaves out what it replaces; here it is needed.
+  bool Ask(ggml_tensor* node) {
+    const bool computed = (node->flags & GGML_TENSOR_FLAG_COMPUTE) != 0;
+    const bool wanted = adapter(node, true, adapter_data);
+    if (computed && (node->flags & GGML_TENSOR_FLAG_COMPUTE) == 0) {
+      ++left_out;
+      node->flags |= GGML_TENSOR_FLAG_COMPUTE;
+    }
+    return wanted;
+  }
 
   static bool OnNode(ggml_tensor* node, bool ask, void* data) {
     auto* self = static_cast<Comparison*>(data);
-    if (ask || std::strncmp(node->name, "kqv_out-", 8) != 0) return self->adapter(node, ask, self->adapter_data);
+    if (ask) return self->Ask(node);
+    if (std::strncmp(node->name, "kqv_out-", 8) != 0) return self->adapter(node, ask, self->adapter_data);
+    ++self->outputs;
     auto* values = static_cast<float*>(node->data);
     const auto size = static_cast<size_t>(ggml_nelements(node));
     const std::vector<float> own(values, values + size);
@@ -85,6 +100,7 @@ void ExpectOwnAttention(llama_model* model, const std::string& path, uint32_t pa
   EXPECT_EQ(mneme_llama_set_memory(made, 0, nullptr, MNEME_LLAMA_READ), MNEME_OK);
   EXPECT_EQ(mneme_memory_close(memory), MNEME_OK);
 
+  EXPECT_EQ(comparison.left_out, comparison.outputs);
   double worst = 0.0;
   size_t compared = 0;
   const int32_t* chosen = nullptr;

@@ -50,6 +50,7 @@ TEST(SpeedTest, EveryVariantRuns) {
   EXPECT_EQ(report.at("tokens"), 3);
   EXPECT_EQ(report.at("read_tokens"), 200);
   EXPECT_EQ(report.at("middle_layers"), nlohmann::json({13, 14, 15}));
+  EXPECT_EQ(report.at("engine_threads"), "shared");
   const nlohmann::json& pasts = report.at("pasts");
   ASSERT_EQ(pasts.size(), 3u);
   EXPECT_EQ(pasts[0].at("past_tokens"), 100);
@@ -68,10 +69,28 @@ TEST(SpeedTest, EveryVariantRuns) {
       EXPECT_LE(best, median) << variant;
       EXPECT_DOUBLE_EQ(variant.at("tokens_per_second"), 1.0 / median) << variant;
       EXPECT_DOUBLE_EQ(variant.at("times_window_alone"), median / alone) << variant;
+      const bool remembers = variant.at("layers_with_memory") > 0;
+      for (const char* part : {"attend_token_seconds", "append_token_seconds", "capture_token_seconds"}) {
+        if (remembers) {
+          EXPECT_GT(variant.at(part), 0.0) << part;
+        } else {
+          EXPECT_EQ(variant.at(part), 0.0) << part;
+        }
+      }
     }
     EXPECT_EQ(past.at("variants")[1].at("layers_with_memory"), 3);
     EXPECT_EQ(past.at("variants")[2].at("layers_with_memory"), 30);
   }
+}
+
+TEST(SpeedTest, VariantsAndThreadsCanBeChosen) {
+  const Ended ended =
+      RunSpeed("--tokens 2 --past 100 --variants middle --engine-threads own --layers 1,2,3,4,5 --json", " 2>/dev/null");
+  ASSERT_EQ(ended.code, 0) << ended.output;
+  const nlohmann::json report = nlohmann::json::parse(ended.output);
+  EXPECT_EQ(report.at("middle_layers"), nlohmann::json({2, 3, 4}));
+  EXPECT_EQ(report.at("engine_threads"), "own");
+  EXPECT_THAT(NamesOf(report.at("pasts")[0]), ElementsAre("window alone", "memory, middle layers"));
 }
 
 TEST(SpeedTest, PrintsATable) {
@@ -94,6 +113,8 @@ TEST(SpeedTest, SaysWhatIsWrong) {
   expect("--tokens 3 --past 1000000", "--past and --tokens take 1000003 tokens, the text has ");
   expect("--past 0", "--past");
   expect("--past 100 --read 0", "--read");
+  expect("--past 100 --variants some", "--variants");
+  expect("--past 100 --engine-threads few", "--engine-threads");
 }
 
 }  // namespace
