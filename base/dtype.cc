@@ -31,20 +31,6 @@ absl::string_view DTypeName(DType dtype) {
   return "unknown";
 }
 
-size_t DTypeSize(DType dtype) {
-  switch (dtype) {
-    case DType::kF32: return 4;
-    case DType::kF16: return 2;
-    case DType::kBF16: return 2;
-    case DType::kI8: return 1;
-  }
-  return 0;
-}
-
-size_t RowBytes(DType dtype, int64_t dim) {
-  return static_cast<size_t>(dim) * DTypeSize(dtype) + (dtype == DType::kI8 ? sizeof(float) : 0);
-}
-
 namespace {
 
 // Both without a branch, so that loops over them vectorise; the selects are on signed numbers, which SSE2 compares.
@@ -197,6 +183,36 @@ bool AllFinite(DType dtype, const void* data, size_t n) {
       break;
   }
   return bad == 0;
+}
+
+bool EncodeFinite(DType from, const void* source, int64_t stride, int64_t rows, int64_t dim, DType to, void* encoded) {
+  const auto n = static_cast<size_t>(dim);
+#if defined(__x86_64__)
+  if (BestCpuTarget() >= CpuTarget::kAvx2 && (from == to || (from == DType::kF32 && to == DType::kF16))) {
+    const auto count = static_cast<size_t>(rows);
+    if (from != to) return NarrowFiniteF16c(source, stride, count, n, encoded);
+    if (from == DType::kF32) return CopyFinite32(source, stride, count, n, encoded);
+    return CopyFinite16(source, stride, count, n, from == DType::kF16 ? 0x7c00 : 0x7f80, encoded);
+  }
+#endif
+  constexpr size_t kPiece = 256;
+  const auto* row = static_cast<const char*>(source);
+  auto* out = static_cast<char*>(encoded);
+  for (int64_t i = 0; i < rows; ++i, row += stride, out += RowBytes(to, dim)) {
+    if (from == to) {
+      std::memcpy(out, row, n * DTypeSize(to));
+    } else {
+      float wide[kPiece];
+      for (size_t done = 0; done < n; done += kPiece) {
+        const size_t piece = std::min(kPiece, n - done);
+        ConvertToF32(from, row + done * DTypeSize(from), wide, piece);
+        ConvertFromF32(wide, to, out + done * DTypeSize(to), piece);
+      }
+    }
+    // What is not finite stays so, or becomes so, in every element type.
+    if (!AllFinite(to, out, n)) return false;
+  }
+  return true;
 }
 
 }  // namespace mneme

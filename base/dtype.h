@@ -23,11 +23,16 @@ inline constexpr int kDTypeCount = 4;
 absl::string_view DTypeName(DType dtype);
 
 // Bytes of one element. For kI8 the row's scale is not included; see RowBytes.
-size_t DTypeSize(DType dtype);
+inline constexpr size_t DTypeSize(DType dtype) {
+  constexpr uint8_t kSizes[kDTypeCount] = {4, 2, 2, 1};
+  return kSizes[static_cast<size_t>(dtype)];
+}
 
 // Bytes of one stored row of `dim` elements: dim * DTypeSize, and for kI8 four more for the scale,
 // which follows the elements (so rows of kI8 are unaligned; read the scale with memcpy).
-size_t RowBytes(DType dtype, int64_t dim);
+inline constexpr size_t RowBytes(DType dtype, int64_t dim) {
+  return static_cast<size_t>(dim) * DTypeSize(dtype) + (dtype == DType::kI8 ? sizeof(float) : 0);
+}
 
 // Single-value conversions, bit exact, round to nearest even; NaN stays NaN, overflow gives infinity.
 float F16ToF32(uint16_t bits);
@@ -53,6 +58,11 @@ void DecodeRow(DType dtype, const void* row, float* destination, int64_t dim);
 
 // True if all n elements are finite (neither NaN nor infinite). Not for kI8.
 bool AllFinite(DType dtype, const void* data, size_t n);
+
+// Encodes `rows` rows of `dim` elements of `from` (not kI8), which lie `stride` bytes apart, as rows of `to` (nor
+// this), one behind the other, and tells whether all elements are finite, as they come and as they are stored. If not, what was written
+// means nothing.
+bool EncodeFinite(DType from, const void* source, int64_t stride, int64_t rows, int64_t dim, DType to, void* encoded);
 
 }  // namespace mneme
 

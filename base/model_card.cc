@@ -28,6 +28,11 @@ absl::Status Same(const T& memory, const T& host, absl::string_view field) {
 }  // namespace
 
 int ModelCard::FindLayer(int32_t layer) const {
+  // Most cards have all layers of a range; ones that skip some are short.
+  if (!layers.empty() && layer >= layers.front().layer) {
+    const auto guess = static_cast<size_t>(static_cast<int64_t>(layer) - layers.front().layer);
+    if (guess < layers.size() && layers[guess].layer == layer) return static_cast<int>(guess);
+  }
   for (size_t i = 0; i < layers.size(); ++i) {
     if (layers[i].layer == layer) return static_cast<int>(i);
   }

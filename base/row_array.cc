@@ -4,62 +4,24 @@
 #include <bit>
 #include <cassert>
 #include <cstring>
-#include <new>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include <utility>
 
 namespace mneme {
 namespace {
 
 constexpr int64_t kFirstRows = 256;
-constexpr size_t kAlignment = 64;
-constexpr size_t kHugePage = size_t{2} << 20;
-
-size_t PageRoundUp(size_t bytes) { return (bytes + 4095) & ~size_t{4095}; }
-
-// Memory that costs nothing until it is written.
-char* AllocateArena(size_t bytes) {
-#if defined(__linux__)
-  if (bytes >= kHugePage) {
-    bytes = PageRoundUp(bytes);
-    // Straight from the kernel: not touched, and given back at once when freed. One huge page more than asked,
-    // cut to an aligned piece.
-    const size_t mapped = bytes + kHugePage;
-    void* base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (base == MAP_FAILED) throw std::bad_alloc();
-    auto* begin = static_cast<char*>(base);
-    const size_t head = (kHugePage - reinterpret_cast<uintptr_t>(begin) % kHugePage) % kHugePage;
-    if (head > 0) munmap(begin, head);
-    if (mapped - head - bytes > 0) munmap(begin + head + bytes, mapped - head - bytes);
-    madvise(begin + head, bytes, MADV_HUGEPAGE);  // a wish; kernels without huge pages refuse it
-    return begin + head;
-  }
-#endif
-  return static_cast<char*>(::operator new(std::max<size_t>(bytes, 1), std::align_val_t(kAlignment)));
-}
-
-void FreeArena(char* arena, size_t bytes) {
-#if defined(__linux__)
-  if (bytes >= kHugePage) {
-    munmap(arena, PageRoundUp(bytes));
-    return;
-  }
-#endif
-  static_cast<void>(bytes);
-  ::operator delete(arena, std::align_val_t(kAlignment));
-}
 
 }  // namespace
 
-RowArray::RowArray(size_t row_bytes) : row_bytes_(row_bytes) {}
+RowArray::RowArray(size_t row_bytes, std::shared_ptr<ArenaSource> source)
+    : row_bytes_(row_bytes), source_(std::move(source)) {}
 
 RowArray::~RowArray() {
   const int64_t first = first_.load(std::memory_order_relaxed);
   for (int i = 0; i < used_; ++i) {
-    FreeArena(arenas_[i].load(std::memory_order_relaxed),
-              static_cast<size_t>(End(first, i) - Begin(first, i)) * row_bytes_);
+    char* const arena = arenas_[i].load(std::memory_order_relaxed);
+    const size_t bytes = static_cast<size_t>(End(first, i) - Begin(first, i)) * row_bytes_;
+    IsCut(i) ? ArenaSource::GiveBack(arena, bytes) : FreeArena(arena, bytes);
   }
 }
 
@@ -71,34 +33,46 @@ void RowArray::Reserve(int64_t rows) {
     first_.store(first, std::memory_order_release);
   }
   while (used_ == 0 || End(first, used_ - 1) < rows) {
-    const auto more = static_cast<size_t>(End(first, used_) - Begin(first, used_));
-    arenas_[used_].store(AllocateArena(more * row_bytes_), std::memory_order_release);
+    const size_t bytes = static_cast<size_t>(End(first, used_) - Begin(first, used_)) * row_bytes_;
+    char* arena = used_ > 0 && source_ != nullptr ? source_->Cut(bytes) : nullptr;
+    if (arena == nullptr) {
+      arena = AllocateArena(bytes);
+    } else {
+      cut_.store(cut_.load(std::memory_order_relaxed) | uint64_t{1} << used_, std::memory_order_relaxed);
+    }
+    arenas_[used_].store(arena, std::memory_order_release);
     ++used_;
+  }
+  if (room_ == 0) FindRoom();
+}
+
+void RowArray::FindRoom() {
+  const int64_t size = size_.load(std::memory_order_relaxed);
+  if (used_ > 0 && size < End(first_.load(std::memory_order_relaxed), used_ - 1)) {
+    next_ = const_cast<char*>(Rows(size, &room_));
   }
 }
 
 void RowArray::Append(const void* rows, int64_t n) {
   if (n <= 0) return;
   const auto* source = static_cast<const char*>(rows);
-  int64_t row = size_.load(std::memory_order_relaxed);
-  const int64_t end = row + n;
-  Reserve(end);
-  while (row < end) {
+  ReserveMore(n);
+  for (int64_t done = 0; done < n;) {
     int64_t contiguous;
-    auto* to = const_cast<char*>(Rows(row, &contiguous));
-    const int64_t count = std::min(contiguous, end - row);
+    char* to = Unpublished(done, &contiguous);
+    const int64_t count = std::min(contiguous, n - done);
     const size_t bytes = static_cast<size_t>(count) * row_bytes_;
     std::memcpy(to, source, bytes);
     source += bytes;
-    row += count;
+    done += count;
   }
-  size_.store(end, std::memory_order_release);
+  Publish(n);
 }
 
 void* RowArray::Next() {
-  const int64_t row = size_.load(std::memory_order_relaxed);
-  Reserve(row + 1);
-  return const_cast<char*>(Row(row));
+  ReserveMore(1);
+  int64_t contiguous;
+  return Unpublished(0, &contiguous);
 }
 
 char* RowArray::First(int64_t n) {
@@ -126,7 +100,7 @@ size_t RowArray::MemoryBytes() const {
     const int64_t begin = Begin(first, i);
     const size_t all = static_cast<size_t>(End(first, i) - begin) * row_bytes_;
     const size_t written = static_cast<size_t>(std::min(rows, End(first, i)) - begin) * row_bytes_;
-    const size_t page = all >= kHugePage ? kHugePage : 4096;
+    const size_t page = all >= kHugePage ? kHugePage : IsCut(i) ? all : kPage;
     bytes += std::min((written + page - 1) / page * page, PageRoundUp(all));
   }
   return bytes;

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <memory>
 
+#include "base/arenas.h"
+
 namespace mneme {
 
 // Rows of equal size in append order that never move once written: the growing part of a memory that readers look at
@@ -15,7 +17,8 @@ namespace mneme {
 // One thread appends at a time; any number read meanwhile, rows below the size() that they loaded.
 class RowArray {
  public:
-  explicit RowArray(size_t row_bytes);
+  // source: of arenas behind the first, for one of many arrays that grow together; may be null.
+  explicit RowArray(size_t row_bytes, std::shared_ptr<ArenaSource> source = nullptr);
   ~RowArray();
   RowArray(const RowArray&) = delete;
   RowArray& operator=(const RowArray&) = delete;
@@ -26,6 +29,10 @@ class RowArray {
   // Room for `rows` rows in all, in one piece if the array is empty. Until then Append allocates nothing, so it cannot
   // fail.
   void Reserve(int64_t rows);
+  // Room for n rows behind those that there are.
+  void ReserveMore(int64_t n) {
+    if (n > room_) Reserve(size_.load(std::memory_order_relaxed) + n);
+  }
 
   void Append(const void* rows, int64_t n);
 
@@ -35,7 +42,20 @@ class RowArray {
 
   // The same for the first n >= 1 rows of an empty array, in one piece. For rows that are read from elsewhere.
   char* First(int64_t n);
-  void Publish(int64_t n) { size_.store(size_.load(std::memory_order_relaxed) + n, std::memory_order_release); }
+  void Publish(int64_t n) {
+    size_.store(size_.load(std::memory_order_relaxed) + n, std::memory_order_release);
+    Advance(n);
+  }
+
+  // The place of the row that is `ahead` rows behind the last one, within what is reserved, to be written and then
+  // published; and how many from there on lie contiguously.
+  char* Unpublished(int64_t ahead, int64_t* contiguous) {
+    if (ahead < room_) {
+      *contiguous = room_ - ahead;
+      return next_ + static_cast<size_t>(ahead) * row_bytes_;
+    }
+    return const_cast<char*>(Rows(size_.load(std::memory_order_relaxed) + ahead, contiguous));
+  }
 
   const char* Row(int64_t row) const {
     int64_t contiguous;
@@ -52,14 +72,33 @@ class RowArray {
   // bit_width(r / first). An arena's pointer is published before the size() that covers it.
   static constexpr int kArenas = 48;
 
+  bool IsCut(int arena) const { return (cut_.load(std::memory_order_relaxed) >> arena & 1) != 0; }
+  // The last row is n rows further on.
+  void Advance(int64_t n) {
+    if (n < room_) {
+      next_ += static_cast<size_t>(n) * row_bytes_;
+      room_ -= n;
+    } else {
+      room_ = 0;
+    }
+  }
+  // Finds next_ and room_ anew, if there is room.
+  void FindRoom();
+
   static int64_t Begin(int64_t first, int arena) { return arena == 0 ? 0 : first << (arena - 1); }
   static int64_t End(int64_t first, int arena) { return first << arena; }
 
   const size_t row_bytes_;
   std::atomic<int64_t> size_{0};
+  // The writer's own: where the next row goes, and how many lie there contiguously; 0 if that is not known. Beside the
+  // size, since one row a call is written to each of very many arrays: the fewer lines of memory, the better.
+  char* next_ = nullptr;
+  int64_t room_ = 0;
+  int used_ = 0;                   // arenas; the writer's own
   std::atomic<int64_t> first_{0};  // 0: nothing allocated yet
   std::atomic<char*> arenas_[kArenas] = {};
-  int used_ = 0;  // the writer's own
+  std::atomic<uint64_t> cut_{0};  // a bit for each arena that came from the source; set before its pointer
+  const std::shared_ptr<ArenaSource> source_;
 };
 
 }  // namespace mneme

@@ -64,9 +64,12 @@ class KeyCodes {
   size_t MemoryBytes() const { return blocks_.MemoryBytes() + means_.MemoryBytes(); }
 
  private:
-  // key: f32 [coded_dim], scratch.
-  void AppendMean(const KeyRows& keys, int64_t first_row, float* key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void AppendBlock(const KeyRows& keys, int64_t first_row, float* key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  struct Workspace;  // of one call of Extend
+
+  // f32 [kBlockRows][coded_dim]
+  void DecodeBlock(const KeyRows& keys, int64_t first_row, float* rows) const;
+  void AppendMean(const KeyRows& keys, int64_t first_row, Workspace& space) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AppendBlock(const KeyRows& keys, int64_t first_row, Workspace& space) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const int64_t dim_;
   const int64_t coded_dim_;

@@ -2,6 +2,8 @@
 #define MNEME_INDEX_KEY_ROWS_H_
 
 #include <cstdint>
+#include <memory>
+#include <utility>
 
 #include "base/dtype.h"
 #include "base/row_array.h"
@@ -13,7 +15,8 @@ namespace mneme {
 // One thread appends at a time; any number read meanwhile, rows below the size() that they loaded.
 class KeyRows {
  public:
-  KeyRows(DType dtype, int64_t dim) : dtype_(dtype), dim_(dim), rows_(RowBytes(dtype, dim)) {}
+  KeyRows(DType dtype, int64_t dim, std::shared_ptr<ArenaSource> source = nullptr)
+      : dtype_(dtype), dim_(dim), rows_(RowBytes(dtype, dim), std::move(source)) {}
 
   DType dtype() const { return dtype_; }
   int64_t dim() const { return dim_; }
@@ -24,6 +27,8 @@ class KeyRows {
   void Reserve(int64_t rows) { rows_.Reserve(rows); }
   // Appends n encoded rows (RowBytes(dtype, dim) each, contiguous; see EncodeRow in base/dtype.h).
   void Append(const void* encoded_rows, int64_t n) { rows_.Append(encoded_rows, n); }
+  // The array itself, for who writes encoded rows in place.
+  RowArray& rows() { return rows_; }
 
   // Row `row` < size(), encoded; and how many rows from there on lie contiguously.
   const char* Row(int64_t row) const { return rows_.Row(row); }

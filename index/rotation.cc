@@ -31,10 +31,15 @@ MNEME_INLINE void Combine(float* values, int64_t n, int64_t half) {
   }
 }
 
+// What makes the transform of n values orthogonal.
+float ScaleOf(int64_t n) {
+  return static_cast<float>(1.0 / std::sqrt(static_cast<double>(n)));
+}
+
 // Hadamard's transform of n values, n a power of two, scaled to be orthogonal.
 template <typename Vector>
 MNEME_INLINE void Transform(float* values, int64_t n) {
-  const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(n)));
+  const float scale = ScaleOf(n);
   if (n < 4) {
     for (int64_t half = 1; half < n; half *= 2) {
       const float sum = values[0] + values[half], difference = values[0] - values[half];
@@ -101,6 +106,16 @@ void Rotate(float* vector, int64_t dim) {
   if (BestCpuTarget() >= CpuTarget::kAvx2) return RotateAvx2(vector, dim);
 #endif
   RotateBy<Four>(vector, dim);
+}
+
+void RotationWeights(int64_t dim, float* weights) {
+  const float* const signs = Signs();
+  for (int64_t begin = 0; begin < dim;) {
+    const auto n = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(dim - begin)));
+    const float scale = n < 4 ? 1.0f : ScaleOf(n);
+    for (int64_t i = begin; i < begin + n; ++i) weights[i] = i < kTable ? signs[i] * scale : scale;
+    begin += n;
+  }
 }
 
 }  // namespace mneme

@@ -12,6 +12,10 @@ namespace mneme {
 // vector: [dim], changed in place. In f32 the result differs from the exact one by at most 2^-20 of its norm.
 void Rotate(float* vector, int64_t dim);
 
+// For who does the transform by itself (block_coder.h): weights [dim], what Rotate multiplies each element by before it,
+// the sign and, but for a transform of two elements, the scale.
+void RotationWeights(int64_t dim, float* weights);
+
 }  // namespace mneme
 
 #endif  // MNEME_INDEX_ROTATION_H_

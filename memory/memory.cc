@@ -22,39 +22,44 @@ void NormaliseRow(float* row, int64_t dim) {
   for (int64_t i = 0; i < dim; ++i) row[i] *= factor;
 }
 
-// Encodes rows of `tensor` as [heads][rows] into `out`.
-void EncodeRows(const RowTensor& tensor, DType stored, bool normalise, std::vector<float>& scratch, char* out) {
-  const size_t row_bytes = RowBytes(stored, tensor.dim);
-  const auto dim = static_cast<size_t>(tensor.dim);
-  const bool copy = tensor.dtype == stored && !normalise;
-  scratch.resize(dim);
-  for (int64_t head = 0; head < tensor.heads; ++head) {
-    for (int64_t row = 0; row < tensor.rows; ++row, out += row_bytes) {
-      if (copy) {
-        std::memcpy(out, tensor.Row(row, head), row_bytes);
-        continue;
-      }
-      ConvertToF32(tensor.dtype, tensor.Row(row, head), scratch.data(), dim);
-      if (normalise) NormaliseRow(scratch.data(), tensor.dim);
-      EncodeRow(scratch.data(), stored, out, tensor.dim);
-    }
+// Encodes rows [first, first + n) of one head, one behind the other. False if one of them has a number that is not
+// finite or cannot be stored; then `out` means nothing.
+bool EncodeRows(const RowTensor& tensor, int64_t head, int64_t first, int64_t n, DType stored, bool normalise,
+                std::vector<float>& scratch, char* out) {
+  if (stored != DType::kI8 && !normalise) {
+    const int64_t stride = tensor.row_stride * static_cast<int64_t>(DTypeSize(tensor.dtype));
+    return EncodeFinite(tensor.dtype, tensor.Row(first, head), stride, n, tensor.dim, stored, out);
   }
+  const auto dim = static_cast<size_t>(tensor.dim);
+  scratch.resize(dim);
+  for (int64_t row = first; row < first + n; ++row, out += RowBytes(stored, tensor.dim)) {
+    ConvertToF32(tensor.dtype, tensor.Row(row, head), scratch.data(), dim);
+    if (!AllFinite(DType::kF32, scratch.data(), dim)) return false;
+    if (normalise) NormaliseRow(scratch.data(), tensor.dim);
+    EncodeRow(scratch.data(), stored, out, tensor.dim);
+    if (stored != DType::kI8 && !AllFinite(stored, out, dim)) return false;
+  }
+  return true;
 }
 
-absl::Status CheckTensor(absl::string_view name, const RowTensor& tensor, int64_t rows, int64_t heads, int64_t dim) {
-  if (tensor.rows != rows || tensor.heads != heads || tensor.dim != dim) {
-    return absl::InvalidArgumentError(absl::StrCat(name, ": expected shape [", rows, ", ", heads, ", ", dim, "], got [",
-                                                   tensor.rows, ", ", tensor.heads, ", ", tensor.dim, "]"));
-  }
-  for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t head = 0; head < heads; ++head) {
-      if (!AllFinite(tensor.dtype, tensor.Row(row, head), static_cast<size_t>(dim))) {
-        return absl::InvalidArgumentError(absl::StrCat(name, ": expected finite numbers, got NaN or infinity in row ",
-                                                       row, " of head ", head));
-      }
+absl::Status CheckShape(absl::string_view name, const RowTensor& tensor, int64_t rows, int64_t heads, int64_t dim) {
+  if (tensor.rows == rows && tensor.heads == heads && tensor.dim == dim) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(name, ": expected shape [", rows, ", ", heads, ", ", dim, "], got [",
+                                                 tensor.rows, ", ", tensor.heads, ", ", tensor.dim, "]"));
+}
+
+// Why a row of one head, among [first, first + n), cannot be stored. An infinite row would poison every softmax.
+absl::Status RefusedRow(absl::string_view name, const RowTensor& tensor, int64_t head, int64_t first, int64_t n,
+                        DType stored) {
+  for (int64_t row = first; row < first + n; ++row) {
+    if (!AllFinite(tensor.dtype, tensor.Row(row, head), static_cast<size_t>(tensor.dim))) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, ": expected finite numbers, got NaN or infinity in row ", row, " of head ", head));
     }
   }
-  return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      name, ": expected numbers within the range of ", DTypeName(stored), ", which the memory stores (",
+      stored == DType::kF16 ? "65504" : "3.39e38", "), got a greater one in head ", head));
 }
 
 }  // namespace
@@ -154,11 +159,6 @@ absl::Status Memory::CheckWritable() const {
   return absl::OkStatus();
 }
 
-absl::Status Memory::CheckAppend(const LayerCard& layer, const RowTensor& keys, const RowTensor& values) const {
-  MNEME_RETURN_IF_ERROR(CheckTensor("keys", keys, keys.rows, layer.kv_heads, layer.key_dim));
-  return CheckTensor("values", values, keys.rows, layer.kv_heads, layer.value_dim);
-}
-
 absl::Status Memory::AppendColumns(const MemoryState& state, int64_t row, int64_t n, const int64_t* positions,
                                    const int32_t* token_ids) {
   Segment& tail = *state.tail;
@@ -174,16 +174,16 @@ absl::Status Memory::AppendColumns(const MemoryState& state, int64_t row, int64_
     }
   }
   if (known == n) return absl::OkStatus();
-  std::vector<int64_t> new_positions;
-  std::vector<int32_t> new_ids;
+  new_positions_.clear();
+  new_ids_.clear();
   bool unusual = false;
   for (int64_t i = known; i < n; ++i) {
     const int64_t token = state.tail_first + row + i;
-    new_positions.push_back(positions != nullptr ? positions[i] : token);
-    new_ids.push_back(token_ids != nullptr ? token_ids[i] : -1);
-    unusual |= new_positions.back() != token;
+    new_positions_.push_back(positions != nullptr ? positions[i] : token);
+    new_ids_.push_back(token_ids != nullptr ? token_ids[i] : -1);
+    unusual |= new_positions_.back() != token;
   }
-  MNEME_RETURN_IF_ERROR(tail.AppendColumns(new_positions.data(), new_ids.data(), n - known));
+  MNEME_RETURN_IF_ERROR(tail.AppendColumns(new_positions_.data(), new_ids_.data(), n - known));
   if (unusual && !state.has_positions) {
     UpdateState([](MemoryState& next) { next.has_positions = true; });
   }
@@ -197,7 +197,8 @@ absl::Status Memory::Append(int32_t layer, const RowTensor& keys, const RowTenso
     return absl::InvalidArgumentError(absl::StrCat("layer: expected one of the card's, got ", layer));
   }
   const LayerCard& shape = card_.layers[static_cast<size_t>(place)];
-  MNEME_RETURN_IF_ERROR(CheckAppend(shape, keys, values));
+  MNEME_RETURN_IF_ERROR(CheckShape("keys", keys, keys.rows, shape.kv_heads, shape.key_dim));
+  MNEME_RETURN_IF_ERROR(CheckShape("values", values, keys.rows, shape.kv_heads, shape.value_dim));
   if (!mutator_.TryLock()) return BusyError(name_);
   struct Unlock {
     Mutex* mutex;
@@ -207,26 +208,20 @@ absl::Status Memory::Append(int32_t layer, const RowTensor& keys, const RowTenso
   if (keys.rows == 0) return absl::OkStatus();
 
   const DType stored = options_.stored_dtype;
-  const auto rows = static_cast<size_t>(keys.rows * shape.kv_heads);
-  key_buffer_.resize(rows * RowBytes(stored, shape.key_dim));
-  value_buffer_.resize(rows * RowBytes(stored, shape.value_dim));
-  EncodeRows(keys, stored, options_.normalise_keys, row_buffer_, key_buffer_.data());
-  EncodeRows(values, stored, false, row_buffer_, value_buffer_.data());
-  if (stored == DType::kF16 || stored == DType::kBF16) {
-    // A finite f32 can pass the range of fewer bits on the way in; an infinite row would poison every softmax.
-    const bool fits = AllFinite(stored, key_buffer_.data(), key_buffer_.size() / 2) &&
-                      AllFinite(stored, value_buffer_.data(), value_buffer_.size() / 2);
-    if (!fits) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "keys or values: expected numbers within the range of ", DTypeName(stored), ", which the memory stores (",
-          stored == DType::kF16 ? "65504" : "3.39e38", "), got a greater one"));
-    }
-  }
   const std::shared_ptr<const MemoryState> now = state();
   const int64_t row = now->tail->LayerRows(static_cast<size_t>(place));
+  std::vector<float>& scratch = row_buffer_;
+  MNEME_RETURN_IF_ERROR(now->tail->FillRows(
+      static_cast<size_t>(place), keys.rows,
+      [&](RowKind kind, int32_t head, int64_t first, int64_t n, char* out) -> absl::Status {
+        const bool of_keys = kind == RowKind::kKeys;
+        const RowTensor& tensor = of_keys ? keys : values;
+        const bool normalise = of_keys && options_.normalise_keys;
+        if (EncodeRows(tensor, head, first, n, stored, normalise, scratch, out)) return absl::OkStatus();
+        return RefusedRow(of_keys ? "keys" : "values", tensor, head, first, n, stored);
+      }));
   MNEME_RETURN_IF_ERROR(AppendColumns(*now, row, keys.rows, positions, token_ids));
-  MNEME_RETURN_IF_ERROR(
-      now->tail->AppendRows(static_cast<size_t>(place), key_buffer_.data(), value_buffer_.data(), keys.rows));
+  now->tail->PublishRows(static_cast<size_t>(place), keys.rows);
   EvictBeyondBound();
   if (mirror_ != nullptr) mirror_->Follow(TakeSnapshot(), static_cast<size_t>(place));
   return absl::OkStatus();

@@ -109,10 +109,9 @@ class Memory : public std::enable_shared_from_this<Memory> {
   std::shared_ptr<Segment> NewTail() const;
   void NewMirror();
 
-  absl::Status CheckAppend(const LayerCard& layer, const RowTensor& keys, const RowTensor& values) const;
   // Brings in the token columns of rows [row, row + n) of the tail, or checks them against what is there.
   absl::Status AppendColumns(const MemoryState& state, int64_t row, int64_t n, const int64_t* positions,
-                             const int32_t* token_ids);
+                             const int32_t* token_ids) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_);
   void EvictBeyondBound();
   // seal_all: the tail's whole rows become a sealed segment even if they fill no chunk.
   absl::Status CommitLocked(Durability durability, bool seal_all, bool may_exceed_budget = false)
@@ -159,9 +158,9 @@ class Memory : public std::enable_shared_from_this<Memory> {
   const IndexSpec spec_;
 
   Mutex mutator_;  // held by the one call that changes the memory
-  std::vector<char> key_buffer_ ABSL_GUARDED_BY(mutator_);
-  std::vector<char> value_buffer_ ABSL_GUARDED_BY(mutator_);
   std::vector<float> row_buffer_ ABSL_GUARDED_BY(mutator_);
+  std::vector<int64_t> new_positions_ ABSL_GUARDED_BY(mutator_);
+  std::vector<int32_t> new_ids_ ABSL_GUARDED_BY(mutator_);
 
   Mutex build_mutex_;  // one index build at a time
   std::vector<TokenRange> not_indexable_ ABSL_GUARDED_BY(build_mutex_);  // the index kind refused them: scanned

@@ -128,7 +128,7 @@ absl::Status Memory::CommitOnce(Durability durability, bool seal_all, bool may_e
   }
   if (seal) {
     next_tail = NewTail();
-    MNEME_RETURN_IF_ERROR(CopyRows(card_, dtype, tail, seal_rows, std::numeric_limits<int64_t>::max(), *next_tail));
+    MNEME_RETURN_IF_ERROR(CopyRows(card_, tail, seal_rows, std::numeric_limits<int64_t>::max(), *next_tail));
     if (whole > seal_rows) {
       next.segments.push_back({next_tail->id(), now->tail_first + seal_rows, whole - seal_rows, 0, false});
     }
@@ -247,8 +247,7 @@ absl::Status Memory::MergeSmallSegments() {
     } else {
       const std::shared_ptr<Segment> joined = NewTail();
       for (size_t view = first; view < i; ++view) {
-        MNEME_RETURN_IF_ERROR(
-            CopyRows(card_, options_.stored_dtype, *views[view].segment, 0, views[view].rows, *joined));
+        MNEME_RETURN_IF_ERROR(CopyRows(card_, *views[view].segment, 0, views[view].rows, *joined));
       }
       MNEME_RETURN_IF_ERROR(WriteChunks(*transaction, card_, options_.stored_dtype, *joined, 0, rows));
       MNEME_RETURN_IF_ERROR(WriteSealedCodes(*transaction, *joined, rows));
@@ -283,7 +282,7 @@ absl::Status Memory::ReplaceSealed(const std::vector<SegmentView>& views, Transa
 absl::StatusOr<SegmentView> Memory::CopyOf(const SegmentView& view, int64_t begin, int64_t end,
                                            Transaction& transaction) const {
   const std::shared_ptr<Segment> copy = NewTail();
-  MNEME_RETURN_IF_ERROR(CopyRows(card_, options_.stored_dtype, *view.segment, begin, end, *copy));
+  MNEME_RETURN_IF_ERROR(CopyRows(card_, *view.segment, begin, end, *copy));
   MNEME_RETURN_IF_ERROR(WriteChunks(transaction, card_, options_.stored_dtype, *copy, 0, end - begin));
   MNEME_RETURN_IF_ERROR(WriteSealedCodes(transaction, *copy, end - begin));
   const std::shared_ptr<Segment> sealed = copy->SealAt(end - begin);
@@ -328,8 +327,7 @@ absl::Status Memory::Truncate(int64_t tokens) {
   std::shared_ptr<Segment> tail = NewTail();
   const int64_t tail_first = std::min(tokens, now->tail_first);
   if (tokens > now->tail_first) {
-    MNEME_RETURN_IF_ERROR(
-        CopyRows(card_, options_.stored_dtype, *now->tail, 0, tokens - now->tail_first, *tail));
+    MNEME_RETURN_IF_ERROR(CopyRows(card_, *now->tail, 0, tokens - now->tail_first, *tail));
   }
   store_->RegisterSegment(tail);
   tail_persisted_ = 0;

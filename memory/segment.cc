@@ -147,7 +147,7 @@ absl::StatusOr<std::shared_ptr<LayerKeys>> Segment::LoadKeys(size_t layer, int64
   const size_t value_bytes = RowBytes(dtype_, card.value_dim);
   auto loaded = std::make_shared<LayerKeys>();
   for (int32_t head = 0; head < card.kv_heads; ++head) {
-    auto head_rows = std::make_unique<KeyRows>(dtype_, card.key_dim);
+    auto head_rows = std::make_unique<KeyRows>(dtype_, card.key_dim, sealed_ ? nullptr : arenas_);
     if (wanted > 0) head_rows->Reserve(wanted);
     MNEME_RETURN_IF_ERROR(ReadColumn(
         *database_, id_, {card.layer, head, ColumnKind::kKeys}, chunked, wanted, key_bytes, records,
@@ -253,7 +253,7 @@ absl::StatusOr<std::shared_ptr<LayerValues>> Segment::LoadValues(size_t layer, i
   const size_t value_bytes = RowBytes(dtype_, card.value_dim);
   auto loaded = std::make_shared<LayerValues>();
   for (int32_t head = 0; head < card.kv_heads; ++head) {
-    auto head_rows = std::make_unique<RowArray>(value_bytes);
+    auto head_rows = std::make_unique<RowArray>(value_bytes, sealed_ ? nullptr : arenas_);
     MNEME_RETURN_IF_ERROR(ReadColumn(
         *database_, id_, {card.layer, head, ColumnKind::kValues}, chunked, wanted, value_bytes, records,
         [&](const LogRecord& record) {
@@ -371,30 +371,40 @@ absl::StatusOr<std::shared_ptr<const TokenColumns>> Segment::Columns(int64_t row
   return LoadColumns(rows);
 }
 
-absl::Status Segment::AppendRows(size_t layer, const char* keys, const char* values, int64_t n) {
-  const LayerCard& card = cards_[layer];
+absl::Status Segment::FillRows(size_t layer, int64_t all_rows, Fill fill) {
   Layer& own = layers_[layer];
-  const int64_t rows = own.rows.load(std::memory_order_relaxed);
-  std::shared_ptr<LayerKeys> key_rows;
-  std::shared_ptr<LayerValues> value_rows;
-  {
+  if (own.growing_values == nullptr) {
+    const int64_t rows = own.rows.load(std::memory_order_relaxed);
     MutexLock lock(&mutex_);
-    MNEME_ASSIGN_OR_RETURN(key_rows, LoadKeys(layer, rows));
-    MNEME_ASSIGN_OR_RETURN(value_rows, LoadValues(layer, rows));
+    MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<LayerKeys> keys, LoadKeys(layer, rows));
+    MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<LayerValues> values, LoadValues(layer, rows));
+    own.growing_keys = keys.get();
+    own.growing_values = values.get();
   }
-  const size_t key_bytes = RowBytes(dtype_, card.key_dim) * static_cast<size_t>(n);
-  const size_t value_bytes = RowBytes(dtype_, card.value_dim) * static_cast<size_t>(n);
-  // All that can fail comes first: heads of unequal lengths would never fit together again.
-  for (size_t head = 0; head < static_cast<size_t>(card.kv_heads); ++head) {
-    value_rows->heads[head]->Reserve(rows + n);
-    key_rows->heads[head]->Reserve(rows + n);
+  const auto fill_array = [&](RowKind kind, int32_t head, RowArray& array) -> absl::Status {
+    array.ReserveMore(all_rows);
+    for (int64_t done = 0; done < all_rows;) {
+      int64_t contiguous;
+      char* const place = array.Unpublished(done, &contiguous);
+      const int64_t n = std::min(contiguous, all_rows - done);
+      MNEME_RETURN_IF_ERROR(fill(kind, head, done, n, place));
+      done += n;
+    }
+    return absl::OkStatus();
+  };
+  for (int32_t head = 0; head < cards_[layer].kv_heads; ++head) {
+    const auto place = static_cast<size_t>(head);
+    MNEME_RETURN_IF_ERROR(fill_array(RowKind::kKeys, head, own.growing_keys->heads[place]->rows()));
+    MNEME_RETURN_IF_ERROR(fill_array(RowKind::kValues, head, *own.growing_values->heads[place]));
   }
-  for (size_t head = 0; head < static_cast<size_t>(card.kv_heads); ++head) {
-    value_rows->heads[head]->Append(values + head * value_bytes, n);
-    key_rows->heads[head]->Append(keys + head * key_bytes, n);
-  }
-  own.rows.store(rows + n, std::memory_order_release);
   return absl::OkStatus();
+}
+
+void Segment::PublishRows(size_t layer, int64_t all_rows) {
+  Layer& own = layers_[layer];
+  for (const auto& head : own.growing_keys->heads) head->rows().Publish(all_rows);
+  for (const auto& head : own.growing_values->heads) head->Publish(all_rows);
+  own.rows.store(own.rows.load(std::memory_order_relaxed) + all_rows, std::memory_order_release);
 }
 
 absl::Status Segment::AppendColumns(const int64_t* positions, const int32_t* token_ids, int64_t n) {

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -126,8 +127,12 @@ class Segment : public std::enable_shared_from_this<Segment> {
   // They will be read soon: see Database::WillReadRows.
   void WillReadRows(size_t layer, int32_t head, RowKind kind, absl::Span<const int64_t> which);
 
-  // Appends n encoded rows of one layer: keys and values [kv_heads][n rows]. Readers see them when all are in.
-  absl::Status AppendRows(size_t layer, const char* keys, const char* values, int64_t n);
+  // Appending rows of one layer goes in two steps. The first has `fill` write them in their places behind the last ones:
+  // keys or values, rows [first, first + n) of all_rows, of one KV head, encoded, one behind the other. It has no effect
+  // before the second, which shows them to readers and cannot fail.
+  using Fill = absl::FunctionRef<absl::Status(RowKind kind, int32_t head, int64_t first, int64_t n, char* rows)>;
+  absl::Status FillRows(size_t layer, int64_t all_rows, Fill fill);
+  void PublishRows(size_t layer, int64_t all_rows);
   // Appends token columns; they must be in before the first layer's rows of the same tokens are published.
   absl::Status AppendColumns(const int64_t* positions, const int32_t* token_ids, int64_t n);
   int64_t ColumnRows() const { return column_rows_.load(std::memory_order_acquire); }
@@ -151,6 +156,9 @@ class Segment : public std::enable_shared_from_this<Segment> {
     std::shared_ptr<LayerValues> values;
     std::array<uint64_t, kRowKinds> asked{};           // see RowCache::Admits
     std::array<std::atomic<int64_t>, kRowKinds> read;  // rows, by ReadRows since they were last in memory; no guard
+    // The grower's own, no guard: the keys and values that it has seen to be there as a whole. A tail keeps these.
+    LayerKeys* growing_keys = nullptr;
+    LayerValues* growing_values = nullptr;
   };
 
   // In memory, or read now; kept only where the budget has room.
@@ -186,6 +194,7 @@ class Segment : public std::enable_shared_from_this<Segment> {
   // What this tail became. Held, so that the rows stay on disk for readers that still see the tail.
   std::shared_ptr<Segment> sealed_as_ ABSL_GUARDED_BY(mutex_);
   std::vector<Layer> layers_;
+  const std::shared_ptr<ArenaSource> arenas_ = std::make_shared<ArenaSource>();  // of the rows of a tail
   std::shared_ptr<TokenColumns> columns_ ABSL_GUARDED_BY(mutex_);
   std::atomic<int64_t> column_rows_{0};
 };

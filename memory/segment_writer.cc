@@ -41,9 +41,16 @@ absl::Status PutColumn(Transaction& transaction, SegmentId segment, const Column
   std::vector<char> buffer;
   for (int64_t i = begin; i < end; i += kChunkRows) {
     const int64_t n = std::min(kChunkRows, end - i);
-    buffer.resize(static_cast<size_t>(n) * bytes);
-    CopyPieces(pieces, i, n, bytes, buffer.data());
-    MNEME_RETURN_IF_ERROR(transaction.PutChunk(segment, column, i / kChunkRows, buffer, bytes));
+    const size_t chunk_bytes = static_cast<size_t>(n) * bytes;
+    int64_t contiguous;
+    const char* chunk = pieces(i, &contiguous);
+    if (contiguous < n) {
+      buffer.resize(chunk_bytes);
+      CopyPieces(pieces, i, n, bytes, buffer.data());
+      chunk = buffer.data();
+    }
+    MNEME_RETURN_IF_ERROR(
+        transaction.PutChunk(segment, column, i / kChunkRows, absl::MakeSpan(chunk, chunk_bytes), bytes));
   }
   return absl::OkStatus();
 }
@@ -101,8 +108,7 @@ absl::Status WriteLogs(Transaction& transaction, const ModelCard& card, DType dt
   return absl::OkStatus();
 }
 
-absl::Status CopyRows(const ModelCard& card, DType dtype, Segment& from, int64_t begin_row, int64_t end_row,
-                      Segment& to) {
+absl::Status CopyRows(const ModelCard& card, Segment& from, int64_t begin_row, int64_t end_row, Segment& to) {
   if (const int64_t n = std::min(end_row, from.ColumnRows()) - begin_row; n > 0) {
     MNEME_ASSIGN_OR_RETURN(const auto columns, from.Columns(begin_row + n));
     std::vector<int64_t> positions(static_cast<size_t>(n));
@@ -113,24 +119,22 @@ absl::Status CopyRows(const ModelCard& card, DType dtype, Segment& from, int64_t
     }
     MNEME_RETURN_IF_ERROR(to.AppendColumns(positions.data(), token_ids.data(), n));
   }
-  std::vector<char> key_bytes, value_bytes;
   for (size_t layer = 0; layer < card.layers.size(); ++layer) {
-    const LayerCard& shape = card.layers[layer];
     const int64_t end = std::min(end_row, from.LayerRows(layer));
-    const int64_t n = end - begin_row;
-    if (n <= 0) continue;
-    const size_t key_row = RowBytes(dtype, shape.key_dim);
-    const size_t value_row = RowBytes(dtype, shape.value_dim);
-    const auto heads = static_cast<size_t>(shape.kv_heads);
-    key_bytes.resize(heads * static_cast<size_t>(n) * key_row);
-    value_bytes.resize(heads * static_cast<size_t>(n) * value_row);
+    if (end <= begin_row) continue;
     MNEME_ASSIGN_OR_RETURN(const auto keys, from.Keys(layer, end));
     MNEME_ASSIGN_OR_RETURN(const auto values, from.Values(layer, end));
-    for (size_t head = 0; head < heads; ++head) {
-      CopyOut(*keys->heads[head], begin_row, n, key_bytes.data() + head * static_cast<size_t>(n) * key_row);
-      CopyOut(*values->heads[head], begin_row, n, value_bytes.data() + head * static_cast<size_t>(n) * value_row);
-    }
-    MNEME_RETURN_IF_ERROR(to.AppendRows(layer, key_bytes.data(), value_bytes.data(), n));
+    MNEME_RETURN_IF_ERROR(to.FillRows(
+        layer, end - begin_row, [&](RowKind kind, int32_t head, int64_t first, int64_t n, char* rows) {
+          const auto place = static_cast<size_t>(head);
+          if (kind == RowKind::kKeys) {
+            CopyOut(*keys->heads[place], begin_row + first, n, rows);
+          } else {
+            CopyOut(*values->heads[place], begin_row + first, n, rows);
+          }
+          return absl::OkStatus();
+        }));
+    to.PublishRows(layer, end - begin_row);
   }
   return absl::OkStatus();
 }

@@ -34,8 +34,7 @@ absl::Status WriteLogs(Transaction& transaction, const ModelCard& card, DType dt
                        int64_t begin_row, int64_t end_row, SegmentId id, int64_t origin);
 
 // Appends rows [begin_row, end_row) of `from` to `to`; layers that have fewer give what they have.
-absl::Status CopyRows(const ModelCard& card, DType dtype, Segment& from, int64_t begin_row, int64_t end_row,
-                      Segment& to);
+absl::Status CopyRows(const ModelCard& card, Segment& from, int64_t begin_row, int64_t end_row, Segment& to);
 
 // Bytes of one token in rows, columns included.
 int64_t TokenBytes(const ModelCard& card, DType dtype);

@@ -178,8 +178,11 @@ rocksdb::DBOptions MakeDbOptions(rocksdb::Env* env, const std::function<void(abs
   options.statistics = std::move(statistics);
   options.stats_dump_period_sec = 0;
   options.stats_persist_period_sec = 0;
-  options.max_background_jobs = 2;
+  options.max_background_flushes = 2;  // see ColumnWriter::kFlushBytes
+  options.max_background_compactions = 1;
   options.max_open_files = MaxOpenFiles();
+  // The device begins while a file is being written, not when that waits to be synced.
+  options.bytes_per_sync = kMiB;
   // A small store stays small: nothing is allocated ahead.
   options.allow_fallocate = false;
   options.manifest_preallocation_size = 64 << 10;

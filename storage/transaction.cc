@@ -15,6 +15,10 @@ namespace {
 // A commit is one batch in memory; chunks are not part of it.
 constexpr size_t kMaxCommitBytes = size_t{1} << 30;
 
+// Chunks go to RocksDB in batches of this size: one that is copied on while the second-level cache still has it costs
+// half of one that has to come from memory again, and never needs a greater piece of that.
+constexpr size_t kChunkBatchBytes = size_t{512} << 10;
+
 }  // namespace
 
 template <typename Body>
@@ -55,7 +59,7 @@ absl::Status TransactionImpl::PutChunk(SegmentId segment, const Column& column, 
         chunks_.Put(database_->family(kRowsFamily), rocksdb::SliceParts(&key_slice, 1), rocksdb::SliceParts(parts, 2)),
         "put chunk"));
     if (!IsDisposable(column.kind)) database_->appended_bytes_ += rows.size();
-    return chunks_.GetDataSize() >= ColumnWriter::kFlushBytes ? WriteChunks() : absl::OkStatus();
+    return chunks_.GetDataSize() >= kChunkBatchBytes ? WriteChunks() : absl::OkStatus();
   });
 }
 

@@ -124,6 +124,66 @@ TEST(DTypeTest, ZeroRowOfI8StaysZero) {
   EXPECT_EQ(back, zero);
 }
 
+// Rows near and far apart, backwards, of all lengths; by the best kernels and by the plain conversions.
+TEST(DTypeTest, EncodeFiniteIsConversionAndCheckInOne) {
+  const std::vector<DType> dtypes = {DType::kF32, DType::kF16, DType::kBF16};
+  constexpr size_t kRows = 3, kMost = 300;
+  for (const size_t dim : {1, 7, 8, 15, 16, 17, 31, 40, 64, 130, 257, 300}) {
+    for (const DType from : dtypes) {
+      for (const DType to : dtypes) {
+        for (const bool backwards : {false, true}) {
+          const size_t apart = (kMost + 5) * DTypeSize(from);
+          std::vector<char> source(kRows * apart), expected(kRows * RowBytes(to, static_cast<int64_t>(dim)));
+          std::vector<float> values(dim), wide(dim);
+          for (size_t row = 0; row < kRows; ++row) {
+            for (size_t i = 0; i < dim; ++i) {
+              values[i] = (i % 2 == 0 ? 1.0f : -1.0f) * (static_cast<float>(row * dim + i) + 1 / 3.0f);
+            }
+            values[dim / 2] = 65504.0f;  // f16's greatest
+            char* const at = source.data() + row * apart;
+            ConvertFromF32(values.data(), from, at, dim);
+            ConvertToF32(from, at, wide.data(), dim);
+            const size_t place = backwards ? kRows - 1 - row : row;
+            ConvertFromF32(wide.data(), to, expected.data() + place * dim * DTypeSize(to), dim);
+          }
+          const char* const first = source.data() + (backwards ? (kRows - 1) * apart : 0);
+          const auto stride = static_cast<int64_t>(backwards ? -1 : 1) * static_cast<int64_t>(apart);
+          std::vector<char> encoded(expected.size() + 1, 'x');
+          const auto encode = [&] {
+            return EncodeFinite(from, first, stride, kRows, static_cast<int64_t>(dim), to, encoded.data());
+          };
+          const bool fits = from != DType::kBF16 || to != DType::kF16;  // 65504 is 65536 there
+          ASSERT_EQ(encode(), fits) << "dim " << dim << ", " << DTypeName(from) << " to " << DTypeName(to);
+          EXPECT_EQ(encoded.back(), 'x');
+          if (!fits) continue;
+          encoded.pop_back();
+          EXPECT_EQ(encoded, expected) << "dim " << dim << ", " << DTypeName(from) << " to " << DTypeName(to);
+          encoded.push_back('x');
+          // Each place may be the one that is not finite, or that becomes so.
+          for (const size_t row : {size_t{0}, kRows - 1}) {
+            for (size_t i = 0; i < dim; ++i) {
+              char* const at = source.data() + row * apart + i * DTypeSize(from);
+              const std::vector<char> before(at, at + DTypeSize(from));
+              for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                                      -std::numeric_limits<float>::infinity(), -65520.0f, 3.4e38f}) {
+                float kept;
+                ConvertFromF32(&bad, from, at, 1);
+                ConvertToF32(from, at, &wide[0], 1);
+                uint32_t stored = 0;
+                ConvertFromF32(&wide[0], to, &stored, 1);
+                ConvertToF32(to, &stored, &kept, 1);
+                ASSERT_EQ(encode(), std::isfinite(kept)) << bad << " at " << i << " of " << dim << " in row " << row
+                                                         << ", " << DTypeName(from) << " to " << DTypeName(to);
+              }
+              std::copy(before.begin(), before.end(), at);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(DTypeTest, AllFiniteFindsOneBadElement) {
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
     for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {

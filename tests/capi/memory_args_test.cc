@@ -105,6 +105,49 @@ TEST_F(MemoryArgsTest, AppendRefuses) {
   EXPECT_TRUE(StateOf(memory_) == before);
 }
 
+// Rows are written in their places before all is known to be good: what is refused there leaves nothing, whatever part of
+// it was good, also where it would have begun a new piece of memory.
+TEST_F(MemoryArgsTest, ARefusedAppendLeavesNoTrace) {
+  for (const int32_t dtype : {MNEME_F32, MNEME_F16, MNEME_BF16, MNEME_I8}) {
+    SCOPED_TRACE(dtype);
+    mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
+    options.stored_dtype = dtype;
+    options.normalise_keys = dtype == MNEME_BF16;
+    mneme_memory* const refused = NewMemory("refused" + std::to_string(dtype), &options);
+    mneme_memory* const never = NewMemory("never" + std::to_string(dtype), &options);
+    for (mneme_memory* const memory : {refused, never}) {
+      EXPECT_OK(AppendTokens(memory, kLayer, 250, 1));
+      EXPECT_OK(AppendTokens(memory, kOtherLayer, 251, 2));
+    }
+    for (const int64_t tokens : {1, 5, 20, 300}) {
+      for (const bool of_keys : {true, false}) {
+        Tensor keys({tokens, kKvHeads, kKeyDim}), values({tokens, kKvHeads, kValueDim});
+        keys.Fill(31);
+        values.Fill(32);
+        (of_keys ? keys : values).data.back() = kNaN;
+        mneme_append_args args = MNEME_APPEND_ARGS_INIT;
+        args.layer = kLayer;
+        args.keys = &keys.view;
+        args.values = &values.view;
+        const std::string row = of_keys ? "keys" : "values";
+        ExpectRefused(mneme_append(refused, &args), MNEME_INVALID_ARGUMENT, row);
+        EXPECT_THAT(mneme_last_error(), HasSubstr("row " + std::to_string(tokens - 1) + " of head 1"));
+      }
+    }
+    for (const int64_t tokens : {3, 20, 300}) {
+      for (mneme_memory* const memory : {refused, never}) {
+        EXPECT_OK(AppendTokens(memory, kLayer, tokens, 3));
+        EXPECT_OK(AppendTokens(memory, kOtherLayer, tokens, 4));
+      }
+      EXPECT_TRUE(StateOf(refused).substr(sizeof(mneme_memory_info_t)) ==
+                  StateOf(never).substr(sizeof(mneme_memory_info_t)));
+    }
+    EXPECT_EQ(InfoOf(refused).next_token, 573);
+    EXPECT_OK(mneme_memory_close(refused));
+    EXPECT_OK(mneme_memory_close(never));
+  }
+}
+
 TEST_F(MemoryArgsTest, AnotherLayerMustAgreeOnPositions) {
   AppendCall call;
   call.args.layer = kOtherLayer;  // brings tokens 307 and 308, which layer 3 placed at 307 and 308
