@@ -17,8 +17,9 @@
 namespace mneme {
 namespace {
 
-constexpr int kMaxRows = 3; // rows of queries in registers: 3 x 4 accumulators
-                            // leave room for operands in 16
+// Rows of queries in registers: 3 x 4 accumulators leave room for operands in
+// 16 of them, 4 x 4 in the 32 of AVX-512.
+constexpr int kMaxRows = kLanes >= 16 ? 4 : 3;
 constexpr int kKeysAtOnce = 4;
 constexpr int64_t kRowsUnwidened = 8;
 
@@ -28,10 +29,10 @@ MNEME_INLINE int64_t RoundUp(int64_t n, int64_t unit) {
   return (n + unit - 1) / unit * unit;
 }
 
-// How many of the rows that are left to take next: four are better taken as two
-// and two.
+// How many of the rows that are left to take next: where four do not fit, they
+// are better taken as two and two.
 MNEME_INLINE int64_t RowsAtOnce(int64_t left) {
-  return left == 4 ? 2 : Min(kMaxRows, left);
+  return left == kMaxRows + 1 ? (left + 1) / 2 : Min(kMaxRows, left);
 }
 
 // Rows of one tile where they lie, or widened in scratch.
@@ -225,7 +226,8 @@ inline void ScoreBlock(const Block &block, const TileRows &keys, int64_t count,
       continue;
     const auto score = rows == 1   ? ScoreRows<Element, 1>
                        : rows == 2 ? ScoreRows<Element, 2>
-                                   : ScoreRows<Element, 3>;
+                       : rows == 3 ? ScoreRows<Element, 3>
+                                   : ScoreRows<Element, kMaxRows>;
     score(block.queries + row * block.key_stride, block.key_stride,
           block.key_vectors, keys, __builtin_ctzll(seen),
           64 - __builtin_clzll(seen), count - 1, *ahead,
@@ -381,7 +383,8 @@ inline void AddValuesBlock(const Block &block, const TileRows &values,
         rows = RowsAtOnce(next * group - row);
         const auto add = rows == 1   ? AddValues<Element, 1>
                          : rows == 2 ? AddValues<Element, 2>
-                                     : AddValues<Element, 3>;
+                         : rows == 3 ? AddValues<Element, 3>
+                                     : AddValues<Element, kMaxRows>;
         add(block, row, values, begin, end, first, last, *ahead);
         ahead = &kNothingAhead;
       }

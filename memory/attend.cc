@@ -49,27 +49,40 @@ struct TileBuffers {
         local_output(memory),
         local_lse(memory),
         memory_output(memory),
-        logits(memory),
         scales(memory),
-        rows(memory) {}
+        found(memory) {}
 
-  std::pmr::vector<float> queries, local_output, local_lse, memory_output, logits, scales;
-  std::pmr::vector<const void*> rows;
+  // What one (query, head) retrieved: the values' rows, and which they are.
+  struct Found {
+    explicit Found(std::pmr::memory_resource* memory) : values(memory), logits(memory) {}
+    absl::Span<const Scored> rows;
+    std::pmr::vector<const void*> values;
+    std::pmr::vector<float> logits;
+  };
+
+  std::pmr::vector<float> queries, local_output, local_lse, memory_output, scales;
+  std::pmr::vector<Found> found;  // of a query's heads: those that are next
 };
 
-// Softmax over what one (query, head) retrieved.
-float AttendRows(const SequencePlan& plan, absl::Span<const Scored> rows, int64_t kv_head, TileBuffers& buffers) {
-  const int64_t value_dim = plan.request->retrieve.layer.value_dim;
-  buffers.logits.clear();
-  buffers.rows.clear();
-  buffers.logits.reserve(rows.size());
-  buffers.rows.reserve(rows.size());
-  for (const Scored& row : rows) {
-    buffers.logits.push_back(row.score);
-    buffers.rows.push_back(plan.values.Row(*plan.view, kv_head, row.index));
+// Finds the values of what one (query, head) retrieved, and asks for them: they lie anywhere.
+void GatherValues(SequencePlan& plan, int64_t kv_head, int64_t query, int64_t head, TileBuffers::Found& found) {
+  const LayerCard& layer = plan.request->retrieve.layer;
+  found.rows = plan.top[static_cast<size_t>(query * layer.query_heads + head)].Sorted();
+  found.values.resize(found.rows.size());
+  found.logits.resize(found.rows.size());
+  const size_t bytes = RowBytes(plan.sequence->memory->options().stored_dtype, layer.value_dim);
+  for (size_t i = 0; i < found.rows.size(); ++i) {
+    const char* const row = plan.values.Row(*plan.view, kv_head, found.rows[i].index);
+    found.values[i] = row;
+    found.logits[i] = found.rows[i].score;
+    for (size_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(row + byte);
   }
-  return AttendRetrieved(buffers.logits.data(), buffers.rows.data(), static_cast<int64_t>(rows.size()),
-                         plan.sequence->memory->options().stored_dtype, value_dim, buffers.memory_output.data());
+}
+
+// Softmax over it.
+float AttendFound(const SequencePlan& plan, const TileBuffers::Found& found, float* output) {
+  return AttendRetrieved(found.logits.data(), found.values.data(), static_cast<int64_t>(found.rows.size()),
+                         plan.sequence->memory->options().stored_dtype, plan.request->retrieve.layer.value_dim, output);
 }
 
 // Local attention of queries [query_begin, query_end) (numbers within the sequence) of one KV head's group.
@@ -139,6 +152,15 @@ void FuseTile(SequencePlan& plan, int64_t kv_head, int64_t query_begin, int64_t 
   buffers.memory_output.resize(static_cast<size_t>(dim));
   const bool has_local = request.fusion != Fusion::kMemoryOnly && request.local_keys.data != nullptr &&
                          plan.sequence->local_end > plan.sequence->local_begin;
+  const bool retrieves = plan.answer == nullptr && plan.view.has_value();
+  if (retrieves) {
+    // They arrive while local rows are attended to, those of the next query while one's are summed.
+    buffers.found.reserve(static_cast<size_t>(group));
+    for (int64_t g = 0; g < group; ++g) {
+      buffers.found.emplace_back(&scratch);
+      GatherValues(plan, kv_head, query_begin, kv_head * group + g, buffers.found.back());
+    }
+  }
   if (has_local) AttendLocalTile(plan, kv_head, query_begin, query_end, buffers);
 
   for (int64_t query = query_begin; query < query_end; ++query) {
@@ -158,9 +180,11 @@ void FuseTile(SequencePlan& plan, int64_t kv_head, int64_t query_begin, int64_t 
                    .subspan(pair * static_cast<size_t>(answer.top_k), static_cast<size_t>(answer.counts[pair]));
         std::copy_n(answer.outputs.data() + pair * static_cast<size_t>(dim), dim, buffers.memory_output.data());
         memory_lse = answer.log_sum_exp[pair];
-      } else if (plan.view.has_value()) {
-        rows = plan.top[static_cast<size_t>(query * layer.query_heads + head)].Sorted();
-        memory_lse = AttendRows(plan, rows, kv_head, buffers);
+      } else if (retrieves) {
+        TileBuffers::Found& found = buffers.found[static_cast<size_t>(g)];
+        rows = found.rows;
+        memory_lse = AttendFound(plan, found, buffers.memory_output.data());
+        if (query + 1 < query_end) GatherValues(plan, kv_head, query + 1, head, found);
       } else {
         std::fill(buffers.memory_output.begin(), buffers.memory_output.end(), 0.0f);
       }
