@@ -65,13 +65,6 @@ int64_t AvailableBytes() {
   return kib < 0 ? std::numeric_limits<int64_t>::max() : kib * 1024;
 }
 
-// Reading of a buffer of `bytes`, which is kept from one benchmark to the next.
-ReadRounds ReadingOf(size_t bytes, int threads) {
-  static std::vector<Words> buffer;
-  buffer.resize(bytes / sizeof(Words), Words{1, 1, 1, 1});
-  return ReadRounds(CutInPieces(reinterpret_cast<const char*>(buffer.data()), bytes), static_cast<size_t>(threads));
-}
-
 // Of an element as it is stored.
 constexpr int64_t kBytes[] = {/*MNEME_F32*/ 4, /*MNEME_F16*/ 2, /*MNEME_BF16*/ 2, /*MNEME_I8*/ 1};
 
@@ -126,7 +119,7 @@ void Attend(benchmark::State& state) {
   args.default_top_k = state.range(8);
   const double code_bytes = static_cast<double>(tokens) * kv_heads * dim;
   // By turns with steps, so that each finds the caches full of the other's bytes.
-  ReadRounds reading = ReadingOf(static_cast<size_t>(std::max(code_bytes, 1e6)), threads);
+  ReadRounds reading = ReadingOf(static_cast<size_t>(std::max(code_bytes, 1e6)), static_cast<size_t>(threads));
   std::vector<double> times;
   Check(mneme_attend(&engine.memory, 1, &args));
   mneme_store_stats_t before = MNEME_STORE_STATS_INIT;

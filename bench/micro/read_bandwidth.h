@@ -44,9 +44,11 @@ SumWords(const char* data, size_t bytes, size_t streams) {
 // to: the bandwidth of a shared machine changes within seconds.
 class ReadRounds {
  public:
-  ReadRounds(std::vector<Piece> pieces, size_t threads)
-      : pieces_(std::move(pieces)), meet_(static_cast<std::ptrdiff_t>(threads), Clock{&meetings_}) {
-    for (const Piece& piece : pieces_) bytes_ += piece.bytes;
+  // sets: each round reads one of so many equal sets of the pieces, one after another. Where together they are far
+  // greater than the caches, none of a set is in them when its turn comes.
+  ReadRounds(std::vector<Piece> pieces, size_t threads, size_t sets = 1)
+      : pieces_(std::move(pieces)), sets_(sets), set_pieces_(pieces_.size() / sets), meet_(static_cast<std::ptrdiff_t>(threads), Clock{&meetings_}) {
+    for (size_t i = 0; i < set_pieces_; ++i) bytes_ += pieces_[i].bytes;
     meetings_.reserve(4096);
     for (size_t thread = 1; thread < threads; ++thread) {
       others_.emplace_back([this] {
@@ -89,8 +91,9 @@ class ReadRounds {
     meet_.arrive_and_wait();
     if (stopping_) return false;
     uint64_t own = 0;
-    for (size_t i = next_++; i < pieces_.size(); i = next_++) {
-      own += SumWords(pieces_[i].data, pieces_[i].bytes, size_t{1} << round % kStreams);
+    const Piece* const pieces = pieces_.data() + round % sets_ * set_pieces_;
+    for (size_t i = next_++; i < set_pieces_; i = next_++) {
+      own += SumWords(pieces[i].data, pieces[i].bytes, size_t{1} << round % kStreams);
     }
     sum_ += own;
     meet_.arrive_and_wait();
@@ -109,7 +112,9 @@ class ReadRounds {
   }
 
   const std::vector<Piece> pieces_;
-  size_t bytes_ = 0;
+  const size_t sets_;
+  const size_t set_pieces_;
+  size_t bytes_ = 0;  // of a set
   size_t rounds_ = 0;
   std::vector<double> seconds_[kStreams];
   std::atomic<size_t> next_ = 0;
@@ -134,6 +139,19 @@ inline std::vector<Piece> CutInPieces(const char* data, size_t bytes, size_t pie
     pieces.push_back({data + done, std::min(piece_bytes, bytes - done)});
   }
   return pieces;
+}
+
+// Rounds that read `bytes` of a buffer, which is kept from one benchmark to the next, as whoever reads as many codes finds
+// them: from so many on out of RAM alone, not out of what caches have kept of the round before.
+inline ReadRounds ReadingOf(size_t bytes, size_t threads) {
+  constexpr size_t kCold = size_t{32} << 20;
+  constexpr size_t kPieceBytes = size_t{1} << 18;
+  static std::vector<Words> buffer;
+  const size_t sets = bytes < kCold || bytes > 16 * kCold ? 1 : 4;
+  const size_t set_bytes = std::max(bytes / kPieceBytes, size_t{1}) * kPieceBytes;
+  buffer.resize(sets * set_bytes / sizeof(Words), Words{1, 1, 1, 1});
+  return ReadRounds(CutInPieces(reinterpret_cast<const char*>(buffer.data()), sets * set_bytes, kPieceBytes), threads,
+                    sets);
 }
 
 // The same of one buffer.

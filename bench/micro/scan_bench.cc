@@ -85,13 +85,6 @@ double Seconds(std::chrono::steady_clock::time_point since) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - since).count();
 }
 
-// Reading of a buffer of `bytes`, kept from one benchmark to the next.
-ReadRounds ReadingOf(size_t bytes, int64_t threads) {
-  static std::vector<Words> buffer;
-  buffer.resize(bytes / sizeof(Words), Words{1, 1, 1, 1});
-  return ReadRounds(CutInPieces(reinterpret_cast<const char*>(buffer.data()), bytes), static_cast<size_t>(threads));
-}
-
 // rows, queries a KV head, dim, dtype, threads
 void BM_Scan(benchmark::State& state) {
   const int64_t rows = state.range(0), count = state.range(1), dim = state.range(2);
@@ -103,7 +96,7 @@ void BM_Scan(benchmark::State& state) {
   const std::vector<Ranking> rankings(static_cast<size_t>(count));
   std::vector<TopK> top(static_cast<size_t>(kHeads * chunks * count));
 
-  ReadRounds reading = ReadingOf(layer.bytes, state.range(4));
+  ReadRounds reading = ReadingOf(layer.bytes, static_cast<size_t>(state.range(4)));
   std::vector<double> times;
   for (auto _ : state) {
     reading.Round();
@@ -168,7 +161,7 @@ void BM_CertifiedScan(benchmark::State& state) {
   std::vector<float> floors(top.size(), -std::numeric_limits<float>::infinity());
   std::vector<ScanCounts> counts(kHeads);
   // By turns with scans, so that each finds the caches full of the other's bytes.
-  ReadRounds reading = ReadingOf(layer.code_bytes, state.range(4));
+  ReadRounds reading = ReadingOf(layer.code_bytes, static_cast<size_t>(state.range(4)));
   std::vector<double> times;
   for (auto _ : state) {
     reading.Round();
