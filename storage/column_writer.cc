@@ -21,6 +21,7 @@ rocksdb::Status ColumnWriter::Write(uint64_t owner, rocksdb::WriteBatch* batch) 
   options.disableWAL = true;
   if (rocksdb::Status status = db_->Write(options, batch); !status.ok()) return status;
   unflushed_bytes_ += batch->GetDataSize();
+  unflushed_owner_.store(owner, std::memory_order_relaxed);
   return unflushed_bytes_ >= kFlushBytes ? BeginFlush() : rocksdb::Status::OK();
 }
 
@@ -81,6 +82,7 @@ rocksdb::Status ColumnWriter::FinishFlush() {
   if (active + immutable > 0) return rocksdb::Status::Incomplete("rows are not flushed after an earlier failure");
   unflushed_bytes_ = 0;
   flushing_ = false;
+  unflushed_owner_.store(0, std::memory_order_relaxed);
   return rocksdb::Status::OK();
 }
 

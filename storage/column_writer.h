@@ -1,6 +1,7 @@
 #ifndef MNEME_STORAGE_COLUMN_WRITER_H_
 #define MNEME_STORAGE_COLUMN_WRITER_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
@@ -26,6 +27,13 @@ class ColumnWriter {
   // all its other keys, by which owners are listed without reading their values. Not durable yet.
   rocksdb::Status Write(uint64_t owner, rocksdb::WriteBatch* batch);
 
+  // Whether a value of `owner` would not make another's be flushed first. Owners who write at once have a file for each
+  // turn, so whoever writes out of turn should write much.
+  bool InTurn(uint64_t owner) const {
+    const uint64_t unflushed = unflushed_owner_.load(std::memory_order_relaxed);
+    return unflushed == 0 || unflushed == owner;
+  }
+
   // Makes all that was written durable. After it returns OK, files hold everything written before the call. Incomplete:
   // RocksDB cannot, though it reported success, until the database is opened again.
   rocksdb::Status Flush();
@@ -45,6 +53,7 @@ class ColumnWriter {
   uint64_t owner_ = 0;          // of the values that may not be in files yet
   size_t unflushed_bytes_ = 0;  // no flush has begun for
   bool flushing_ = false;       // a flush was begun and not waited for
+  std::atomic<uint64_t> unflushed_owner_{0};  // owner_, or 0 if all is in files; read without mutex_
 };
 
 }  // namespace mneme

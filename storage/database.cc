@@ -87,21 +87,13 @@ absl::Status DatabaseImpl::LockWriter(std::shared_lock<std::shared_mutex>& lock)
 
 absl::Status DatabaseImpl::Recover() {
   if (!write_failed_) return absl::OkStatus();  // another thread did it
-  absl::Status status;
-  if (must_reopen_ || writer_handle_ == nullptr) {
-    status = Reopen();
-  } else {
-    status = FromRocks(db()->Resume(), "resume after an error");
-  }
-  if (!status.ok()) return status;
+  MNEME_RETURN_IF_ERROR(Reopen());
   write_failed_ = false;
-  must_reopen_ = false;
   return absl::OkStatus();
 }
 
 absl::Status DatabaseImpl::Wrote(const rocksdb::Status& status, absl::string_view doing) {
   if (status.ok()) return absl::OkStatus();
-  if (status.IsIncomplete()) must_reopen_ = true;
   write_failed_ = true;
   if (!status.IsIncomplete()) return FromRocks(status, doing);
   return absl::AbortedError(absl::StrCat(doing, ": ", status.ToString(), "; try again"));

@@ -66,9 +66,9 @@ class DatabaseImpl final : public Database {
   absl::StatusOr<std::vector<uint64_t>> Owners(Family family);
 
   // Holds the writer's handle for one step; everything that writes, and all that uses db() and family() with it, does
-  // so under this lock. FailedPrecondition unless this is a writer. Tries to bring a database back that an error has
-  // stopped: RocksDB refuses writes until it is told to resume, and where it cannot flush what it has in memory it is
-  // opened again.
+  // so under this lock. FailedPrecondition unless this is a writer. A database that an error has stopped is opened
+  // again: RocksDB could be told to resume, but then may report flushes that it has not made, or wait for ever for files
+  // of a flush that it has deleted because another one failed beside it (facebook/rocksdb#11865, mended in 8.7).
   absl::Status LockWriter(std::shared_lock<std::shared_mutex>& lock);
   // Maps the outcome of a write, and remembers a failure for LockWriter. Aborted: the same again may succeed.
   absl::Status Wrote(const rocksdb::Status& status, absl::string_view doing);
@@ -161,7 +161,6 @@ class DatabaseImpl final : public Database {
   std::atomic<uint64_t> index_bound_{0};
 
   std::atomic<bool> write_failed_{false};
-  std::atomic<bool> must_reopen_{false};
   std::atomic<int> flushes_since_trim_{0};
   std::atomic<uint64_t> appended_bytes_{0};
   uint64_t orphans_collected_ = 0;

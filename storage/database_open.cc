@@ -235,7 +235,7 @@ void DatabaseImpl::CloseHandles() {
 }
 
 absl::Status DatabaseImpl::Reopen() {
-  Log("RocksDB cannot flush after an error; the database is opened again");
+  Log("the database is opened again after an error");
   ++epoch_;
   CloseHandles();
   const absl::Status status = OpenWriter(false);

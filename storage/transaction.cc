@@ -16,7 +16,8 @@ namespace {
 constexpr size_t kMaxCommitBytes = size_t{1} << 30;
 
 // Chunks go to RocksDB in batches of this size: one that is copied on while the second-level cache still has it costs
-// half of one that has to come from memory again, and never needs a greater piece of that.
+// half of one that has to come from memory again, and never needs a greater piece of that. Where another transaction is
+// writing, one has to come with as much as a flush takes.
 constexpr size_t kChunkBatchBytes = size_t{512} << 10;
 
 }  // namespace
@@ -59,7 +60,8 @@ absl::Status TransactionImpl::PutChunk(SegmentId segment, const Column& column, 
         chunks_.Put(database_->family(kRowsFamily), rocksdb::SliceParts(&key_slice, 1), rocksdb::SliceParts(parts, 2)),
         "put chunk"));
     if (!IsDisposable(column.kind)) database_->appended_bytes_ += rows.size();
-    return chunks_.GetDataSize() >= kChunkBatchBytes ? WriteChunks() : absl::OkStatus();
+    const size_t enough = database_->rows_writer_->InTurn(segment) ? kChunkBatchBytes : ColumnWriter::kFlushBytes;
+    return chunks_.GetDataSize() >= enough ? WriteChunks() : absl::OkStatus();
   });
 }
 

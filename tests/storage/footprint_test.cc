@@ -1,5 +1,6 @@
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <thread>
 
 #include "tests/storage/testing.h"
@@ -86,6 +87,36 @@ TEST(FootprintTest, BulkCommitsAreWrittenAboutOnce) {
   EXPECT_LT(amplification, 3.0);
   EXPECT_LT(DiskUsage(folder.store()), payload + payload / 20 + (16u << 20));
   database.reset();
+}
+
+// Values of different segments go to different files; two memories that are committed at once must not flush in turns of
+// a few hundred KiB.
+TEST(FootprintTest, BulkCommitsAtOnceMakeFewFiles) {
+  const TempFolder folder;
+  const auto database = OpenOrDie(folder.store());
+  constexpr int64_t kChunks = 160;
+  constexpr size_t kWide = 512;  // a chunk has 128 KiB
+  const SegmentId segments[] = {database->NewSegmentId(), database->NewSegmentId()};
+  const std::string rows = RowBytesOf(segments[0], kTestKeys, 0, kChunkRows, kWide);
+  const std::unique_ptr<Transaction> transactions[] = {database->Begin(), database->Begin()};
+  for (int64_t chunk = 0; chunk < kChunks; ++chunk) {
+    for (const size_t i : {0, 1}) ASSERT_OK(transactions[i]->PutChunk(segments[i], kTestKeys, chunk, rows, kWide));
+  }
+  for (const size_t i : {0, 1}) {
+    const MemoryManifest manifest = MakeManifest(
+        absl::StrCat("m", i), {{segments[i], 0, kChunks * kChunkRows, kChunks * kChunkRows, true}});
+    ASSERT_OK(transactions[i]->PutManifest(manifest));
+    ASSERT_OK(transactions[i]->Commit(Durability::kBuffered));
+  }
+  int files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder.store())) {
+    files += entry.path().extension() == ".blob" ? 1 : 0;
+  }
+  std::printf("two bulk commits of 20 MiB in turns: %d blob files\n", files);
+  EXPECT_LE(files, 12);
+  for (const SegmentId segment : segments) {
+    EXPECT_TRUE(*ReadRows(*database, segment, kTestKeys, (kChunks - 1) * kChunkRows, kChunks * kChunkRows, kWide) == rows);
+  }
 }
 
 TEST(FootprintTest, SingleTokensAreWrittenFewTimes) {

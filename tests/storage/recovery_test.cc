@@ -2,6 +2,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -281,17 +282,9 @@ std::string Ballast(const std::string& path) {
   return file;
 }
 
-// RocksDB does not always recover from a full disk while it is open: then a commit says so, once, and the next one opens
-// the database again. Nothing that was acknowledged is lost.
-SegmentId CommitWithRoom(Database& database, const std::string& name, bool* again = nullptr) {
+SegmentId CommitWithRoom(Database& database, const std::string& name) {
   SegmentId segment = 0;
-  absl::Status status = CommitOneChunk(database, name, segment);
-  if (!status.ok()) {
-    EXPECT_TRUE(absl::IsAborted(status)) << status;
-    if (again != nullptr) *again = true;
-    status = CommitOneChunk(database, name, segment);
-  }
-  EXPECT_OK(status);
+  EXPECT_OK(CommitOneChunk(database, name, segment));
   return segment;
 }
 
@@ -368,6 +361,8 @@ void CutATransaction(const std::string& disk) {
   const MemoryManifest manifest = MakeManifest(
       "cut", {{halves[0], 0, kChunkRows, kChunkRows, true}, {halves[1], kChunkRows, kChunkRows, kChunkRows, true}});
   auto cut = database->Begin();
+  // The second half's coming writes the first one to RocksDB, without a log and not yet to a file.
+  for (const SegmentId half : halves) ASSERT_OK(put_half(*cut, half));
 
   const std::string ballast = Ballast(disk);
   LogUntilFull(*database);
@@ -378,11 +373,7 @@ void CutATransaction(const std::string& disk) {
       EXPECT_EQ(*ReadRows(*database, first, kTestKeys, 0, 300), RowBytesOf(first, kTestKeys, 0, 300, kTestRowBytes));
     }
   });
-  // The second half's coming writes the first one to RocksDB, without a log and not yet to a file.
-  for (const SegmentId half : halves) ASSERT_OK(put_half(*cut, half));
-  bool again = false;
-  CommitWithRoom(*database, "second", &again);
-  EXPECT_TRUE(again) << "RocksDB recovers by itself now: this test tests nothing any more";
+  CommitWithRoom(*database, "second");
   ASSERT_OK(cut->PutManifest(manifest));
   const absl::Status status = cut->Commit(Durability::kBuffered);
   EXPECT_TRUE(absl::IsAborted(status)) << status;
@@ -405,20 +396,16 @@ void CutATransaction(const std::string& disk) {
 
 TEST(RecoveryTest, ATransactionFromBeforeTheDatabaseWasOpenedAgainIsRefused) { RunOnSmallDisk(CutATransaction); }
 
-// A disk that is full again when the database is to be opened again: what is committed can be read all the same.
+// A disk that is still full when the database is to be opened again: what is committed can be read all the same.
 void FillTwice(const std::string& disk) {
   const std::string store = disk + "/store";
   auto database = OpenOrDie(store);
   const SegmentId first = CommitChunked(*database, "first", 300);
-  std::string ballast = Ballast(disk);
+  const std::string ballast = Ballast(disk);
   LogUntilFull(*database);
-  unlink(ballast.c_str());
+  const auto names = *database->ListMemories();
   SegmentId segment = 0;
   absl::Status status;
-  for (int i = 0; i < 5 && status.ok(); ++i) status = CommitOneChunk(*database, absl::StrCat("trial ", i), segment);
-  ASSERT_TRUE(absl::IsAborted(status)) << status << ": RocksDB recovers by itself now, this test tests nothing any more";
-  const auto names = *database->ListMemories();
-  ballast = Ballast(disk);
   for (int i = 0; i < 3; ++i) {
     status = CommitOneChunk(*database, "no room", segment);
     EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
@@ -436,7 +423,58 @@ void FillTwice(const std::string& disk) {
             RowBytesOf(segment, kTestKeys, 0, kChunkRows, kTestRowBytes));
 }
 
-TEST(RecoveryTest, ADiskThatIsFullAgainLeavesTheStoreReadable) { RunOnSmallDisk(FillTwice); }
+TEST(RecoveryTest, ADiskThatStaysFullLeavesTheStoreReadable) { RunOnSmallDisk(FillTwice); }
+
+// Two flushes run at once. RocksDB deletes the files of one that was done when the other, of older rows, fails, and misses
+// them whenever it is told to resume.
+void FailOneOfTwoFlushes(const std::string& disk) {
+  const std::string store = disk + "/store";
+  auto database = OpenOrDie(store);
+  const SegmentId first = CommitChunked(*database, "first", 300);
+  constexpr size_t kWide = 4096;
+  for (const int kib : {800, 1600, 2400, 3200, 4000, 4800}) {
+    SCOPED_TRACE(absl::StrCat(kib, " KiB are left"));
+    const std::string ballast = Ballast(disk);
+    struct stat info;
+    ASSERT_EQ(stat(ballast.c_str(), &info), 0);
+    ASSERT_EQ(truncate(ballast.c_str(), info.st_size - kib * 1024), 0);
+    const std::string name = absl::StrCat("of ", kib);
+    SegmentId segment = 0;
+    const auto commit = [&]() -> absl::Status {
+      const auto transaction = database->Begin();
+      segment = database->NewSegmentId();
+      // Five chunks begin a flush; the sixth is in one of its own, and small.
+      for (int64_t chunk = 0; chunk < 6; ++chunk) {
+        const int64_t rows = chunk < 5 ? kChunkRows : 16;
+        const absl::Status status = transaction->PutChunk(
+            segment, kTestKeys, chunk, RowBytesOf(segment, kTestKeys, chunk * kChunkRows, rows, kWide), kWide);
+        if (!status.ok()) return status;
+      }
+      const int64_t all = 5 * kChunkRows + 16;
+      const absl::Status status = transaction->PutManifest(MakeManifest(name, {{segment, 0, all, all, true}}));
+      return status.ok() ? transaction->Commit(Durability::kSynced) : status;
+    };
+    absl::Status status = commit();
+    EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+    unlink(ballast.c_str());
+    ASSERT_OK(commit());
+    for (int reopened = 0; reopened < 2; ++reopened) {
+      EXPECT_THAT(*database->ListMemories(), ElementsAre("first", name));
+      EXPECT_TRUE(*ReadRows(*database, segment, kTestKeys, 0, 5 * kChunkRows + 16, kWide) ==
+                  RowBytesOf(segment, kTestKeys, 0, 5 * kChunkRows + 16, kWide));
+      EXPECT_EQ(*ReadRows(*database, first, kTestKeys, 0, 300), RowBytesOf(first, kTestKeys, 0, 300, kTestRowBytes));
+      database.reset();
+      database = OpenOrDie(store);
+    }
+    const auto transaction = database->Begin();
+    ASSERT_OK(transaction->DeleteManifest(name));
+    ASSERT_OK(transaction->Commit(Durability::kSynced));
+    database.reset();
+    database = OpenOrDie(store);
+  }
+}
+
+TEST(RecoveryTest, AFlushThatFailsBesideAnotherCostsNothing) { RunOnSmallDisk(FailOneOfTwoFlushes); }
 
 void OpenOnAFullDisk(const std::string& disk) {
   const std::string ballast = Ballast(disk);
