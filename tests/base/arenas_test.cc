@@ -8,6 +8,10 @@
 
 #include "gtest/gtest.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "base/row_array.h"
 
 namespace mneme {
@@ -110,6 +114,42 @@ TEST(ArenaSourceTest, ArraysThatGrowTogetherKeepTheirRows) {
   EXPECT_GE(held, written);
   EXPECT_LE(held, 2 * written) << "what is resident and not written stays less than what is written";
 }
+
+// Many rows at once, over the ends of arenas, and one by one behind them.
+TEST(RowArrayTest, AppendsOfAnySizeFollowOneAnother) {
+  RowArray array(sizeof(int64_t));
+  int64_t next = 0;
+  for (const int64_t n : {255, 3, 1, 253, 700, 1, 5000, 1, 20, 1}) {
+    std::vector<int64_t> rows;
+    for (int64_t i = 0; i < n; ++i) rows.push_back(next++);
+    array.Append(rows.data(), n);
+    ASSERT_EQ(array.size(), next);
+    for (int64_t row = 0; row < next; ++row) {
+      int64_t value;
+      std::memcpy(&value, array.Row(row), sizeof(value));
+      ASSERT_EQ(value, row) << "of " << next;
+    }
+  }
+}
+
+#if defined(__linux__)
+TEST(ArenaSourceTest, WhatIsGivenBackIsNoLongerMapped) {
+  ArenaSource source;
+  constexpr size_t kBytes = 64 << 10;
+  while (source.Cut(1 << 20) == nullptr) {
+  }
+  for (int i = 0; i < 20; ++i) {
+    char* const piece = source.Cut(kBytes);
+    ASSERT_NE(piece, nullptr);
+    char* const page = piece - reinterpret_cast<uintptr_t>(piece) % kPage;
+    ArenaSource::GiveBack(piece, kBytes);
+    unsigned char resident;
+    for (size_t at = 0; at < kBytes + kPage; at += kPage) {
+      EXPECT_EQ(mincore(page + at, kPage, &resident), -1) << "the page at " << at << " is still there";
+    }
+  }
+}
+#endif
 
 }  // namespace
 }  // namespace mneme

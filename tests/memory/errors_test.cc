@@ -115,6 +115,17 @@ TEST_F(ErrorsTest, PositionsThatLayersDisagreeAbout) {
   oracle_->Append(1, other_keys.tensor, other_values.tensor, second.data(), nullptr);
 }
 
+TEST_F(ErrorsTest, ARefusedAppendFixesNoPositions) {
+  const Rows keys = KeysOf(kOwner, card_.layers[0], 310, 4), values = ValuesOf(kOwner, card_.layers[0], 310, 4);
+  const Rows spoilt = MakeRows(DType::kF32, 4, 2, 16, [&](int64_t row, int64_t head, int64_t i) {
+    return row == 3 && head == 1 && i == 15 ? std::numeric_limits<float>::quiet_NaN() : 1.0f;
+  });
+  const std::vector<int64_t> refused = {2000, 2001, 2002, 2003}, accepted = {1000, 1001, 1002, 1003};
+  EXPECT_TRUE(absl::IsInvalidArgument(Append(3, keys, spoilt, refused.data())));
+  ASSERT_OK(Append(3, keys, values, accepted.data()));
+  oracle_->Append(0, keys.tensor, values.tensor, accepted.data(), nullptr);
+}
+
 TEST_F(ErrorsTest, RangesOutsideTheMemory) {
   EXPECT_TRUE(absl::IsOutOfRange(memory_->Truncate(311)));
   EXPECT_TRUE(absl::IsOutOfRange(memory_->Truncate(-1)));
