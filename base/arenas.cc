@@ -14,9 +14,9 @@ namespace {
 constexpr size_t kLine = 64;
 
 #if defined(__linux__)
-// Straight from the kernel: not touched, and given back at once when freed. One huge page more than asked, cut to an
-// aligned piece. Null if there is none. `bytes` is a whole number of pages.
-char* MapHuge(size_t bytes) {
+// Straight from the kernel: not touched, and given back at once when freed. One huge page more than asked, cut to a piece
+// aligned to them. Null if there is none. `bytes` is a whole number of pages.
+char* MapAligned(size_t bytes, bool ask_for_huge_pages) {
   const size_t mapped = bytes + kHugePage;
   void* base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED) return nullptr;
@@ -24,7 +24,7 @@ char* MapHuge(size_t bytes) {
   const size_t head = (kHugePage - reinterpret_cast<uintptr_t>(begin) % kHugePage) % kHugePage;
   if (head > 0) munmap(begin, head);
   if (mapped - head - bytes > 0) munmap(begin + head + bytes, mapped - head - bytes);
-  madvise(begin + head, bytes, MADV_HUGEPAGE);  // a wish; kernels without huge pages refuse it
+  if (ask_for_huge_pages) madvise(begin + head, bytes, MADV_HUGEPAGE);  // a wish; kernels without them refuse it
   return begin + head;
 }
 #endif
@@ -34,7 +34,7 @@ char* MapHuge(size_t bytes) {
 char* AllocateArena(size_t bytes) {
 #if defined(__linux__)
   if (bytes >= kHugePage) {
-    char* const arena = MapHuge(PageRoundUp(bytes));
+    char* const arena = MapAligned(PageRoundUp(bytes), true);
     if (arena == nullptr) throw std::bad_alloc();
     return arena;
   }
@@ -68,7 +68,7 @@ char* ArenaSource::Cut([[maybe_unused]] size_t bytes) {
   if (asked_ < kHugePage || bytes >= kHugePage) return nullptr;
   const size_t cut = CutBytes(bytes);
   if (left_ < cut) {
-    char* const mapped = MapHuge(kMapped);
+    char* const mapped = MapAligned(kMapped, false);
     if (mapped == nullptr) return nullptr;
     if (left_ > 0) munmap(next_, left_);
     next_ = mapped;
