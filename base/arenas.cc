@@ -14,8 +14,8 @@ namespace {
 constexpr size_t kLine = 64;
 
 #if defined(__linux__)
-// Straight from the kernel: not touched, and given back at once when freed. One huge page more than asked, cut to a piece
-// aligned to them. Null if there is none. `bytes` is a whole number of pages.
+// Straight from the kernel: not touched, and given back at once when freed. One huge page more than asked, cut to a
+// piece aligned to them. Null if there is none. `bytes` is a whole number of pages.
 char* MapAligned(size_t bytes, bool ask_for_huge_pages) {
   const size_t mapped = bytes + kHugePage;
   void* base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

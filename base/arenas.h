@@ -20,9 +20,9 @@ inline constexpr size_t PageRoundUp(size_t bytes) {
 char* AllocateArena(size_t bytes);
 void FreeArena(char* arena, size_t bytes);
 
-// Cuts small arenas of many arrays that grow together from few mappings, page by page as they are written. Huge pages are not
-// asked for: the kernel may look for one for a quarter of a second, in the midst of an append. Whoever asks has as many bytes of
-// full arenas already, and before kHugePage has been asked for nothing is cut.
+// Cuts small arenas of many arrays that grow together from few mappings, page by page as they are written. Huge pages
+// are not asked for: the kernel may look for one for a quarter of a second, in the midst of an append. Whoever asks has
+// as many bytes of full arenas already, and before kHugePage has been asked for nothing is cut.
 //
 // What was cut outlives the source, and is given back piece by piece. Thread-safe.
 class ArenaSource {

@@ -178,8 +178,7 @@ class CertifiedScan::Impl {
   float Threshold(int64_t i) { return std::max(top_[i].threshold(), Coded(i).floor); }
   // The least dot product that is worth a look in the present range.
   float Gate(int64_t i) {
-    return DotGate(RankingOf(i, range_), Coded(i).least_penalty,
-                   std::max(Threshold(i), Coded(i).candidates.assumed()));
+    return DotGate(RankingOf(i, range_), Coded(i).least_penalty, std::max(Threshold(i), Coded(i).candidates.assumed()));
   }
 
   // Rotates and codes the queries.
@@ -261,7 +260,8 @@ class CertifiedScan::Impl {
       const auto scan_to = [&](int64_t end) {
         ScanBlocks(block, end, bases_.Of(block / codes::kChunkBlocks - chunk), 0);
       };
-      for (int64_t whole = std::max(chunk, range.FirstWhole()); whole < std::min(chunk + n, range.EndWhole()); ++whole) {
+      for (int64_t whole = std::max(chunk, range.FirstWhole()); whole < std::min(chunk + n, range.EndWhole());
+           ++whole) {
         const int64_t place = lead.BlockIn(range.number + whole);
         if (place < 0) continue;
         scan_to(whole * codes::kChunkBlocks + place);

@@ -33,7 +33,9 @@ struct SequencePlan {
   GatheredRows values;             // of these rows
 };
 
-float Sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
+float Sigmoid(float x) {
+  return 1.0f / (1.0f + std::exp(-x));
+}
 
 // Memory's share of the mass of two states; 0 if both are empty.
 float MassOf(float memory_log_sum_exp, float other_log_sum_exp) {
@@ -191,18 +193,16 @@ void FuseTile(SequencePlan& plan, int64_t kv_head, int64_t query_begin, int64_t 
       float mass = MassOf(memory_lse, lse);
       switch (request.fusion) {
         case Fusion::kJoint:
-        case Fusion::kMemoryOnly:
-          MergeState(output, &lse, buffers.memory_output.data(), memory_lse, dim);
-          break;
+        case Fusion::kMemoryOnly: MergeState(output, &lse, buffers.memory_output.data(), memory_lse, dim); break;
         case Fusion::kGated: {
           const float gate = request.retrieve.heads[static_cast<size_t>(head)].gate;
           GateState(output, buffers.memory_output.data(), gate, dim);
           mass = memory_lse == kEmptyLogSumExp ? 0.0f : Sigmoid(gate);
           // As if merged: what a host needs to go on merging.
           lse = memory_lse == kEmptyLogSumExp ? lse
-                : lse == kEmptyLogSumExp      ? memory_lse
-                                              : std::max(lse, memory_lse) +
-                                               std::log1p(std::exp(-std::fabs(lse - memory_lse)));
+                : lse == kEmptyLogSumExp
+                    ? memory_lse
+                    : std::max(lse, memory_lse) + std::log1p(std::exp(-std::fabs(lse - memory_lse)));
           break;
         }
         case Fusion::kLocalOnly: break;
@@ -258,8 +258,12 @@ absl::Status Attend(const AttendRequest& request, Executor& executor) {
   std::pmr::vector<SequencePlan> plans(&scratch);
   plans.reserve(sequences.size());
   for (size_t i = 0; i < sequences.size(); ++i) {
-    SequencePlan plan{&request, &sequences[i], !answers.empty() && answers[i].there ? &answers[i] : nullptr,
-                      std::nullopt, std::pmr::vector<TopK>(&scratch), {}};
+    SequencePlan plan{&request,
+                      &sequences[i],
+                      !answers.empty() && answers[i].there ? &answers[i] : nullptr,
+                      std::nullopt,
+                      std::pmr::vector<TopK>(&scratch),
+                      {}};
     const absl::Status status = Prepare(plan, executor, &scratch);
     if (!request.statuses.empty()) request.statuses[i] = status;
     if (status.ok()) {
@@ -334,8 +338,7 @@ absl::Status Search(const SearchRequest& request, Executor& executor) {
           const bool there = j < static_cast<int64_t>(rows.size());
           request.tokens[at] = there ? rows[static_cast<size_t>(j)].index : -1;
           if (request.scores != nullptr) {
-            request.scores[at] =
-                there ? rows[static_cast<size_t>(j)].score : -std::numeric_limits<float>::infinity();
+            request.scores[at] = there ? rows[static_cast<size_t>(j)].score : -std::numeric_limits<float>::infinity();
           }
           float* key = request.keys == nullptr ? nullptr : request.keys + at * layer.key_dim;
           float* value = request.values == nullptr ? nullptr : request.values + at * layer.value_dim;

@@ -47,7 +47,10 @@ class ReadRounds {
   // sets: each round reads one of so many equal sets of the pieces, one after another. Where together they are far
   // greater than the caches, none of a set is in them when its turn comes.
   ReadRounds(std::vector<Piece> pieces, size_t threads, size_t sets = 1)
-      : pieces_(std::move(pieces)), sets_(sets), set_pieces_(pieces_.size() / sets), meet_(static_cast<std::ptrdiff_t>(threads), Clock{&meetings_}) {
+      : pieces_(std::move(pieces)),
+        sets_(sets),
+        set_pieces_(pieces_.size() / sets),
+        meet_(static_cast<std::ptrdiff_t>(threads), Clock{&meetings_}) {
     for (size_t i = 0; i < set_pieces_; ++i) bytes_ += pieces_[i].bytes;
     meetings_.reserve(4096);
     for (size_t thread = 1; thread < threads; ++thread) {
@@ -74,8 +77,12 @@ class ReadRounds {
   }
 
   // Bytes a second in the best round, and in the median one of the number of runs that did best.
-  double Best() const { return Bandwidth([](const std::vector<double>& sorted) { return sorted.front(); }); }
-  double Median() const { return Bandwidth([](const std::vector<double>& sorted) { return sorted[sorted.size() / 2]; }); }
+  double Best() const {
+    return Bandwidth([](const std::vector<double>& sorted) { return sorted.front(); });
+  }
+  double Median() const {
+    return Bandwidth([](const std::vector<double>& sorted) { return sorted[sorted.size() / 2]; });
+  }
 
  private:
   static constexpr size_t kStreams = 3;
@@ -141,8 +148,8 @@ inline std::vector<Piece> CutInPieces(const char* data, size_t bytes, size_t pie
   return pieces;
 }
 
-// Rounds that read `bytes` of a buffer, which is kept from one benchmark to the next, as whoever reads as many codes finds
-// them: from so many on out of RAM alone, not out of what caches have kept of the round before.
+// Rounds that read `bytes` of a buffer, which is kept from one benchmark to the next, as whoever reads as many codes
+// finds them: from so many on out of RAM alone, not out of what caches have kept of the round before.
 inline ReadRounds ReadingOf(size_t bytes, size_t threads) {
   constexpr size_t kCold = size_t{32} << 20;
   constexpr size_t kPieceBytes = size_t{1} << 18;
