@@ -4,7 +4,8 @@
 #include <bit>
 #include <cassert>
 #include <cstring>
-#include <utility>
+
+#include "base/arenas.h"
 
 namespace mneme {
 namespace {
@@ -13,15 +14,13 @@ constexpr int64_t kFirstRows = 256;
 
 }  // namespace
 
-RowArray::RowArray(size_t row_bytes, std::shared_ptr<ArenaSource> source)
-    : row_bytes_(row_bytes), source_(std::move(source)) {}
+RowArray::RowArray(size_t row_bytes) : row_bytes_(row_bytes) {}
 
 RowArray::~RowArray() {
   const int64_t first = first_.load(std::memory_order_relaxed);
   for (int i = 0; i < used_; ++i) {
-    char* const arena = arenas_[i].load(std::memory_order_relaxed);
-    const size_t bytes = static_cast<size_t>(End(first, i) - Begin(first, i)) * row_bytes_;
-    IsCut(i) ? ArenaSource::GiveBack(arena, bytes) : FreeArena(arena, bytes);
+    FreeArena(arenas_[i].load(std::memory_order_relaxed),
+              static_cast<size_t>(End(first, i) - Begin(first, i)) * row_bytes_);
   }
 }
 
@@ -33,14 +32,8 @@ void RowArray::Reserve(int64_t rows) {
     first_.store(first, std::memory_order_release);
   }
   while (used_ == 0 || End(first, used_ - 1) < rows) {
-    const size_t bytes = static_cast<size_t>(End(first, used_) - Begin(first, used_)) * row_bytes_;
-    char* arena = used_ > 0 && source_ != nullptr ? source_->Cut(bytes) : nullptr;
-    if (arena == nullptr) {
-      arena = AllocateArena(bytes);
-    } else {
-      cut_.store(cut_.load(std::memory_order_relaxed) | uint64_t{1} << used_, std::memory_order_relaxed);
-    }
-    arenas_[used_].store(arena, std::memory_order_release);
+    const auto more = static_cast<size_t>(End(first, used_) - Begin(first, used_));
+    arenas_[used_].store(AllocateArena(more * row_bytes_), std::memory_order_release);
     ++used_;
   }
   if (room_ == 0) FindRoom();
@@ -100,7 +93,7 @@ size_t RowArray::MemoryBytes() const {
     const int64_t begin = Begin(first, i);
     const size_t all = static_cast<size_t>(End(first, i) - begin) * row_bytes_;
     const size_t written = static_cast<size_t>(std::min(rows, End(first, i)) - begin) * row_bytes_;
-    const size_t page = all >= kHugePage ? kHugePage : IsCut(i) ? all : kPage;
+    const size_t page = all >= kHugePage ? kHugePage : kPage;
     bytes += std::min((written + page - 1) / page * page, PageRoundUp(all));
   }
   return bytes;

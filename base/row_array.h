@@ -6,8 +6,6 @@
 #include <cstdint>
 #include <memory>
 
-#include "base/arenas.h"
-
 namespace mneme {
 
 // Rows of equal size in append order that never move once written: the growing part of a memory that readers look at
@@ -17,8 +15,7 @@ namespace mneme {
 // One thread appends at a time; any number read meanwhile, rows below the size() that they loaded.
 class RowArray {
  public:
-  // source: of arenas behind the first, for one of many arrays that grow together; may be null.
-  explicit RowArray(size_t row_bytes, std::shared_ptr<ArenaSource> source = nullptr);
+  explicit RowArray(size_t row_bytes);
   ~RowArray();
   RowArray(const RowArray&) = delete;
   RowArray& operator=(const RowArray&) = delete;
@@ -72,7 +69,6 @@ class RowArray {
   // bit_width(r / first). An arena's pointer is published before the size() that covers it.
   static constexpr int kArenas = 48;
 
-  bool IsCut(int arena) const { return (cut_.load(std::memory_order_relaxed) >> arena & 1) != 0; }
   // The last row is n rows further on.
   void Advance(int64_t n) {
     if (n < room_) {
@@ -97,8 +93,6 @@ class RowArray {
   int used_ = 0;                   // arenas; the writer's own
   std::atomic<int64_t> first_{0};  // 0: nothing allocated yet
   std::atomic<char*> arenas_[kArenas] = {};
-  std::atomic<uint64_t> cut_{0};  // a bit for each arena that came from the source; set before its pointer
-  const std::shared_ptr<ArenaSource> source_;
 };
 
 }  // namespace mneme

@@ -2,8 +2,6 @@
 #define MNEME_INDEX_KEY_ROWS_H_
 
 #include <cstdint>
-#include <memory>
-#include <utility>
 
 #include "base/dtype.h"
 #include "base/row_array.h"
@@ -15,8 +13,7 @@ namespace mneme {
 // One thread appends at a time; any number read meanwhile, rows below the size() that they loaded.
 class KeyRows {
  public:
-  KeyRows(DType dtype, int64_t dim, std::shared_ptr<ArenaSource> source = nullptr)
-      : dtype_(dtype), dim_(dim), rows_(RowBytes(dtype, dim), std::move(source)) {}
+  KeyRows(DType dtype, int64_t dim) : dtype_(dtype), dim_(dim), rows_(RowBytes(dtype, dim)) {}
 
   DType dtype() const { return dtype_; }
   int64_t dim() const { return dim_; }

@@ -147,7 +147,7 @@ absl::StatusOr<std::shared_ptr<LayerKeys>> Segment::LoadKeys(size_t layer, int64
   const size_t value_bytes = RowBytes(dtype_, card.value_dim);
   auto loaded = std::make_shared<LayerKeys>();
   for (int32_t head = 0; head < card.kv_heads; ++head) {
-    auto head_rows = std::make_unique<KeyRows>(dtype_, card.key_dim, sealed_ ? nullptr : arenas_);
+    auto head_rows = std::make_unique<KeyRows>(dtype_, card.key_dim);
     if (wanted > 0) head_rows->Reserve(wanted);
     MNEME_RETURN_IF_ERROR(ReadColumn(
         *database_, id_, {card.layer, head, ColumnKind::kKeys}, chunked, wanted, key_bytes, records,
@@ -253,7 +253,7 @@ absl::StatusOr<std::shared_ptr<LayerValues>> Segment::LoadValues(size_t layer, i
   const size_t value_bytes = RowBytes(dtype_, card.value_dim);
   auto loaded = std::make_shared<LayerValues>();
   for (int32_t head = 0; head < card.kv_heads; ++head) {
-    auto head_rows = std::make_unique<RowArray>(value_bytes, sealed_ ? nullptr : arenas_);
+    auto head_rows = std::make_unique<RowArray>(value_bytes);
     MNEME_RETURN_IF_ERROR(ReadColumn(
         *database_, id_, {card.layer, head, ColumnKind::kValues}, chunked, wanted, value_bytes, records,
         [&](const LogRecord& record) {

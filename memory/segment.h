@@ -194,7 +194,6 @@ class Segment : public std::enable_shared_from_this<Segment> {
   // What this tail became. Held, so that the rows stay on disk for readers that still see the tail.
   std::shared_ptr<Segment> sealed_as_ ABSL_GUARDED_BY(mutex_);
   std::vector<Layer> layers_;
-  const std::shared_ptr<ArenaSource> arenas_ = std::make_shared<ArenaSource>();  // of the rows of a tail
   std::shared_ptr<TokenColumns> columns_ ABSL_GUARDED_BY(mutex_);
   std::atomic<int64_t> column_rows_{0};
 };
