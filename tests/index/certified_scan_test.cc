@@ -240,6 +240,36 @@ TEST_P(CertifiedScanTest, GoodNeighboursDoNotMislead) {
   EXPECT_EQ(ExpectSameAsScan(data, 0, kRows, 16).repeated, 0);
 }
 
+// Codes that end in the midst of a chunk and go on elsewhere, as those of a memory that grows do: each chunk's mean must
+// be taken for its own rows there, too.
+TEST_P(CertifiedScanTest, CodesThatGoOnElsewhereInAChunk) {
+  constexpr int64_t kDim = 64, kFirst = 5000, kRows = 8000;
+  constexpr int64_t kTop = 128;  // so many that no block leads: those would cut the chunks into pieces
+  constexpr int64_t kPlace = kFirst / KeyCodes::kBlockRows * KeyCodes::kBlockRows;  // the first row elsewhere
+  constexpr int64_t kChunk = kPlace / KeyCodes::kChunkRows;
+  std::mt19937 random(14);
+  std::normal_distribution<float> normal;
+  Data data;
+  data.keys = std::make_unique<KeyRows>(DType::kF32, kDim);
+  data.coded = std::make_unique<KeyCodes>(kDim);
+  for (int64_t i = 0; i < kDim; ++i) data.queries.push_back(normal(random));
+  std::vector<float> row(kDim);
+  for (int64_t r = 0; r < kRows; ++r) {
+    // The chunk before is good, so its mean makes most of what the best rows reach, which lie behind the place.
+    const float good = r >= kPlace && r < kPlace + 8 ? 6.0f : r / KeyCodes::kChunkRows == kChunk - 1 ? 5.0f : 0.0f;
+    for (size_t i = 0; i < row.size(); ++i) row[i] = 0.1f * normal(random) + good * data.queries[i];
+    data.keys->Append(row.data(), 1);
+    if (r + 1 == kFirst) data.coded->Extend(*data.keys);
+  }
+  data.coded->Extend(*data.keys);
+  int64_t contiguous;
+  data.coded->Blocks(kChunk * KeyCodes::kChunkRows, &contiguous);
+  ASSERT_LT(contiguous, codes::kChunkBlocks);
+  ASSERT_FALSE(Lead(kRows / KeyCodes::kChunkRows).Serves(kTop));
+  data.rankings.assign(1, Ranking{.scale = 0.1f});
+  ExpectSameAsScan(data, 0, kRows, kTop);
+}
+
 // Logits that fall with the dot product, or do not depend on it: codes prove nothing, the answer is right all the same.
 TEST_P(CertifiedScanTest, RankingsThatCodesCannotBoundAreScanned) {
   std::mt19937 random(2);
