@@ -148,6 +148,11 @@ inline std::vector<Piece> CutInPieces(const char* data, size_t bytes, size_t pie
   return pieces;
 }
 
+// The same of one buffer.
+inline double ReadBandwidth(const char* data, size_t bytes, size_t threads, size_t rounds = 21) {
+  return ReadBandwidth(CutInPieces(data, bytes), threads, rounds);
+}
+
 // Rounds that read `bytes` of a buffer, which is kept from one benchmark to the next, as whoever reads as many codes
 // finds them: from so many on out of RAM alone, not out of what caches have kept of the round before.
 inline ReadRounds ReadingOf(size_t bytes, size_t threads) {
@@ -159,11 +164,6 @@ inline ReadRounds ReadingOf(size_t bytes, size_t threads) {
   buffer.resize(sets * set_bytes / sizeof(Words), Words{1, 1, 1, 1});
   return ReadRounds(CutInPieces(reinterpret_cast<const char*>(buffer.data()), sets * set_bytes, kPieceBytes), threads,
                     sets);
-}
-
-// The same of one buffer.
-inline double ReadBandwidth(const char* data, size_t bytes, size_t threads, size_t rounds = 21) {
-  return ReadBandwidth(CutInPieces(data, bytes), threads, rounds);
 }
 
 }  // namespace mneme
