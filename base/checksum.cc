@@ -10,4 +10,8 @@ uint32_t Checksum32(const void* data, size_t size, uint64_t seed) {
   return static_cast<uint32_t>(hash ^ hash >> 32);
 }
 
+uint32_t Xxh3(const void* data, size_t size) {
+  return static_cast<uint32_t>(XXH3_64bits(data, size));
+}
+
 }  // namespace mneme

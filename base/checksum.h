@@ -11,6 +11,9 @@ namespace mneme {
 // found under a wrong key fails, too.
 uint32_t Checksum32(const void* data, size_t size, uint64_t seed = 0);
 
+// The lower half of XXH3, without a seed: as RocksDB has it in its files.
+uint32_t Xxh3(const void* data, size_t size);
+
 }  // namespace mneme
 
 #endif  // MNEME_BASE_CHECKSUM_H_

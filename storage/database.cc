@@ -178,11 +178,7 @@ absl::Status DatabaseImpl::ReadChunk(SegmentId segment, const Column& column, in
   const auto get = [&]() -> absl::StatusOr<rocksdb::Status> {
     value.Reset();
     MNEME_ASSIGN_OR_RETURN(const View view, ViewOf(Seen::kRowsView));
-    // The chunk's own checksums cover what RocksDB's would; its CRC of the whole blob costs more than the read (Debian
-    // builds it without the processor's instruction).
-    rocksdb::ReadOptions options;
-    options.verify_checksums = false;
-    return view->Get(options, view.family(kRowsFamily), ToSlice(key), &value);
+    return view->Get(rocksdb::ReadOptions(), view.family(kRowsFamily), ToSlice(key), &value);
   };
   const auto found = [] { return FindValue::Current() != nullptr && FindValue::Current()->found.file != nullptr; };
   MNEME_ASSIGN_OR_RETURN(rocksdb::Status status, get());
@@ -251,7 +247,9 @@ absl::Status DatabaseImpl::FindChunk(SegmentId segment, const Column& column, in
   *known = place.value.file != nullptr;
   if (*known) return absl::OkStatus();
   place = {};
-  FindValue find;
+  // The chunk's own checksums cover the value; RocksDB's CRC of the whole costs more than the read (Debian builds it
+  // without the processor's instruction).
+  FindValue find(key.size());
   MNEME_RETURN_IF_ERROR(ReadChunk(segment, column, chunk, key, value));
   if (find.found.file == nullptr) return absl::OkStatus();
   place.value = find.found;

@@ -98,7 +98,8 @@ bool Empty(rocksdb::DB& db, rocksdb::ColumnFamilyHandle* family) {
 }
 
 // For a database whose column families are not the four expected ones. OK if its creation was cut short.
-absl::Status Probe(const std::string& path, const rocksdb::DBOptions& db_options) {
+absl::Status Probe(const std::string& path, rocksdb::DBOptions db_options) {
+  db_options.env = rocksdb::Env::Default();  // it may be anybody's, with other settings than CheckTableTail knows
   std::vector<std::string> names;
   MNEME_RETURN_IF_ERROR(FromRocks(rocksdb::DB::ListColumnFamilies(db_options, path, &names), "open " + path));
   std::vector<rocksdb::ColumnFamilyHandle*> handles;

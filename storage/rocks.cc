@@ -15,6 +15,7 @@
 #include "rocksdb/table.h"
 
 #include "storage/found_value.h"
+#include "storage/table_tail.h"
 
 namespace mneme {
 
@@ -59,8 +60,8 @@ class BlobFile : public rocksdb::FSRandomAccessFileWrapper {
                          char* scratch, rocksdb::IODebugContext* context) const override {
     FindValue* const find = FindValue::Current();
     // Shorter reads are of the file's own header and footer.
-    if (find == nullptr || n < kMinBlobBytes) return file_->Read(offset, n, options, result, scratch, context);
-    find->found = {file_, offset, n};
+    if (find == nullptr || !find->Find(file_, offset, n))
+      return file_->Read(offset, n, options, result, scratch, context);
     return rocksdb::IOStatus::Aborted("found, and not read");
   }
 
@@ -96,9 +97,12 @@ class StoreFileSystem : public rocksdb::FileSystemWrapper {
                                         std::unique_ptr<rocksdb::FSRandomAccessFile>* file,
                                         rocksdb::IODebugContext* context) override {
     rocksdb::IOStatus status = target()->NewRandomAccessFile(name, options, file, context);
-    if (status.ok() && absl::EndsWith(name, ".blob"))
-      *file = std::make_unique<BlobFile>(std::shared_ptr(std::move(*file)));
-    return status;
+    if (!status.ok()) return status;
+    if (absl::EndsWith(name, ".blob")) *file = std::make_unique<BlobFile>(std::shared_ptr(std::move(*file)));
+    if (!absl::EndsWith(name, ".sst")) return status;
+    uint64_t bytes = 0;
+    status = target()->GetFileSize(name, options.io_options, &bytes, context);
+    return status.ok() ? CheckTableTail(name, **file, bytes) : status;
   }
 
   // RocksDB starts its thread that polls for room only where it can ask how much there is.
@@ -204,7 +208,9 @@ std::shared_ptr<rocksdb::Cache> MakeBlockCache() {
 
 std::vector<rocksdb::ColumnFamilyDescriptor> MakeFamilies(const std::shared_ptr<rocksdb::Cache>& block_cache) {
   rocksdb::BlockBasedTableOptions table;
-  table.format_version = 5;
+  table.format_version = kTableVersion;
+  // As ours, and as RocksDB's own since 8.0; Debian builds CRC32C without the processor's instruction.
+  table.checksum = rocksdb::kXXH3;
   table.block_cache = block_cache;
   table.cache_index_and_filter_blocks = true;
 

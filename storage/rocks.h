@@ -54,6 +54,9 @@ class RocksHandle {
   std::vector<rocksdb::ColumnFamilyHandle*> families_;
 };
 
+// RocksDB's version of its table files.
+inline constexpr uint32_t kTableVersion = 5;
+
 // Values of at least this many bytes lie in blob files.
 inline constexpr uint64_t kMinBlobBytes = 4 << 10;
 

@@ -10,6 +10,7 @@
 
 #include "gtest/gtest.h"
 #include "rocksdb/db.h"
+#include "rocksdb/table.h"
 
 namespace mneme {
 
@@ -29,7 +30,12 @@ inline void Tamper(const std::string& path,
                    const std::function<void(rocksdb::DB&, rocksdb::ColumnFamilyHandle&)>& change,
                    const std::vector<std::string>& names = {"default", "log", "rows", "index"}) {
   std::vector<rocksdb::ColumnFamilyDescriptor> families;
-  for (const std::string& name : names) families.emplace_back(name, rocksdb::ColumnFamilyOptions());
+  rocksdb::BlockBasedTableOptions table;  // as MakeFamilies has it, which tests of the C library cannot call
+  table.format_version = 5;
+  table.checksum = rocksdb::kXXH3;
+  rocksdb::ColumnFamilyOptions family_options;
+  family_options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+  for (const std::string& name : names) families.emplace_back(name, family_options);
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* db = nullptr;
   rocksdb::DBOptions options;
