@@ -47,9 +47,9 @@ class TemporaryFolder {
   std::string path_;
 };
 
-// A new memory "m" of `layers` equal layers, numbered from 0, with scale 1 / sqrt(dim). The caller closes it.
+// A new memory "m" of `layers` equal layers, numbered from 0. scale: of logits; 0: 1 / sqrt(dim). The caller closes it.
 inline mneme_memory* CreateMemory(mneme_store* store, int layers, int q_heads, int kv_heads, int dim,
-                                  int dtype = MNEME_F16) {
+                                  int dtype = MNEME_F16, float scale = 0) {
   mneme_card* card = nullptr;
   Check(mneme_card_create("bench", "0", &card));
   for (int i = 0; i < layers; ++i) {
@@ -58,7 +58,7 @@ inline mneme_memory* CreateMemory(mneme_store* store, int layers, int q_heads, i
     layer.q_heads = q_heads;
     layer.kv_heads = kv_heads;
     layer.key_dim = layer.value_dim = dim;
-    layer.scale = 1.0f / std::sqrt(static_cast<float>(dim));
+    layer.scale = scale != 0 ? scale : 1.0f / std::sqrt(static_cast<float>(dim));
     Check(mneme_card_add_layer(card, &layer));
   }
   mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;

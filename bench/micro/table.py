@@ -62,6 +62,18 @@ def attend_lines(attends):
                f"{run['keys']:.0f} |")
 
 
+def recorded_lines(attends):
+    yield "**The same on keys and queries of a model**, the layers of a recording side by side as the heads of one."
+    yield ""
+    yield "| recording | N | d | G | KV heads | best ms | median ms | of reading codes, best | median | of the peak | keys |"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
+    for _, _, run in attends:
+        peak = f"{run['of_peak']:.2f}" if "of_peak" in run else "–"
+        yield (f"| {run['name'].split('/')[1]} | {run['N']:,.0f} | {run['d']:.0f} | {run['G']:.0f} | {run['heads']:.0f} | "
+               f"{run['best_ms']:.2f} | {run['median_ms']:.2f} | {run['of_codes']:.2f} | {run['of_codes_median']:.2f} | "
+               f"{peak} | {run['keys']:.0f} |")
+
+
 def commit_lines(commits):
     yield "**Bulk append and commit** beside the same bytes through a bare RocksDB WriteBatch."
     yield ""
@@ -104,6 +116,7 @@ def main():
     engine = list(benchmarks_of(os.path.join(folder, "engine.json")))
     parts = [[machine_of(scans)], scan_lines(scans),
              attend_lines([one for one in engine if one[0] == "Attend"]),
+             recorded_lines([one for one in engine if one[0] == "AttendRecorded"]),
              commit_lines([one for one in engine if one[0] == "BulkCommit"])]
     speed = os.path.join(folder, "speed.json")
     if os.path.exists(speed):

@@ -64,12 +64,14 @@ measure_alone() {
   local scan=BM_CertifiedScan engine='^(Attend|BulkCommit)'
   if ((${#quick[@]} > 0)); then
     scan='BM_CertifiedScan/rows:(4096|16384|65536)/queries:[0-9]/.*steady:0/'
-    engine='^(Attend/N:(16384|65536)/G:(4|8)/d:128/.*queries:1/.*type:1/k:32/|Attend/N:8192/.*queries:512/|BulkCommit)'
+    engine='^(AttendRecorded|Attend/N:(16384|65536)/G:(4|8)/d:128/.*queries:1/.*type:1/k:32/|Attend/N:8192/.*queries:512/|BulkCommit)'
   fi
   quietly "$out/scan.log" "$build/bench/micro/mneme_micro_bench" --benchmark_filter="$scan" \
     --benchmark_out="$out/scan.json" --benchmark_out_format=json
+  local files=() i
+  for ((i = 1; i < ${#recordings[@]}; i += 2)); do files+=("${recordings[i]}"); done
   quietly "$out/engine.log" "$build/bench/micro/mneme_engine_bench" --benchmark_filter="$engine" \
-    --benchmark_out="$out/engine.json" --benchmark_out_format=json
+    --benchmark_out="$out/engine.json" --benchmark_out_format=json "${files[@]}"
 }
 
 # With --quick a short past: what the model reads first takes most of the time.

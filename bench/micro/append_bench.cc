@@ -1,0 +1,60 @@
+// The engine as a host sees it, through the C ABI: append, commit, write amplification. Beside an append stands what a
+// memcpy of its bytes takes in the same run.
+
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "benchmark/benchmark.h"
+#include "mneme.h"
+
+#include "bench/host.h"
+#include "bench/micro/engine.h"
+#include "bench/random_floats.h"
+
+namespace mneme {
+namespace {
+
+// One token for all of 30 layers (SmolLM2-135M's shape), without commit; and beside it a memcpy of its bytes.
+void AppendToken(benchmark::State& state) {
+  constexpr int kLayers = 30;
+  Engine engine(kLayers, 9, 3, 64, 1, MNEME_F16);
+  const std::vector<float> rows = RandomFloats(3 * 64, 1);
+  for (auto _ : state) {
+    for (int layer = 0; layer < kLayers; ++layer) engine.Append(layer, 1, rows.data());
+  }
+  std::vector<char> from(kLayers * 2 * 3 * 64 * 2), to(from.size());
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < 1000; ++i) {
+    std::memcpy(to.data(), from.data(), from.size());
+    benchmark::DoNotOptimize(to.data());
+    benchmark::ClobberMemory();
+  }
+  state.counters["memcpy_us"] =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() * 1e6 / 1000;
+}
+BENCHMARK(AppendToken)->Unit(benchmark::kMicrosecond)->Iterations(5000);
+
+// Append and commit (buffered) in steps of `tokens`, 30 layers; write amplification is bytes written to disk over bytes
+// appended.
+void AppendCommit(benchmark::State& state) {
+  constexpr int kLayers = 30;
+  const int64_t step = state.range(0);
+  Engine engine(kLayers, 9, 3, 64, 1, MNEME_F16);
+  const std::vector<float> rows = RandomFloats(static_cast<size_t>(step * 3 * 64), 1);
+  for (auto _ : state) {
+    for (int layer = 0; layer < kLayers; ++layer) engine.Append(layer, step, rows.data());
+    Check(mneme_commit(engine.memory, MNEME_BUFFERED, nullptr));
+  }
+  mneme_store_stats_t stats = MNEME_STORE_STATS_INIT;
+  Check(mneme_store_stats(engine.store, &stats));
+  const double payload = static_cast<double>(state.iterations() * step) * kLayers * 2 * 3 * 64 * 2;
+  state.counters["write_amplification"] = static_cast<double>(stats.written_bytes) / payload;
+  state.counters["MB/s"] = benchmark::Counter(payload / 1e6, benchmark::Counter::kIsRate);
+}
+BENCHMARK(AppendCommit)->Unit(benchmark::kMillisecond)->UseRealTime()->ArgName("tokens")->Arg(1)->Iterations(8192);
+BENCHMARK(AppendCommit)->Unit(benchmark::kMillisecond)->UseRealTime()->ArgName("tokens")->Arg(512)->Iterations(48);
+
+}  // namespace
+}  // namespace mneme
