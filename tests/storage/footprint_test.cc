@@ -85,7 +85,8 @@ TEST(FootprintTest, BulkCommitsAreWrittenAboutOnce) {
               static_cast<double>(payload) / 1e6 / seconds,
               static_cast<double>(DiskUsage(folder.store())) / static_cast<double>(payload));
   EXPECT_LT(amplification, 3.0);
-  EXPECT_LT(DiskUsage(folder.store()), payload + payload / 20 + (16u << 20));
+  const uint64_t limit = payload + payload / 20 + (16u << 20);
+  EXPECT_LE(DiskUsageBelow(folder.store(), limit), limit);
   database.reset();
 }
 
@@ -152,7 +153,9 @@ TEST(FootprintTest, SingleTokensAreWrittenFewTimes) {
       "commits/s\n",
       amplification, amplification / 2, kTokens / seconds);
   EXPECT_LT(amplification, 3.0);
-  EXPECT_LT(DiskUsage(folder.store()), payload + payload / 20 + (20u << 20));
+  // While a flush is on its way there are both the log and the file that takes its place.
+  const uint64_t limit = payload + payload / 20 + (12u << 20);
+  EXPECT_LE(DiskUsageBelow(folder.store(), limit), limit);
 }
 
 TEST(FootprintTest, DroppedSegmentsGiveTheirDiskBack) {
