@@ -1,6 +1,7 @@
 #include "memory/attend.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -22,6 +23,9 @@ namespace {
 
 // Query tokens of one work item of the second phase.
 constexpr int64_t kQueriesPerItem = 32;
+// Of so many a sequence's heads are fused while others are searched. More of them keep all threads busy in either
+// phase.
+constexpr int64_t kFewQueries = 8;
 
 // What the work items of one sequence share.
 struct SequencePlan {
@@ -31,6 +35,20 @@ struct SequencePlan {
   std::optional<MemoryView> view;  // none: no memory, or nothing to see
   std::pmr::vector<TopK> top;      // [queries][query_heads], if there is a view
   GatheredRows values;             // of these rows
+  std::pmr::vector<char> fused;    // [KV heads]: whether it is done with
+};
+
+// A tile: some of a sequence's queries (numbers within it), of the query heads of one KV head.
+struct Tile {
+  int64_t kv_head, query_begin, query_end;
+
+  int64_t queries() const { return query_end - query_begin; }
+};
+
+// Where local attention of a tile goes.
+struct LocalStates {
+  float* outputs;       // [queries][group][value_dim]
+  float* log_sum_exps;  // [queries][group]
 };
 
 float Sigmoid(float x) {
@@ -44,30 +62,16 @@ float MassOf(float memory_log_sum_exp, float other_log_sum_exp) {
   return Sigmoid(memory_log_sum_exp - other_log_sum_exp);
 }
 
-// The buffers of one work item.
-struct TileBuffers {
-  explicit TileBuffers(std::pmr::memory_resource* memory)
-      : queries(memory),
-        local_output(memory),
-        local_lse(memory),
-        memory_output(memory),
-        scales(memory),
-        found(memory) {}
-
-  // What one (query, head) retrieved: the values' rows, and which they are.
-  struct Found {
-    explicit Found(std::pmr::memory_resource* memory) : values(memory), logits(memory) {}
-    absl::Span<const Scored> rows;
-    std::pmr::vector<const void*> values;
-    std::pmr::vector<float> logits;
-  };
-
-  std::pmr::vector<float> queries, local_output, local_lse, memory_output, scales;
-  std::pmr::vector<Found> found;  // of a query's heads: those that are next
+// What one (query, head) retrieved: the values' rows, and which they are.
+struct Found {
+  explicit Found(std::pmr::memory_resource* memory) : values(memory), logits(memory) {}
+  absl::Span<const Scored> rows;
+  std::pmr::vector<const void*> values;
+  std::pmr::vector<float> logits;
 };
 
 // Finds the values of what one (query, head) retrieved, and asks for them: they lie anywhere.
-void GatherValues(SequencePlan& plan, int64_t kv_head, int64_t query, int64_t head, TileBuffers::Found& found) {
+void GatherValues(SequencePlan& plan, int64_t kv_head, int64_t query, int64_t head, Found& found) {
   const LayerCard& layer = plan.request->retrieve.layer;
   found.rows = plan.top[static_cast<size_t>(query * layer.query_heads + head)].Sorted();
   found.values.resize(found.rows.size());
@@ -82,46 +86,56 @@ void GatherValues(SequencePlan& plan, int64_t kv_head, int64_t query, int64_t he
 }
 
 // Softmax over it.
-float AttendFound(const SequencePlan& plan, const TileBuffers::Found& found, float* output) {
+float AttendFound(const SequencePlan& plan, const Found& found, float* output) {
   return AttendRetrieved(found.logits.data(), found.values.data(), static_cast<int64_t>(found.rows.size()),
                          plan.sequence->memory->options().stored_dtype, plan.request->retrieve.layer.value_dim, output);
 }
 
-// Local attention of queries [query_begin, query_end) (numbers within the sequence) of one KV head's group.
-void AttendLocalTile(const SequencePlan& plan, int64_t kv_head, int64_t query_begin, int64_t query_end,
-                     TileBuffers& buffers) {
+// Whether there are local rows to attend to.
+bool HasLocal(const SequencePlan& plan) {
+  return plan.request->fusion != Fusion::kMemoryOnly && plan.request->local_keys.data != nullptr &&
+         plan.sequence->local_end > plan.sequence->local_begin;
+}
+
+// Local attention of a tile; nothing, where there is none.
+void AttendLocalTile(const SequencePlan& plan, const Tile& tile, const LocalStates& local) {
   const AttendRequest& request = *plan.request;
   const LayerCard& layer = request.retrieve.layer;
   const int64_t group = layer.group();
-  const int64_t queries = query_end - query_begin;
   const auto dim = static_cast<size_t>(layer.key_dim);
-  buffers.queries.resize(static_cast<size_t>(queries * group) * dim);
-  buffers.scales.resize(static_cast<size_t>(group));
+  if (!HasLocal(plan)) {
+    std::fill_n(local.outputs, tile.queries() * group * layer.value_dim, 0.0f);
+    std::fill_n(local.log_sum_exps, tile.queries() * group, kEmptyLogSumExp);
+    return;
+  }
+  Scratch scratch;
+  std::pmr::vector<float> queries(static_cast<size_t>(tile.queries() * group) * dim, &scratch);
+  std::pmr::vector<float> scales(static_cast<size_t>(group), &scratch);
   for (int64_t g = 0; g < group; ++g) {
-    const int64_t head = kv_head * group + g;
-    buffers.scales[static_cast<size_t>(g)] = request.retrieve.heads[static_cast<size_t>(head)].scale;
-    for (int64_t i = 0; i < queries; ++i) {
-      const int64_t token = plan.sequence->query_begin + query_begin + i;
+    const int64_t head = tile.kv_head * group + g;
+    scales[static_cast<size_t>(g)] = request.retrieve.heads[static_cast<size_t>(head)].scale;
+    for (int64_t i = 0; i < tile.queries(); ++i) {
+      const int64_t token = plan.sequence->query_begin + tile.query_begin + i;
       ConvertToF32(request.query.dtype, request.query.Row(token, head),
-                   buffers.queries.data() + static_cast<size_t>(i * group + g) * dim, dim);
+                   queries.data() + static_cast<size_t>(i * group + g) * dim, dim);
     }
   }
   LocalProblem problem;
-  problem.queries = buffers.queries.data();
-  problem.query_count = queries;
-  problem.first_query = query_begin;
+  problem.queries = queries.data();
+  problem.query_count = tile.queries();
+  problem.first_query = tile.query_begin;
   problem.group = group;
   problem.keys = request.local_keys;
   problem.values = request.local_values;
-  problem.head = kv_head;
+  problem.head = tile.kv_head;
   problem.row_begin = plan.sequence->local_begin;
   problem.row_count = plan.sequence->local_end - plan.sequence->local_begin;
   problem.mask = request.mask;
   problem.mask.offset = plan.sequence->mask_offset;
   if (problem.mask.bits != nullptr) problem.mask.bits += plan.sequence->query_begin * request.mask.bits_stride;
-  problem.scales = buffers.scales.data();
+  problem.scales = scales.data();
   problem.soft_cap = layer.soft_cap;
-  AttendLocal(problem, buffers.local_output.data(), buffers.local_lse.data());
+  AttendLocal(problem, local.outputs, local.log_sum_exps);
 }
 
 // Reports what a (query, head) retrieved.
@@ -140,97 +154,163 @@ void Report(const AttendRequest& request, int64_t slot, absl::Span<const Scored>
   }
 }
 
-// The second phase for one tile: gather, softmax, local attention, fusion, output.
-void FuseTile(SequencePlan& plan, int64_t kv_head, int64_t query_begin, int64_t query_end) {
-  const AttendRequest& request = *plan.request;
-  const LayerCard& layer = request.retrieve.layer;
-  const int64_t group = layer.group();
-  const int64_t dim = layer.value_dim;
-  const int64_t slots = (query_end - query_begin) * group;
-  Scratch scratch;
-  TileBuffers buffers(&scratch);
-  buffers.local_output.assign(static_cast<size_t>(slots * dim), 0.0f);
-  buffers.local_lse.assign(static_cast<size_t>(slots), kEmptyLogSumExp);
-  buffers.memory_output.resize(static_cast<size_t>(dim));
-  const bool has_local = request.fusion != Fusion::kMemoryOnly && request.local_keys.data != nullptr &&
-                         plan.sequence->local_end > plan.sequence->local_begin;
-  const bool retrieves = plan.answer == nullptr && plan.view.has_value();
-  if (retrieves) {
-    // They arrive while local rows are attended to, those of the next query while one's are summed.
-    buffers.found.reserve(static_cast<size_t>(group));
+// What a memory adds to a tile, in steps: values are on their way between them.
+class TileFusion {
+ public:
+  TileFusion(SequencePlan& plan, const Tile& tile, std::pmr::memory_resource* memory)
+      : plan_(plan),
+        tile_(tile),
+        retrieves_(plan.answer == nullptr && plan.view.has_value()),
+        memory_output_(static_cast<size_t>(plan.request->retrieve.layer.value_dim), memory),
+        found_(memory) {
+    if (!retrieves_) return;
+    const int64_t group = plan.request->retrieve.layer.group();
+    found_.reserve(static_cast<size_t>(group));
     for (int64_t g = 0; g < group; ++g) {
-      buffers.found.emplace_back(&scratch);
-      GatherValues(plan, kv_head, query_begin, kv_head * group + g, buffers.found.back());
+      found_.emplace_back(memory);
+      GatherValues(plan, tile.kv_head, tile.query_begin, tile.kv_head * group + g, found_.back());
     }
   }
-  if (has_local) AttendLocalTile(plan, kv_head, query_begin, query_end, buffers);
 
-  for (int64_t query = query_begin; query < query_end; ++query) {
-    for (int64_t g = 0; g < group; ++g) {
-      const int64_t head = kv_head * group + g;
-      const int64_t token = plan.sequence->query_begin + query;
-      const int64_t slot = token * layer.query_heads + head;
-      const int64_t at = (query - query_begin) * group + g;
-      float* output = buffers.local_output.data() + at * dim;
-      float lse = buffers.local_lse[static_cast<size_t>(at)];
-      float memory_lse = kEmptyLogSumExp;
-      absl::Span<const Scored> rows;
-      if (plan.answer != nullptr) {
-        const auto pair = static_cast<size_t>(query * layer.query_heads + head);
-        const DeviceAnswer& answer = *plan.answer;
-        rows = absl::MakeConstSpan(answer.rows)
-                   .subspan(pair * static_cast<size_t>(answer.top_k), static_cast<size_t>(answer.counts[pair]));
-        std::copy_n(answer.outputs.data() + pair * static_cast<size_t>(dim), dim, buffers.memory_output.data());
-        memory_lse = answer.log_sum_exp[pair];
-      } else if (retrieves) {
-        TileBuffers::Found& found = buffers.found[static_cast<size_t>(g)];
-        rows = found.rows;
-        memory_lse = AttendFound(plan, found, buffers.memory_output.data());
-        if (query + 1 < query_end) GatherValues(plan, kv_head, query + 1, head, found);
-      } else {
-        std::fill(buffers.memory_output.begin(), buffers.memory_output.end(), 0.0f);
-      }
-      float mass = MassOf(memory_lse, lse);
-      switch (request.fusion) {
-        case Fusion::kJoint:
-        case Fusion::kMemoryOnly: MergeState(output, &lse, buffers.memory_output.data(), memory_lse, dim); break;
-        case Fusion::kGated: {
-          const float gate = request.retrieve.heads[static_cast<size_t>(head)].gate;
-          GateState(output, buffers.memory_output.data(), gate, dim);
-          mass = memory_lse == kEmptyLogSumExp ? 0.0f : Sigmoid(gate);
-          // As if merged: what a host needs to go on merging.
-          lse = memory_lse == kEmptyLogSumExp ? lse
-                : lse == kEmptyLogSumExp
-                    ? memory_lse
-                    : std::max(lse, memory_lse) + std::log1p(std::exp(-std::fabs(lse - memory_lse)));
-          break;
-        }
-        case Fusion::kLocalOnly: break;
-      }
-      ConvertFromF32(output, request.output.dtype, request.output.Row(token, head), static_cast<size_t>(dim));
-      if (request.log_sum_exp != nullptr) request.log_sum_exp[slot] = lse;
-      if (request.memory_mass != nullptr) request.memory_mass[slot] = mass;
-      if (request.retrieved_stride > 0) Report(request, slot, rows);
+  // Softmax over what was retrieved, fusion with the local states, output.
+  void Fuse(const LocalStates& local) {
+    const int64_t group = plan_.request->retrieve.layer.group();
+    for (int64_t query = tile_.query_begin; query < tile_.query_end; ++query) {
+      for (int64_t g = 0; g < group; ++g) FuseOne(query, g, local);
     }
   }
+
+ private:
+  void FuseOne(int64_t query, int64_t g, const LocalStates& local) {
+    const AttendRequest& request = *plan_.request;
+    const LayerCard& layer = request.retrieve.layer;
+    const int64_t dim = layer.value_dim;
+    const int64_t head = tile_.kv_head * layer.group() + g;
+    const int64_t token = plan_.sequence->query_begin + query;
+    const int64_t slot = token * layer.query_heads + head;
+    const int64_t at = (query - tile_.query_begin) * layer.group() + g;
+    float* const output = local.outputs + at * dim;
+    float lse = local.log_sum_exps[at];
+    float memory_lse = kEmptyLogSumExp;
+    absl::Span<const Scored> rows;
+    if (plan_.answer != nullptr) {
+      const auto pair = static_cast<size_t>(query * layer.query_heads + head);
+      const DeviceAnswer& answer = *plan_.answer;
+      rows = absl::MakeConstSpan(answer.rows)
+                 .subspan(pair * static_cast<size_t>(answer.top_k), static_cast<size_t>(answer.counts[pair]));
+      std::copy_n(answer.outputs.data() + pair * static_cast<size_t>(dim), dim, memory_output_.data());
+      memory_lse = answer.log_sum_exp[pair];
+    } else if (retrieves_) {
+      Found& found = found_[static_cast<size_t>(g)];
+      rows = found.rows;
+      memory_lse = AttendFound(plan_, found, memory_output_.data());
+      // The next query's arrive while this one's other heads are summed.
+      if (query + 1 < tile_.query_end) GatherValues(plan_, tile_.kv_head, query + 1, head, found);
+    } else {
+      std::fill(memory_output_.begin(), memory_output_.end(), 0.0f);
+    }
+    float mass = MassOf(memory_lse, lse);
+    switch (request.fusion) {
+      case Fusion::kJoint:
+      case Fusion::kMemoryOnly: MergeState(output, &lse, memory_output_.data(), memory_lse, dim); break;
+      case Fusion::kGated: {
+        const float gate = request.retrieve.heads[static_cast<size_t>(head)].gate;
+        GateState(output, memory_output_.data(), gate, dim);
+        mass = memory_lse == kEmptyLogSumExp ? 0.0f : Sigmoid(gate);
+        // As if merged: what a host needs to go on merging.
+        lse = memory_lse == kEmptyLogSumExp ? lse
+              : lse == kEmptyLogSumExp      ? memory_lse
+                                       : std::max(lse, memory_lse) + std::log1p(std::exp(-std::fabs(lse - memory_lse)));
+        break;
+      }
+      case Fusion::kLocalOnly: break;
+    }
+    ConvertFromF32(output, request.output.dtype, request.output.Row(token, head), static_cast<size_t>(dim));
+    if (request.log_sum_exp != nullptr) request.log_sum_exp[slot] = lse;
+    if (request.memory_mass != nullptr) request.memory_mass[slot] = mass;
+    if (request.retrieved_stride > 0) Report(request, slot, rows);
+  }
+
+  SequencePlan& plan_;
+  const Tile tile_;
+  const bool retrieves_;
+  std::pmr::vector<float> memory_output_;
+  std::pmr::vector<Found> found_;  // of a query's heads: those that are next
+};
+
+// All that is left for one tile when its rows are known.
+void AttendTile(SequencePlan& plan, const Tile& tile) {
+  const LayerCard& layer = plan.request->retrieve.layer;
+  const auto states = static_cast<size_t>(tile.queries() * layer.group());
+  Scratch scratch;
+  std::pmr::vector<float> outputs(states * static_cast<size_t>(layer.value_dim), &scratch);
+  std::pmr::vector<float> log_sum_exps(states, &scratch);
+  const LocalStates local{outputs.data(), log_sum_exps.data()};
+  TileFusion fusion(plan, tile, &scratch);
+  AttendLocalTile(plan, tile, local);
+  fusion.Fuse(local);
+}
+
+// The same for all heads of a few queries, while their rows are being searched: a head is fused by whoever comes last,
+// the search for it or its local attention.
+absl::Status RetrieveAndFuse(SequencePlan& plan, Executor& executor, std::pmr::memory_resource* memory) {
+  const LayerCard& layer = plan.request->retrieve.layer;
+  const int64_t queries = plan.sequence->query_end - plan.sequence->query_begin;
+  const auto states = static_cast<size_t>(queries * layer.group());
+  const auto kv_heads = static_cast<size_t>(layer.kv_heads);
+  const auto floats = states * static_cast<size_t>(layer.value_dim);
+  std::pmr::vector<float> outputs(kv_heads * floats, memory);
+  std::pmr::vector<float> log_sum_exps(kv_heads * states, memory);
+  std::pmr::vector<std::atomic<int>> steps(kv_heads, memory);
+  const auto step = [&](size_t kv_head) {
+    const Tile tile{static_cast<int64_t>(kv_head), 0, queries};
+    const LocalStates local{outputs.data() + kv_head * floats, log_sum_exps.data() + kv_head * states};
+    return std::pair(tile, local);
+  };
+  const auto advance = [&](size_t kv_head) {
+    if (++steps[kv_head] < 2) return;
+    const auto [tile, local] = step(kv_head);
+    Scratch scratch;
+    TileFusion(plan, tile, &scratch).Fuse(local);
+    plan.fused[kv_head] = true;
+  };
+  const auto attend_local = [&](size_t kv_head) {
+    const auto [tile, local] = step(kv_head);
+    AttendLocalTile(plan, tile, local);
+    advance(kv_head);
+  };
+  const auto found = [&](int64_t kv_head) { advance(static_cast<size_t>(kv_head)); };
+  const Beside beside{kv_heads, attend_local, found};
+  return Retrieve(plan.request->retrieve, *plan.sequence, *plan.view, executor, absl::MakeSpan(plan.top), &beside);
+}
+
+// Whether nothing that is still to be done can fail for want of rows.
+bool InMemory(const MemoryView& view) {
+  return view.snapshot.state->runs.empty() &&
+         std::all_of(view.rows.begin(), view.rows.end(),
+                     [](const VisibleRows& piece) { return piece.keys != nullptr && piece.values != nullptr; });
 }
 
 bool HasDevice(const Sequence& sequence) {
   return sequence.memory != nullptr && sequence.memory->store().device() != nullptr;
 }
 
-absl::Status Prepare(SequencePlan& plan, Executor& executor, std::pmr::memory_resource* memory) {
+// may_fuse: whether outputs may be written before all sequences have been read for.
+absl::Status Prepare(SequencePlan& plan, bool may_fuse, Executor& executor, std::pmr::memory_resource* memory) {
   const AttendRequest& request = *plan.request;
   if (plan.sequence->memory == nullptr || request.fusion == Fusion::kLocalOnly) return absl::OkStatus();
   if (plan.answer != nullptr) return absl::OkStatus();
   MNEME_ASSIGN_OR_RETURN(MemoryView view, ViewMemory(request.retrieve, *plan.sequence, true, executor, memory));
   if (view.rows.empty()) return absl::OkStatus();
   plan.top = NothingFound(request.retrieve, *plan.sequence, view, memory);
-  MNEME_RETURN_IF_ERROR(Retrieve(request.retrieve, *plan.sequence, view, executor, absl::MakeSpan(plan.top)));
-  MNEME_ASSIGN_OR_RETURN(plan.values, GatheredRows::Read(view, request.retrieve.layer, RowKind::kValues,
-                                                         plan.sequence->memory->options().stored_dtype,
-                                                         absl::MakeSpan(plan.top), executor));
   plan.view = std::move(view);
+  if (may_fuse && plan.sequence->query_end - plan.sequence->query_begin <= kFewQueries && InMemory(*plan.view)) {
+    return RetrieveAndFuse(plan, executor, memory);
+  }
+  const absl::Span<TopK> top = absl::MakeSpan(plan.top);
+  MNEME_RETURN_IF_ERROR(Retrieve(request.retrieve, *plan.sequence, *plan.view, executor, top));
+  MNEME_ASSIGN_OR_RETURN(plan.values, GatheredRows::Read(*plan.view, request.retrieve.layer, RowKind::kValues,
+                                                         plan.sequence->memory->options().stored_dtype, top, executor));
   return absl::OkStatus();
 }
 
@@ -257,14 +337,17 @@ absl::Status Attend(const AttendRequest& request, Executor& executor) {
   Scratch scratch;
   std::pmr::vector<SequencePlan> plans(&scratch);
   plans.reserve(sequences.size());
+  // Without statuses an error of one sequence is that of all, and leaves all outputs as they were.
+  const bool may_fuse = sequences.size() == 1 || !request.statuses.empty();
   for (size_t i = 0; i < sequences.size(); ++i) {
     SequencePlan plan{&request,
                       &sequences[i],
                       !answers.empty() && answers[i].there ? &answers[i] : nullptr,
                       std::nullopt,
                       std::pmr::vector<TopK>(&scratch),
-                      {}};
-    const absl::Status status = Prepare(plan, executor, &scratch);
+                      {},
+                      std::pmr::vector<char>(static_cast<size_t>(request.retrieve.layer.kv_heads), &scratch)};
+    const absl::Status status = Prepare(plan, may_fuse, executor, &scratch);
     if (!request.statuses.empty()) request.statuses[i] = status;
     if (status.ok()) {
       plans.push_back(std::move(plan));
@@ -276,7 +359,7 @@ absl::Status Attend(const AttendRequest& request, Executor& executor) {
   }
   struct Item {
     SequencePlan* plan;
-    int64_t kv_head, query_begin, query_end;
+    Tile tile;
   };
   const int64_t kv_heads = request.retrieve.layer.kv_heads;
   std::pmr::vector<Item> items(&scratch);
@@ -288,14 +371,13 @@ absl::Status Attend(const AttendRequest& request, Executor& executor) {
   for (SequencePlan& plan : plans) {
     const int64_t queries = plan.sequence->query_end - plan.sequence->query_begin;
     for (int64_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
+      if (plan.fused[static_cast<size_t>(kv_head)]) continue;
       for (int64_t query = 0; query < queries; query += kQueriesPerItem) {
-        items.push_back({&plan, kv_head, query, std::min(queries, query + kQueriesPerItem)});
+        items.push_back({&plan, {kv_head, query, std::min(queries, query + kQueriesPerItem)}});
       }
     }
   }
-  executor.ParallelFor(items.size(), [&](size_t i) {
-    FuseTile(*items[i].plan, items[i].kv_head, items[i].query_begin, items[i].query_end);
-  });
+  executor.ParallelFor(items.size(), [&](size_t i) { AttendTile(*items[i].plan, items[i].tile); });
   return absl::OkStatus();
 }
 

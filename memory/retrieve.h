@@ -6,6 +6,7 @@
 #include <memory_resource>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -61,9 +62,21 @@ absl::StatusOr<MemoryView> ViewMemory(const RetrieveRequest& request, const Sequ
 std::pmr::vector<TopK> NothingFound(const RetrieveRequest& request, const Sequence& sequence, const MemoryView& view,
                                     std::pmr::memory_resource* memory = std::pmr::get_default_resource());
 
+// What is done beside a search, by the same threads: while one of them waits for memory another one computes (see
+// MixedTasks).
+struct Beside {
+  // Tasks that need nothing of what is found.
+  size_t tasks;
+  absl::FunctionRef<void(size_t task)> run;
+  // All rows of the KV head's query heads are in the result. Called by the thread that found the last of them, once for
+  // every KV head.
+  absl::FunctionRef<void(int64_t kv_head)> found;
+};
+
 // The top rows of every (query, head) of one sequence, into what NothingFound made; heads with top_k 0 get nothing.
+// beside: null: nothing. Where there is nothing to look for, none of it is done, either.
 absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, const MemoryView& view,
-                      Executor& executor, absl::Span<TopK> result);
+                      Executor& executor, absl::Span<TopK> result, const Beside* beside = nullptr);
 
 // Position of query `query` (its number in the batch) of `sequence`, whose view of its memory ends at token `view_end`.
 int64_t QueryPosition(const RetrieveRequest& request, const Sequence& sequence, int64_t view_end, int64_t query);
