@@ -1,7 +1,6 @@
 #include "index/certified_scan.h"
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -10,18 +9,13 @@
 #include <utility>
 #include <vector>
 
-#include "base/cpu.h"
 #include "base/scratch.h"
 #include "index/candidates.h"
 #include "index/chunk_bases.h"
+#include "index/code_kernel.h"
 #include "index/lead.h"
 #include "index/query_codes.h"
 #include "index/rotation.h"
-
-#if defined(__aarch64__) && defined(__linux__)
-#include <asm/hwcap.h>
-#include <sys/auxv.h>
-#endif
 
 namespace mneme {
 namespace {
@@ -45,24 +39,6 @@ constexpr size_t kMostKept = 512;
 
 // More than what products lose below f32's normal range.
 constexpr float kTiny = 1e-36f;
-
-std::atomic<const codes::Kernels*> kernels_for_testing{nullptr};
-
-const codes::Kernels& CurrentKernels() {
-  const codes::Kernels* wanted = kernels_for_testing.load(std::memory_order_relaxed);
-  if (wanted != nullptr) return *wanted;
-  static const codes::Kernels& best = []() -> const codes::Kernels& {
-    if (BestCpuTarget() >= CpuTarget::kAvx512) {
-      if (const codes::Kernels* found = codes::FindKernels("avx512vnni")) return *found;
-    }
-    if (BestCpuTarget() >= CpuTarget::kAvx2) {
-      if (const codes::Kernels* found = codes::FindKernels("avx2")) return *found;
-    }
-    if (const codes::Kernels* found = codes::FindKernels("neon")) return *found;
-    return codes::kPlainKernels;
-  }();
-  return best;
-}
 
 // The least dot product with which a row of at least `least_penalty` can reach `threshold`; scale > 0.
 float DotGate(const Ranking& ranking, float least_penalty, float threshold) {
@@ -115,7 +91,7 @@ class CertifiedScan::Impl {
     count_ = count;
     dim_ = dim;
     top_ = top;
-    kernels_ = &CurrentKernels();
+    kernels_ = &codes::CurrentKernels();
     counts_ = ScanCounts();
     ranges_.clear();
     rankings_.clear();
@@ -592,28 +568,7 @@ void ScanCertified(const KeyRows& keys, const KeyCodes& key_codes, int64_t row_b
 }
 
 absl::string_view CodeKernelName() {
-  return CurrentKernels().name;
+  return codes::CurrentKernels().name;
 }
 
-namespace codes {
-
-const Kernels* FindKernels(absl::string_view name) {
-  if (name == kPlainKernels.name) return &kPlainKernels;
-#if defined(__x86_64__)
-  if (name == kAvx2Kernels.name && CpuHas(CpuTarget::kAvx2)) return &kAvx2Kernels;
-  if (name == kAvx512VnniKernels.name && CpuHas(CpuTarget::kAvx512) && __builtin_cpu_supports("avx512vnni") != 0) {
-    return &kAvx512VnniKernels;
-  }
-#endif
-#if defined(__aarch64__) && defined(__linux__)
-  if (name == kNeonKernels.name && (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0) return &kNeonKernels;
-#endif
-  return nullptr;
-}
-
-void UseKernelsForTesting(const Kernels* kernels) {
-  kernels_for_testing.store(kernels);
-}
-
-}  // namespace codes
 }  // namespace mneme

@@ -7,7 +7,6 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
-#include "index/code_kernel.h"
 #include "index/key_codes.h"
 #include "index/key_rows.h"
 #include "index/key_source.h"
@@ -68,15 +67,6 @@ void ScanCertified(const KeyRows& keys, const KeyCodes& key_codes, int64_t row_b
 // The kernels chosen for this CPU, as ScanKernelName: "plain", "avx2", "avx512vnni" or "neon".
 absl::string_view CodeKernelName();
 
-namespace codes {
-
-// `name` among those this build has and this CPU can run, else null.
-const Kernels* FindKernels(absl::string_view name);
-
-// Makes the process use `kernels`; null: the best of this CPU again. For tests, while nothing scans.
-void UseKernelsForTesting(const Kernels* kernels);
-
-}  // namespace codes
 }  // namespace mneme
 
 #endif  // MNEME_INDEX_CERTIFIED_SCAN_H_

@@ -118,6 +118,15 @@ extern const Kernels kAvx512VnniKernels;
 extern const Kernels kNeonKernels;
 #endif
 
+// Those that run: the best of this CPU, unless others are tested.
+const Kernels& CurrentKernels();
+
+// `name` among those this build has and this CPU can run, else null.
+const Kernels* FindKernels(const char* name);
+
+// Makes the process use `kernels`; null: the best of this CPU again. For tests, while nothing scans.
+void UseKernelsForTesting(const Kernels* kernels);
+
 }  // namespace mneme::codes
 
 #endif  // MNEME_INDEX_CODE_KERNEL_H_

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "index/code_kernel.h"
 #include "index/lead.h"
 #include "index/query_codes.h"
 #include "index/rotation.h"
@@ -694,7 +695,7 @@ TEST(RotationTest, KeepsInnerProductsAndSpreadsAChannel) {
 TEST(CodeKernelNameTest, IsTheBestOfThisCpu) {
   const std::string name(CodeKernelName());
   std::cout << "kernels: " << name << "\n";
-  ASSERT_NE(codes::FindKernels(name), nullptr);
+  ASSERT_NE(codes::FindKernels(name.c_str()), nullptr);
   EXPECT_EQ(codes::FindKernels("sse9"), nullptr);
 #if defined(__x86_64__)
   if (codes::FindKernels("avx2") != nullptr && std::getenv("MNEME_KERNELS") == nullptr) {
