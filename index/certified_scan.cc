@@ -97,7 +97,6 @@ class CertifiedScan::Impl {
     rankings_.clear();
     status_ = absl::OkStatus();
     leading_ = false;
-    read_ = false;
     // Those that this scan does not need keep their candidates' room for one that will.
     coded_.resize(std::max(static_cast<size_t>(count), std::min(coded_.size(), kMostKept)));
     for (int64_t i = 0; i < count; ++i) {
@@ -129,14 +128,10 @@ class CertifiedScan::Impl {
     counts_.by_key += count_ * (row_end - coded_end);
   }
 
-  void Read() {
-    if (!std::exchange(read_, true) && status_.ok() && !ranges_.empty()) ScanRanges();
-  }
-
   absl::StatusOr<ScanCounts> End() {
-    Read();
     if (!status_.ok()) return status_;
     if (ranges_.empty()) return counts_;
+    ScanRanges();
     // While the keys of one query are ranked, the next one's are on their way.
     absl::Span<const int32_t> order = Announce(0);
     for (int64_t i = 0; i < count_ && status_.ok(); ++i) {
@@ -512,7 +507,6 @@ class CertifiedScan::Impl {
   TopK* top_ = nullptr;
   const codes::Kernels* kernels_ = nullptr;
   ScanCounts counts_;
-  bool read_ = false;  // whether all ranges' codes have been
   bool leading_ = false;
   size_t range_ = 0;     // the present one
   bool decays_ = false;  // some ranking of it does
@@ -548,10 +542,6 @@ void CertifiedScan::Add(const KeyRows& keys, const KeyCodes& key_codes, int64_t 
 void CertifiedScan::Add(KeySource& keys, const KeyCodes& key_codes, int64_t row_begin, int64_t row_end,
                         int64_t first_token, const Ranking* rankings) {
   impl_->Add(nullptr, &keys, key_codes, row_begin, row_end, first_token, rankings);
-}
-
-void CertifiedScan::Read() {
-  impl_->Read();
 }
 
 absl::StatusOr<ScanCounts> CertifiedScan::End() {

@@ -47,10 +47,6 @@ class CertifiedScan {
   void Add(KeySource& keys, const KeyCodes& key_codes, int64_t row_begin, int64_t row_end, int64_t first_token,
            const Ranking* rankings);
 
-  // Goes through the codes of what was added, which is what takes the memory's bandwidth. End does it where it was not
-  // called.
-  void Read();
-
   // `top` is complete when this returns OK. Errors are those of KeySources.
   absl::StatusOr<ScanCounts> End();
 

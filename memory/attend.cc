@@ -23,9 +23,9 @@ namespace {
 
 // Query tokens of one work item of the second phase.
 constexpr int64_t kQueriesPerItem = 32;
-// Of so many a sequence's heads are fused while others are searched. More of them keep all threads busy in either
-// phase.
+// See MayFuseEarly.
 constexpr int64_t kFewQueries = 8;
+constexpr int64_t kFewRows = int64_t{1} << 14;  // of all heads
 
 // What the work items of one sequence share.
 struct SequencePlan {
@@ -64,7 +64,11 @@ float MassOf(float memory_log_sum_exp, float other_log_sum_exp) {
 
 // What one (query, head) retrieved: the values' rows, and which they are.
 struct Found {
-  explicit Found(std::pmr::memory_resource* memory) : values(memory), logits(memory) {}
+  // With room for so many.
+  Found(size_t most, std::pmr::memory_resource* memory) : values(memory), logits(memory) {
+    values.reserve(most);
+    logits.reserve(most);
+  }
   absl::Span<const Scored> rows;
   std::pmr::vector<const void*> values;
   std::pmr::vector<float> logits;
@@ -154,7 +158,7 @@ void Report(const AttendRequest& request, int64_t slot, absl::Span<const Scored>
   }
 }
 
-// What a memory adds to a tile, in steps: values are on their way between them.
+// What a memory adds to a tile. All that it needs of `memory` it takes when it is made.
 class TileFusion {
  public:
   TileFusion(SequencePlan& plan, const Tile& tile, std::pmr::memory_resource* memory)
@@ -165,14 +169,20 @@ class TileFusion {
         found_(memory) {
     if (!retrieves_) return;
     const int64_t group = plan.request->retrieve.layer.group();
+    const int64_t rows = plan.view->RowCount();
     found_.reserve(static_cast<size_t>(group));
     for (int64_t g = 0; g < group; ++g) {
-      found_.emplace_back(memory);
-      GatherValues(plan, tile.kv_head, tile.query_begin, tile.kv_head * group + g, found_.back());
+      const HeadRule& rule = plan.request->retrieve.heads[static_cast<size_t>(tile.kv_head * group + g)];
+      found_.emplace_back(static_cast<size_t>(std::min(rule.top_k, rows)), memory);
     }
   }
 
-  // Softmax over what was retrieved, fusion with the local states, output.
+  // Finds the values of the first query's rows: they are on their way when this returns. The rows are known.
+  void Gather() {
+    for (size_t g = 0; g < found_.size(); ++g) Gather(tile_.query_begin, g);
+  }
+
+  // After Gather: softmax over what was retrieved, fusion with the local states, output.
   void Fuse(const LocalStates& local) {
     const int64_t group = plan_.request->retrieve.layer.group();
     for (int64_t query = tile_.query_begin; query < tile_.query_end; ++query) {
@@ -181,6 +191,12 @@ class TileFusion {
   }
 
  private:
+  void Gather(int64_t query, size_t g) {
+    const auto group = static_cast<size_t>(plan_.request->retrieve.layer.group());
+    GatherValues(plan_, tile_.kv_head, query, tile_.kv_head * static_cast<int64_t>(group) + static_cast<int64_t>(g),
+                 found_[g]);
+  }
+
   void FuseOne(int64_t query, int64_t g, const LocalStates& local) {
     const AttendRequest& request = *plan_.request;
     const LayerCard& layer = request.retrieve.layer;
@@ -205,7 +221,7 @@ class TileFusion {
       rows = found.rows;
       memory_lse = AttendFound(plan_, found, memory_output_.data());
       // The next query's arrive while this one's other heads are summed.
-      if (query + 1 < tile_.query_end) GatherValues(plan_, tile_.kv_head, query + 1, head, found);
+      if (query + 1 < tile_.query_end) Gather(query + 1, static_cast<size_t>(g));
     } else {
       std::fill(memory_output_.begin(), memory_output_.end(), 0.0f);
     }
@@ -247,46 +263,54 @@ void AttendTile(SequencePlan& plan, const Tile& tile) {
   std::pmr::vector<float> log_sum_exps(states, &scratch);
   const LocalStates local{outputs.data(), log_sum_exps.data()};
   TileFusion fusion(plan, tile, &scratch);
+  fusion.Gather();
   AttendLocalTile(plan, tile, local);
   fusion.Fuse(local);
 }
 
 // The same for all heads of a few queries, while their rows are being searched: a head is fused by whoever comes last,
-// the search for it or its local attention.
+// the search for it or its local attention. What that needs lies in `memory`, for it may be any thread.
 absl::Status RetrieveAndFuse(SequencePlan& plan, Executor& executor, std::pmr::memory_resource* memory) {
   const LayerCard& layer = plan.request->retrieve.layer;
   const int64_t queries = plan.sequence->query_end - plan.sequence->query_begin;
-  const auto states = static_cast<size_t>(queries * layer.group());
   const auto kv_heads = static_cast<size_t>(layer.kv_heads);
+  const auto states = static_cast<size_t>(queries * layer.group());
   const auto floats = states * static_cast<size_t>(layer.value_dim);
+  const bool has_local = HasLocal(plan);
   std::pmr::vector<float> outputs(kv_heads * floats, memory);
-  std::pmr::vector<float> log_sum_exps(kv_heads * states, memory);
-  std::pmr::vector<std::atomic<int>> steps(kv_heads, memory);
-  const auto step = [&](size_t kv_head) {
-    const Tile tile{static_cast<int64_t>(kv_head), 0, queries};
-    const LocalStates local{outputs.data() + kv_head * floats, log_sum_exps.data() + kv_head * states};
-    return std::pair(tile, local);
+  std::pmr::vector<float> log_sum_exps(kv_heads * states, kEmptyLogSumExp, memory);
+  std::pmr::vector<TileFusion> fusions(memory);
+  fusions.reserve(kv_heads);
+  for (int64_t head = 0; head < layer.kv_heads; ++head) fusions.emplace_back(plan, Tile{head, 0, queries}, memory);
+  std::pmr::vector<std::atomic<int>> steps_left(kv_heads, memory);
+  for (std::atomic<int>& left : steps_left) left = has_local ? 2 : 1;
+
+  const auto local_of = [&](size_t kv_head) {
+    return LocalStates{outputs.data() + kv_head * floats, log_sum_exps.data() + kv_head * states};
   };
   const auto advance = [&](size_t kv_head) {
-    if (++steps[kv_head] < 2) return;
-    const auto [tile, local] = step(kv_head);
-    Scratch scratch;
-    TileFusion(plan, tile, &scratch).Fuse(local);
+    if (--steps_left[kv_head] > 0) return;
+    fusions[kv_head].Gather();
+    fusions[kv_head].Fuse(local_of(kv_head));
     plan.fused[kv_head] = true;
   };
   const auto attend_local = [&](size_t kv_head) {
-    const auto [tile, local] = step(kv_head);
-    AttendLocalTile(plan, tile, local);
+    AttendLocalTile(plan, {static_cast<int64_t>(kv_head), 0, queries}, local_of(kv_head));
     advance(kv_head);
   };
   const auto found = [&](int64_t kv_head) { advance(static_cast<size_t>(kv_head)); };
-  const Beside beside{kv_heads, attend_local, found};
+  const Beside beside{has_local ? kv_heads : 0, attend_local, found};
   return Retrieve(plan.request->retrieve, *plan.sequence, *plan.view, executor, absl::MakeSpan(plan.top), &beside);
 }
 
-// Whether nothing that is still to be done can fail for want of rows.
-bool InMemory(const MemoryView& view) {
-  return view.snapshot.state->runs.empty() &&
+// Whether heads may be fused while others are searched: few queries for few rows (more keep all threads busy in either
+// phase, and take much room), and nothing that could still fail for want of rows.
+bool MayFuseEarly(const SequencePlan& plan) {
+  const MemoryView& view = *plan.view;
+  int64_t wanted = 0;
+  for (const HeadRule& head : plan.request->retrieve.heads) wanted += std::min(head.top_k, view.RowCount());
+  return plan.sequence->query_end - plan.sequence->query_begin <= kFewQueries && wanted <= kFewRows &&
+         view.snapshot.state->runs.empty() &&
          std::all_of(view.rows.begin(), view.rows.end(),
                      [](const VisibleRows& piece) { return piece.keys != nullptr && piece.values != nullptr; });
 }
@@ -304,9 +328,7 @@ absl::Status Prepare(SequencePlan& plan, bool may_fuse, Executor& executor, std:
   if (view.rows.empty()) return absl::OkStatus();
   plan.top = NothingFound(request.retrieve, *plan.sequence, view, memory);
   plan.view = std::move(view);
-  if (may_fuse && plan.sequence->query_end - plan.sequence->query_begin <= kFewQueries && InMemory(*plan.view)) {
-    return RetrieveAndFuse(plan, executor, memory);
-  }
+  if (may_fuse && MayFuseEarly(plan)) return RetrieveAndFuse(plan, executor, memory);
   const absl::Span<TopK> top = absl::MakeSpan(plan.top);
   MNEME_RETURN_IF_ERROR(Retrieve(request.retrieve, *plan.sequence, *plan.view, executor, top));
   MNEME_ASSIGN_OR_RETURN(plan.values, GatheredRows::Read(*plan.view, request.retrieve.layer, RowKind::kValues,

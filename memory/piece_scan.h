@@ -44,9 +44,6 @@ class PieceScan {
   // Rows [row_begin, row_end) of `rows`.
   void Add(const VisibleRows& rows, int64_t row_begin, int64_t row_end);
 
-  // Goes through the codes of all pieces (CertifiedScan::Read).
-  void Read() { scan_.Read(); }
-
   // `top` is complete when this returns. Rows that could not be read are told to the plan.
   void End();
 

@@ -196,17 +196,9 @@ using Found = absl::FunctionRef<void(absl::Span<const int64_t> queries, absl::Sp
 // The scan of one work item, which lies in `memory`.
 class ItemScan {
  public:
-  // has_read: called when codes have been read, and again where RunSeeded reads them again for other queries.
   ItemScan(const RetrievePlan& plan, const Item& item, absl::Span<const int32_t> heads,
-           absl::Span<const ScannedRows> scanned, absl::FunctionRef<void()> has_read, Found found,
-           std::pmr::memory_resource* memory)
-      : plan_(plan),
-        item_(item),
-        heads_(heads),
-        scanned_(scanned),
-        has_read_(has_read),
-        found_(found),
-        memory_(memory) {}
+           absl::Span<const ScannedRows> scanned, Found found, std::pmr::memory_resource* memory)
+      : plan_(plan), item_(item), heads_(heads), scanned_(scanned), found_(found), memory_(memory) {}
 
   // All queries of the item.
   void RunAll() { Run(Numbers(item_.query_begin, item_.query_end, memory_), {}); }
@@ -224,8 +216,6 @@ class ItemScan {
       counted += rows.row_end - rows.row_begin;
       if (begin < end) scan.Add(*rows.piece, begin, end);
     }
-    scan.Read();
-    has_read_();
     scan.End();
     found_(queries, top);
     return top;
@@ -299,7 +289,6 @@ class ItemScan {
   const Item& item_;
   const absl::Span<const int32_t> heads_;
   const absl::Span<const ScannedRows> scanned_;
-  const absl::FunctionRef<void()> has_read_;
   const Found found_;
   std::pmr::memory_resource* const memory_;
 };
@@ -495,8 +484,7 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
   if (seeded) last_found.Get(view.layer, &seeds);
 
   Mutex mutex;  // of result
-  // has_read(): the item reads no more codes.
-  const auto search = [&](const Item& item, absl::FunctionRef<void()> has_read) {
+  const auto search = [&](const Item& item) {
     const auto first = std::lower_bound(plan.heads.begin(), plan.heads.end(), item.kv_head * group);
     const auto last = std::lower_bound(first, plan.heads.end(), (item.kv_head + 1) * group);
     const absl::Span<const int32_t> heads =
@@ -520,7 +508,7 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
       merge(queries, top);
       return;
     }
-    ItemScan scan(plan, item, heads, scanned, has_read, merge, &own);
+    ItemScan scan(plan, item, heads, scanned, merge, &own);
     if (seeded) {
       scan.RunSeeded(seeds);
     } else {
@@ -528,19 +516,14 @@ absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, 
     }
   };
   const size_t others = beside != nullptr ? beside->tasks : 0;
-  MixedTasks tasks(items.size(), others, executor.Width());
+  const MixedTasks tasks(items.size(), others, executor.Width());
   std::pmr::vector<std::atomic<size_t>> items_left(static_cast<size_t>(request.layer.kv_heads), &scratch);
   for (const Item& item : items) ++items_left[static_cast<size_t>(item.kv_head)];
-  executor.ParallelFor(items.size() + others, [&](size_t) {
-    const MixedTasks::Task task = tasks.Next();
+  executor.ParallelFor(items.size() + others, [&](size_t number) {
+    const MixedTasks::Task task = tasks.At(number);
     if (!task.is_scan) return beside->run(task.number);
     const Item& item = items[task.number];
-    bool reading = true;
-    const auto has_read = [&] {
-      if (std::exchange(reading, false)) tasks.Read();
-    };
-    search(item, has_read);
-    has_read();
+    search(item);
     if (--items_left[static_cast<size_t>(item.kv_head)] == 0 && beside != nullptr) beside->found(item.kv_head);
   });
   const absl::Status status = errors.Get();
