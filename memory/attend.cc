@@ -21,7 +21,7 @@
 namespace mneme {
 namespace {
 
-// Query tokens of one work item of the second phase.
+// Query tokens of one work item of what comes after a search.
 constexpr int64_t kQueriesPerItem = 32;
 // See MayFuseEarly.
 constexpr int64_t kFewQueries = 8;
@@ -288,17 +288,21 @@ absl::Status RetrieveAndFuse(SequencePlan& plan, Executor& executor, std::pmr::m
   const auto local_of = [&](size_t kv_head) {
     return LocalStates{outputs.data() + kv_head * floats, log_sum_exps.data() + kv_head * states};
   };
-  const auto advance = [&](size_t kv_head) {
+  // One of a head's steps is done.
+  const auto advance = [&](size_t kv_head, bool gathered) {
     if (--steps_left[kv_head] > 0) return;
-    fusions[kv_head].Gather();
+    if (!gathered) fusions[kv_head].Gather();
     fusions[kv_head].Fuse(local_of(kv_head));
     plan.fused[kv_head] = true;
   };
   const auto attend_local = [&](size_t kv_head) {
+    // Where the search has ended, values arrive meanwhile.
+    const bool last = steps_left[kv_head] == 1;
+    if (last) fusions[kv_head].Gather();
     AttendLocalTile(plan, {static_cast<int64_t>(kv_head), 0, queries}, local_of(kv_head));
-    advance(kv_head);
+    advance(kv_head, last);
   };
-  const auto found = [&](int64_t kv_head) { advance(static_cast<size_t>(kv_head)); };
+  const auto found = [&](int64_t kv_head) { advance(static_cast<size_t>(kv_head), false); };
   const Beside beside{has_local ? kv_heads : 0, attend_local, found};
   return Retrieve(plan.request->retrieve, *plan.sequence, *plan.view, executor, absl::MakeSpan(plan.top), &beside);
 }
@@ -375,7 +379,7 @@ absl::Status Attend(const AttendRequest& request, Executor& executor) {
       plans.push_back(std::move(plan));
       continue;
     }
-    // All reading is done before anything is written: without statuses the outputs are untouched.
+    // Without statuses all reading is done before anything is written: the outputs are untouched.
     if (request.statuses.empty()) return status;
     ZeroOutputs(request, *plan.sequence);
   }

@@ -22,7 +22,7 @@ class MixedTasks {
   MixedTasks(size_t scans, size_t others, size_t width)
       : scans_(scans),
         first_scans_(width > 1 ? std::min(scans, (width + 1) / 2) : scans),
-        first_others_(width > 1 ? others / 2 : 0) {}
+        first_others_(width > 1 ? (others + 1) / 2 : 0) {}
 
   // The i-th of scans + others.
   Task At(size_t i) const {

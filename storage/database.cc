@@ -267,6 +267,24 @@ absl::Status DatabaseImpl::WithPlaces(SegmentId segment, const Column& column, i
   return read(&known);
 }
 
+absl::Status DatabaseImpl::VerifyOne(SegmentId segment, const Column& column, int64_t chunk, size_t row_bytes,
+                                     int64_t rows, std::string& value) {
+  return WithPlaces(segment, column, chunk, [&](bool* known) -> absl::Status {
+    std::string key;
+    ChunkPlaces::Place place;
+    rocksdb::PinnableSlice whole;
+    MNEME_RETURN_IF_ERROR(FindChunk(segment, column, chunk, key, place, whole, known));
+    const auto name = [&] { return ChunkName(segment, column, chunk); };
+    if (place.value.file != nullptr) {
+      value.resize(place.value.bytes);
+      MNEME_RETURN_IF_ERROR(ReadBytes(place.value, 0, value.data(), value.size(), name));
+    }
+    const absl::string_view bytes = place.value.file != nullptr ? absl::string_view(value) : ToView(whole);
+    const absl::Status status = VerifyChunk(key, bytes, row_bytes, rows);
+    return status.ok() ? status : absl::DataLossError(absl::StrCat(name(), ": ", status.message()));
+  });
+}
+
 absl::Status DatabaseImpl::ReadRangeOf(SegmentId segment, const Column& column, int64_t chunk, int64_t begin,
                                        int64_t end, size_t row_bytes, absl::Span<char> rows, bool* known) {
   std::string key;

@@ -100,6 +100,9 @@ class DatabaseImpl final : public Database {
   // Runs read(bool* known), once more if it fails by what was known before.
   template <typename Read>
   absl::Status WithPlaces(SegmentId segment, const Column& column, int64_t chunk, const Read& read);
+  // Reads all of a chunk of `rows` rows into `value` and checks it.
+  absl::Status VerifyOne(SegmentId segment, const Column& column, int64_t chunk, size_t row_bytes, int64_t rows,
+                         std::string& value);
   // Rows [begin, end) of one chunk, and single ones, numbered within it. *known: as above, also after an error.
   absl::Status ReadRangeOf(SegmentId segment, const Column& column, int64_t chunk, int64_t begin, int64_t end,
                            size_t row_bytes, absl::Span<char> rows, bool* known);

@@ -97,7 +97,14 @@ bool Empty(rocksdb::DB& db, rocksdb::ColumnFamilyHandle* family) {
   return !it->Valid() && it->status().ok();
 }
 
-// For a database whose column families are not the four expected ones. OK if its creation was cut short.
+// Whether the database has other column families than the four expected ones, as far as can be told.
+bool HasOtherFamilies(const std::string& path, const rocksdb::DBOptions& db_options) {
+  std::vector<std::string> names;
+  if (!rocksdb::DB::ListColumnFamilies(db_options, path, &names).ok()) return false;
+  return !std::is_permutation(names.begin(), names.end(), std::begin(kFamilyNames), std::end(kFamilyNames));
+}
+
+// For such a database. OK if its creation was cut short.
 absl::Status Probe(const std::string& path, rocksdb::DBOptions db_options) {
   db_options.env = rocksdb::Env::Default();  // it may be anybody's, with other settings than CheckTableTail knows
   std::vector<std::string> names;
@@ -211,7 +218,7 @@ absl::Status DatabaseImpl::OpenWriter(bool create) {
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* db = nullptr;
   rocksdb::Status status = rocksdb::DB::Open(db_options, path_, MakeFamilies(block_cache_), &handles, &db);
-  if (status.IsInvalidArgument()) {
+  if (status.IsInvalidArgument() || (status.IsCorruption() && HasOtherFamilies(path_, db_options))) {
     MNEME_RETURN_IF_ERROR(Probe(path_, db_options));
     db_options.create_missing_column_families = true;
     status = rocksdb::DB::Open(db_options, path_, MakeFamilies(block_cache_), &handles, &db);
@@ -261,7 +268,7 @@ absl::StatusOr<std::shared_ptr<RocksHandle>> DatabaseImpl::OpenView(std::string&
     std::vector<rocksdb::ColumnFamilyHandle*> handles;
     rocksdb::DB* db = nullptr;
     status = rocksdb::DB::OpenForReadOnly(db_options, path_, MakeFamilies(block_cache_), &handles, &db);
-    if (status.IsInvalidArgument()) {
+    if (status.IsInvalidArgument() || (status.IsCorruption() && HasOtherFamilies(path_, db_options))) {
       MNEME_RETURN_IF_ERROR(Probe(path_, db_options));
       return NoStore(path_);
     }

@@ -135,22 +135,13 @@ absl::Status DatabaseImpl::VerifyMemory(const MemoryManifest& manifest,
       return absl::OkStatus();
     };
 
-    std::string key;
-    rocksdb::PinnableSlice value;
+    std::string value;
     for (const SegmentRef& segment : manifest.segments) {
       const int64_t chunked = std::min(segment.rows, segment.chunked_rows);
       for (const auto& [column, bytes] : columns) {
         for (int64_t row = 0; row < chunked; row += kChunkRows) {
           const int64_t rows = std::min(kChunkRows, chunked - row);
-          absl::Status status = ReadChunk(segment.id, column, row / kChunkRows, key, value);
-          if (status.ok()) {
-            status = VerifyChunk(key, ToView(value), bytes, rows);
-            if (!status.ok()) {
-              status = absl::DataLossError(
-                  absl::StrCat(ChunkName(segment.id, column, row / kChunkRows), ": ", status.message()));
-            }
-          }
-          MNEME_RETURN_IF_ERROR(judge(status));
+          MNEME_RETURN_IF_ERROR(judge(VerifyOne(segment.id, column, row / kChunkRows, bytes, rows, value)));
           MNEME_RETURN_IF_ERROR(advance(static_cast<uint64_t>(rows) * bytes));
         }
       }

@@ -36,6 +36,8 @@ std::string Order(size_t scans, size_t others, size_t width) {
 TEST(MixedTasksTest, HalfOfTheThreadsBeginWithOthers) {
   EXPECT_EQ(Order(4, 4, 2), "soosssoo");
   EXPECT_EQ(Order(5, 4, 4), "ssoosssoo");
+  EXPECT_EQ(Order(4, 1, 2), "sosss");
+  EXPECT_EQ(Order(6, 3, 2), "soossssso");
   EXPECT_EQ(Order(2, 4, 16), "ssoooo");
   EXPECT_EQ(Order(3, 0, 2), "sss");
 }

@@ -1,6 +1,7 @@
 #include <fstream>
 
 #include "base/checksum.h"
+#include "rocksdb/table.h"
 #include "storage/coding.h"
 #include "storage/rocks.h"
 #include "tests/storage/tamper.h"
@@ -176,6 +177,28 @@ TEST(DatabaseModesTest, AnotherProgramsDatabaseIsLeftAlone) {
     std::vector<std::string> found;
     ASSERT_TRUE(rocksdb::DB::ListColumnFamilies(rocksdb::DBOptions(), folder.store(), &found).ok());
     EXPECT_EQ(found, names);
+  }
+}
+
+// Its tables are not what the store's file system takes for sound.
+TEST(DatabaseModesTest, NorIsOneWithTablesOfOtherSettings) {
+  const TempFolder folder;
+  rocksdb::Options settings;
+  settings.create_if_missing = true;
+  rocksdb::BlockBasedTableOptions table;
+  table.format_version = 4;
+  table.checksum = rocksdb::kCRC32c;
+  settings.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+  rocksdb::DB* raw = nullptr;
+  ASSERT_TRUE(rocksdb::DB::Open(settings, folder.store(), &raw).ok());
+  const std::unique_ptr<rocksdb::DB> db(raw);
+  ASSERT_TRUE(db->Put(rocksdb::WriteOptions(), "theirs", "value").ok());
+  ASSERT_TRUE(db->Flush(rocksdb::FlushOptions()).ok());
+  ASSERT_TRUE(db->Close().ok());
+  for (const Mode mode : {Mode::kReadWrite, Mode::kReadOnly, Mode::kFollow}) {
+    const absl::Status status = OpenStatus(folder.store(), mode);
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("not a mneme store"));
   }
 }
 
