@@ -67,8 +67,8 @@ class DatabaseImpl final : public Database {
 
   // Holds the writer's handle for one step; everything that writes, and all that uses db() and family() with it, does
   // so under this lock. FailedPrecondition unless this is a writer. A database that an error has stopped is opened
-  // again: RocksDB could be told to resume, but then may report flushes that it has not made, or wait for ever for files
-  // of a flush that it has deleted because another one failed beside it (facebook/rocksdb#11865, mended in 8.7).
+  // again: RocksDB could be told to resume, but then may report flushes that it has not made, or wait for ever for
+  // files of a flush that it has deleted because another one failed beside it (facebook/rocksdb#11865, mended in 8.7).
   absl::Status LockWriter(std::shared_lock<std::shared_mutex>& lock);
   // Maps the outcome of a write, and remembers a failure for LockWriter. Aborted: the same again may succeed.
   absl::Status Wrote(const rocksdb::Status& status, absl::string_view doing);

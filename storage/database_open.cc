@@ -111,10 +111,9 @@ absl::Status Probe(const std::string& path, rocksdb::DBOptions db_options) {
   MNEME_RETURN_IF_ERROR(FromRocks(rocksdb::DB::ListColumnFamilies(db_options, path, &names), "open " + path));
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* raw = nullptr;
-  MNEME_RETURN_IF_ERROR(
-      FromRocks(rocksdb::DB::OpenForReadOnly(
-                    db_options, path, {MakeFamilies(MakeBlockCache())[kDefaultFamily]}, &handles, &raw),
-                "open " + path));
+  MNEME_RETURN_IF_ERROR(FromRocks(
+      rocksdb::DB::OpenForReadOnly(db_options, path, {MakeFamilies(MakeBlockCache())[kDefaultFamily]}, &handles, &raw),
+      "open " + path));
   const std::unique_ptr<rocksdb::DB> db(raw);
   std::string value;
   const rocksdb::Status status = db->Get(rocksdb::ReadOptions(), handles[0], ToSlice(kVersionKey), &value);
