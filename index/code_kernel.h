@@ -68,10 +68,9 @@ inline Reach ReachOf(const Query& query, float base, const Header& header, int r
 struct Span {
   const char* blocks;
   int64_t count;
-  int64_t row;    // of the KeyCodes, the first one of the first block
-  int64_t ahead;  // bytes from a block to one that will be wanted soon; 0 if the next one will
-  const float*
-      bases;  // of each query in the chunk of `row`; those of the next chunk are `stride` further on, and so on
+  int64_t row;         // of the KeyCodes, the first one of the first block
+  int64_t ahead;       // bytes from a block to one that will be wanted soon; 0 if the next one will
+  const float* bases;  // of each query in the chunk of `row`; those of each next chunk are `stride` further on
   int64_t stride;
 };
 

@@ -35,7 +35,7 @@ struct SequencePlan {
   std::optional<MemoryView> view;  // none: no memory, or nothing to see
   std::pmr::vector<TopK> top;      // [queries][query_heads], if there is a view
   GatheredRows values;             // of these rows
-  std::pmr::vector<char> fused;    // [KV heads]: whether it is done with
+  bool fused;                      // whether all of it is done
 };
 
 // A tile: some of a sequence's queries (numbers within it), of the query heads of one KV head.
@@ -293,7 +293,6 @@ absl::Status RetrieveAndFuse(SequencePlan& plan, Executor& executor, std::pmr::m
     if (--steps_left[kv_head] > 0) return;
     if (!gathered) fusions[kv_head].Gather();
     fusions[kv_head].Fuse(local_of(kv_head));
-    plan.fused[kv_head] = true;
   };
   const auto attend_local = [&](size_t kv_head) {
     // Where the search has ended, values arrive meanwhile.
@@ -304,16 +303,21 @@ absl::Status RetrieveAndFuse(SequencePlan& plan, Executor& executor, std::pmr::m
   };
   const auto found = [&](int64_t kv_head) { advance(static_cast<size_t>(kv_head), false); };
   const Beside beside{has_local ? kv_heads : 0, attend_local, found};
-  return Retrieve(plan.request->retrieve, *plan.sequence, *plan.view, executor, absl::MakeSpan(plan.top), &beside);
+  MNEME_RETURN_IF_ERROR(
+      Retrieve(plan.request->retrieve, *plan.sequence, *plan.view, executor, absl::MakeSpan(plan.top), &beside));
+  plan.fused = true;
+  return absl::OkStatus();
 }
 
 // Whether heads may be fused while others are searched: few queries for few rows (more keep all threads busy in either
 // phase, and take much room), and nothing that could still fail for want of rows.
 bool MayFuseEarly(const SequencePlan& plan) {
   const MemoryView& view = *plan.view;
+  const int64_t queries = plan.sequence->query_end - plan.sequence->query_begin;
+  const int64_t rows = view.RowCount();
   int64_t wanted = 0;
-  for (const HeadRule& head : plan.request->retrieve.heads) wanted += std::min(head.top_k, view.RowCount());
-  return plan.sequence->query_end - plan.sequence->query_begin <= kFewQueries && wanted <= kFewRows &&
+  for (const HeadRule& head : plan.request->retrieve.heads) wanted += std::min(head.top_k, rows);
+  return queries > 0 && queries <= kFewQueries && wanted > 0 && wanted <= kFewRows &&
          view.snapshot.state->runs.empty() &&
          std::all_of(view.rows.begin(), view.rows.end(),
                      [](const VisibleRows& piece) { return piece.keys != nullptr && piece.values != nullptr; });
@@ -372,11 +376,11 @@ absl::Status Attend(const AttendRequest& request, Executor& executor) {
                       std::nullopt,
                       std::pmr::vector<TopK>(&scratch),
                       {},
-                      std::pmr::vector<char>(static_cast<size_t>(request.retrieve.layer.kv_heads), &scratch)};
+                      false};
     const absl::Status status = Prepare(plan, may_fuse, executor, &scratch);
     if (!request.statuses.empty()) request.statuses[i] = status;
     if (status.ok()) {
-      plans.push_back(std::move(plan));
+      if (!plan.fused) plans.push_back(std::move(plan));
       continue;
     }
     // Without statuses all reading is done before anything is written: the outputs are untouched.
@@ -397,7 +401,6 @@ absl::Status Attend(const AttendRequest& request, Executor& executor) {
   for (SequencePlan& plan : plans) {
     const int64_t queries = plan.sequence->query_end - plan.sequence->query_begin;
     for (int64_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
-      if (plan.fused[static_cast<size_t>(kv_head)]) continue;
       for (int64_t query = 0; query < queries; query += kQueriesPerItem) {
         items.push_back({&plan, {kv_head, query, std::min(queries, query + kQueriesPerItem)}});
       }

@@ -74,7 +74,8 @@ struct Beside {
 };
 
 // The top rows of every (query, head) of one sequence, into what NothingFound made; heads with top_k 0 get nothing.
-// beside: null: nothing. Where there is nothing to look for, none of it is done, either.
+// beside: null: nothing. Where there is nothing to look for (no query, no row, no head that wants some), none of it is
+// done, either.
 absl::Status Retrieve(const RetrieveRequest& request, const Sequence& sequence, const MemoryView& view,
                       Executor& executor, absl::Span<TopK> result, const Beside* beside = nullptr);
 

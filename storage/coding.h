@@ -74,16 +74,34 @@ class ByteReader {
     return value == 1;
   }
 
+  // Seven bits a byte, the least first, as RocksDB writes it. Fails beyond 64 bits.
+  uint64_t Varint() {
+    uint64_t number = 0;
+    for (int shift = 0; shift < 64; shift += 7) {
+      const uint8_t byte = U8();
+      number |= static_cast<uint64_t>(byte & 127) << shift;
+      if (byte < 128) return ok_ ? number : 0;
+    }
+    Fail();
+    return 0;
+  }
+
+  // The next `size` bytes, where they are.
+  absl::string_view Bytes(uint64_t size) {
+    if (!ok_ || size > in_.size()) {
+      Fail();
+      return absl::string_view();
+    }
+    const absl::string_view bytes = in_.substr(0, size);
+    in_.remove_prefix(size);
+    return bytes;
+  }
+
   // Fails beyond `limit` bytes.
   std::string Text(size_t limit) {
     const uint32_t size = U32();
-    if (!ok_ || size > limit || size > in_.size()) {
-      Fail();
-      return std::string();
-    }
-    std::string text(in_.substr(0, size));
-    in_.remove_prefix(size);
-    return text;
+    if (size > limit) Fail();
+    return std::string(Bytes(size));
   }
 
   // A count of things of at least `least_bytes` each: fails beyond `limit` and beyond what the bytes left can hold.

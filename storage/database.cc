@@ -172,21 +172,24 @@ absl::StatusOr<MemoryManifest> DatabaseImpl::ReadManifest(absl::string_view name
   });
 }
 
-absl::Status DatabaseImpl::ReadChunk(SegmentId segment, const Column& column, int64_t chunk, std::string& key,
-                                     rocksdb::PinnableSlice& value) {
-  key = ChunkKey(segment, column, chunk);
+absl::Status DatabaseImpl::LookUpChunk(SegmentId segment, const Column& column, int64_t chunk, const std::string& key,
+                                       FoundValue& place, rocksdb::PinnableSlice& value) {
   const auto get = [&]() -> absl::StatusOr<rocksdb::Status> {
     value.Reset();
     MNEME_ASSIGN_OR_RETURN(const View view, ViewOf(Seen::kRowsView));
-    return view->Get(rocksdb::ReadOptions(), view.family(kRowsFamily), ToSlice(key), &value);
+    // The chunk's own checksums cover the value; RocksDB's CRC of the whole costs more than the read (Debian builds it
+    // without the processor's instruction).
+    FindValue find(key.size());
+    const rocksdb::Status status = view->Get(rocksdb::ReadOptions(), view.family(kRowsFamily), ToSlice(key), &value);
+    place = find.found;
+    return place.file != nullptr ? rocksdb::Status::OK() : status;
   };
-  const auto found = [] { return FindValue::Current() != nullptr && FindValue::Current()->found.file != nullptr; };
   MNEME_ASSIGN_OR_RETURN(rocksdb::Status status, get());
-  if (status.ok() || found()) return absl::OkStatus();
+  if (status.ok()) return absl::OkStatus();
   MNEME_ASSIGN_OR_RETURN(const bool newer, RefreshRowsView());
   if (newer) {
     MNEME_ASSIGN_OR_RETURN(status, get());
-    if (found()) return absl::OkStatus();
+    if (status.ok()) return absl::OkStatus();
   }
   const std::string name = ChunkName(segment, column, chunk);
   if (status.IsNotFound()) {
@@ -247,13 +250,8 @@ absl::Status DatabaseImpl::FindChunk(SegmentId segment, const Column& column, in
   *known = place.value.file != nullptr;
   if (*known) return absl::OkStatus();
   place = {};
-  // The chunk's own checksums cover the value; RocksDB's CRC of the whole costs more than the read (Debian builds it
-  // without the processor's instruction).
-  FindValue find(key.size());
-  MNEME_RETURN_IF_ERROR(ReadChunk(segment, column, chunk, key, value));
-  if (find.found.file == nullptr) return absl::OkStatus();
-  place.value = find.found;
-  places_.Put(key, place.value);
+  MNEME_RETURN_IF_ERROR(LookUpChunk(segment, column, chunk, key, place.value, value));
+  if (place.value.file != nullptr) places_.Put(key, place.value);
   return absl::OkStatus();
 }
 

@@ -90,11 +90,11 @@ class DatabaseImpl final : public Database {
   // Of the files that the database lives on, those that are missing or have another size than they should, as
   // "000013.blob, 000018.sst". RocksDB does not always say which file it found damaged.
   absl::StatusOr<std::string> WrongFiles();
-  // DataLoss if it is missing, or NotFound if it is disposable.
-  absl::Status ReadChunk(SegmentId segment, const Column& column, int64_t chunk, std::string& key,
-                         rocksdb::PinnableSlice& value);
-  // Where it lies; a small one lies in the tree, so nowhere: then `value` has it. *known: whether that was known
-  // before.
+  // Where a chunk lies, by the tree; a small one lies in the tree itself, so nowhere: then `value` has it. DataLoss if it
+  // is missing, or NotFound if it is disposable.
+  absl::Status LookUpChunk(SegmentId segment, const Column& column, int64_t chunk, const std::string& key,
+                           FoundValue& place, rocksdb::PinnableSlice& value);
+  // The same, by what was known before where it was (*known).
   absl::Status FindChunk(SegmentId segment, const Column& column, int64_t chunk, std::string& key,
                          ChunkPlaces::Place& place, rocksdb::PinnableSlice& value, bool* known);
   // Runs read(bool* known), once more if it fails by what was known before.

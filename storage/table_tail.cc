@@ -31,46 +31,10 @@ struct Place {
   uint64_t bytes = 0;
 };
 
-// Numbers of seven bits a byte, the least first. After the first that goes on too long, and the first read past the
-// end, ok() is false and all that follows is zero and empty.
-class VarintReader {
- public:
-  explicit VarintReader(absl::string_view in) : in_(in) {}
-
-  bool ok() const { return ok_; }
-  bool empty() const { return in_.empty(); }
-  uint64_t Number() {
-    uint64_t number = 0;
-    for (int shift = 0; shift < 64; shift += 7) {
-      if (in_.empty()) break;
-      const uint8_t byte = static_cast<uint8_t>(in_.front());
-      in_.remove_prefix(1);
-      number |= static_cast<uint64_t>(byte & 127) << shift;
-      if (byte < 128) return number;
-    }
-    return Fail();
-  }
-  absl::string_view Bytes(uint64_t n) {
-    if (n > in_.size()) n = Fail();
-    const absl::string_view bytes = in_.substr(0, n);
-    in_.remove_prefix(n);
-    return bytes;
-  }
-  Place NextPlace() {
-    const uint64_t offset = Number();
-    return {offset, Number()};
-  }
-
- private:
-  uint64_t Fail() {
-    ok_ = false;
-    in_ = {};
-    return 0;
-  }
-
-  absl::string_view in_;
-  bool ok_ = true;
-};
+Place NextPlace(ByteReader& in) {
+  const uint64_t offset = in.Varint();
+  return {offset, in.Varint()};
+}
 
 class Tail {
  public:
@@ -90,9 +54,9 @@ class Tail {
                                   ", checksums of kind ", kXxh3, " (XXH3); it has version ", version, " and kind ",
                                   checksum));
     }
-    VarintReader places(absl::string_view(footer).substr(1, kPlacesBytes));
-    const Place metaindex = places.NextPlace();
-    const Place index = places.NextPlace();
+    ByteReader places(absl::string_view(footer).substr(1, kPlacesBytes));
+    const Place metaindex = NextPlace(places);
+    const Place index = NextPlace(places);
     if (!places.ok() || !Inside(metaindex) || !Inside(index)) return Damaged("the places in its footer are outside");
 
     std::string block;
@@ -138,15 +102,15 @@ class Tail {
     if (block.size() < 4) return std::nullopt;
     const uint64_t restarts = LoadLittle<uint32_t>(block.data() + block.size() - 4);
     if (4 * (restarts + 1) > block.size()) return std::nullopt;
-    VarintReader entries(block.substr(0, block.size() - 4 * (restarts + 1)));
-    while (!entries.empty()) {
-      const uint64_t shared = entries.Number();
-      const uint64_t key_bytes = entries.Number();
-      const uint64_t value_bytes = entries.Number();
+    ByteReader entries(block.substr(0, block.size() - 4 * (restarts + 1)));
+    while (entries.ok() && entries.remaining() > 0) {
+      const uint64_t shared = entries.Varint();
+      const uint64_t key_bytes = entries.Varint();
+      const uint64_t value_bytes = entries.Varint();
       const absl::string_view found = entries.Bytes(key_bytes);
-      VarintReader value(entries.Bytes(value_bytes));
+      ByteReader value(entries.Bytes(value_bytes));
       if (shared == 0 && found == key) {
-        const Place place = value.NextPlace();
+        const Place place = NextPlace(value);
         if (value.ok()) return place;
       }
     }

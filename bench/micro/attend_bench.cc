@@ -146,6 +146,7 @@ void AttendRecorded(benchmark::State& state, const std::string& path) {
   std::vector<RecordedLayer> layers;
   std::string error;
   if (!ReadRecordedQk(path, &layers, &error)) return state.SkipWithError(error.c_str());
+  if (layers.empty()) return state.SkipWithError("a recording of no layers");
   const auto threads = static_cast<int>(state.range(0));
   const RecordedLayer& first = layers.front();
   const int64_t rows = first.rows, dim = first.dim, group = first.query_heads / first.kv_heads;

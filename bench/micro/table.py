@@ -21,6 +21,11 @@ def benchmarks_of(path):
             yield name, {key: int(value) for key, value in re.findall(r"/(\w+):(-?\d+)", run["name"])}, run
 
 
+def share(run, name):
+    """Where the machine has no figure to compare with, a run has no share of it."""
+    return f"{run[name]:.2f}" if name in run else "–"
+
+
 def machine_of(scans):
     most = max(a["rows"] * a["dim"] for _, a, _ in scans)
     far = max(run["read_GB/s"] for _, a, run in scans if a["rows"] * a["dim"] == most)
@@ -40,9 +45,8 @@ def scan_lines(scans):
     yield "| rows | d | G | k | stored | seeded | best ms | of reading | of the peak | keys |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for _, a, run in scans:
-        peak = f"{run['of_peak']:.2f}" if "of_peak" in run else "–"
         yield (f"| {a['rows']:,} | {a['dim']} | {a['queries']} | {a['k']} | {TYPES[a['type']]} | "
-               f"{'yes' if a['steady'] else 'no'} | {run['best_ms']:.2f} | {run['of_read']:.2f} | {peak} | "
+               f"{'yes' if a['steady'] else 'no'} | {run['best_ms']:.2f} | {run['of_read']:.2f} | {share(run, 'of_peak')} | "
                f"{run['keys']:.0f} |")
 
 
@@ -54,7 +58,7 @@ def attend_lines(attends):
     yield "| N | d | G | KV heads | queries | k | stored | alike | best ms | median ms | of reading codes | of the peak | keys |"
     yield "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
     for _, a, run in attends:
-        shares = [f"{run[name]:.2f}" if name in run else "–" for name in ("of_codes", "of_peak")]
+        shares = [share(run, "of_codes"), share(run, "of_peak")]
         if a["queries"] > 1:
             shares[0] = "–"  # products, not reading, bound a block
         yield (f"| {a['N']:,} | {a['d']} | {a['G']} | {a['heads']} | {a['queries']} | {a['k']} | {TYPES[a['type']]} | "
@@ -68,10 +72,9 @@ def recorded_lines(attends):
     yield "| recording | N | d | G | KV heads | best ms | median ms | of reading codes, best | median | of the peak | keys |"
     yield "|---|---|---|---|---|---|---|---|---|---|---|"
     for _, _, run in attends:
-        peak = f"{run['of_peak']:.2f}" if "of_peak" in run else "–"
         yield (f"| {run['name'].split('/')[1]} | {run['N']:,.0f} | {run['d']:.0f} | {run['G']:.0f} | {run['heads']:.0f} | "
                f"{run['best_ms']:.2f} | {run['median_ms']:.2f} | {run['of_codes']:.2f} | {run['of_codes_median']:.2f} | "
-               f"{peak} | {run['keys']:.0f} |")
+               f"{share(run, 'of_peak')} | {run['keys']:.0f} |")
 
 
 def commit_lines(commits):
