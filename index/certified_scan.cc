@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/prefetch.h"
 #include "base/scratch.h"
 #include "index/candidates.h"
 #include "index/chunk_bases.h"
@@ -52,6 +53,11 @@ bool Provable(const Ranking& ranking) {
   return ranking.scale > 0 && std::isfinite(ranking.scale) && std::isfinite(ranking.addend) && ranking.decay >= 0 &&
          std::isfinite(ranking.decay);
 }
+
+// The lead ends after so many blocks if fewer than one in kTrialShare of their rows could not be ruled out: what was known
+// from the start is good enough then, and the rest of the lead would take longer than it spares.
+constexpr int64_t kTrialBlocks = 8;
+constexpr int64_t kTrialShare = 8;
 
 // A row's logit is likely to be above what its code says less this share of the room that its bounds take: they are for
 // an error that points the worst way, one of any direction is about sqrt(dim) times smaller.
@@ -249,7 +255,7 @@ class CertifiedScan::Impl {
 
   // Looks at some blocks first, for a threshold to begin with, if there is none and there are enough.
   Lead LookAhead(int64_t chunks) {
-    const Lead lead(chunks);
+    Lead lead(chunks);
     if (!assume_) return Lead();
     for (int64_t i = 0; i < count_; ++i) {
       const int64_t k = top_[i].k();
@@ -278,10 +284,15 @@ class CertifiedScan::Impl {
       return absl::MakeConstSpan(places, static_cast<size_t>(n));
     };
     // So many blocks ahead of its turn one is asked for.
-    constexpr int64_t kAhead = 2;
+    constexpr int64_t kAhead = 4;
     leading_ = true;
+    lead_rows_ = 0;
     Enter(0);
     for (int64_t i = 0; i < lead.size(); ++i) {
+      if (i == kTrialBlocks && lead_rows_ * kTrialShare < i * kBlockRows * count_) {
+        lead.Shorten(i);
+        break;
+      }
       const Block block = find(i, range_);
       if (block.range != range_) Enter(block.range);
       if (i % ChunkBases::kChunks == 0) {
@@ -335,6 +346,7 @@ class CertifiedScan::Impl {
     const float threshold = std::max(Threshold(number), candidates.assumed());
     const float slack = bases_.Slack(number, {range.codes, row});
     float best = -kInfinity;
+    const int reached = std::popcount(rows);
     for (; rows != 0; rows &= rows - 1) {
       const int r = std::countr_zero(rows);
       const int64_t at = row + r;
@@ -352,6 +364,7 @@ class CertifiedScan::Impl {
       best = std::max(best, candidate.likely);
     }
     if (leading_) {
+      lead_rows_ += reached;
       coded.lead.Push(best, row);
       if (coded.lead.threshold() > candidates.assumed()) {
         candidates.Assume(coded.lead.threshold());
@@ -387,8 +400,7 @@ class CertifiedScan::Impl {
         range.source->WillRead(absl::MakeConstSpan(&row.row, 1));
         continue;
       }
-      const char* const key = range.keys->Row(row.row);
-      for (size_t byte = 0; byte < row_bytes; byte += 64) __builtin_prefetch(key + byte);
+      PrefetchBytes(range.keys->Row(row.row), row_bytes);
     }
   }
 
@@ -508,6 +520,7 @@ class CertifiedScan::Impl {
   const codes::Kernels* kernels_ = nullptr;
   ScanCounts counts_;
   bool leading_ = false;
+  int64_t lead_rows_ = 0;  // that blocks of the lead did not rule out, of all queries
   size_t range_ = 0;     // the present one
   bool decays_ = false;  // some ranking of it does
   std::vector<float> turned_;

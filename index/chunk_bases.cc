@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/prefetch.h"
+
 namespace mneme {
 
 void ChunkBases::Begin(const codes::Kernels& kernels, int64_t count, int64_t dim) {
@@ -21,8 +23,7 @@ void ChunkBases::Set(int64_t query, const float* vector, float slack_weight) {
 
 void ChunkBases::Compute(absl::Span<const Chunk> chunks, absl::Span<const Chunk> next) {
   for (const Chunk& chunk : next) {
-    const auto* mean = reinterpret_cast<const char*>(chunk.codes->Mean(chunk.row));
-    for (size_t byte = 0; byte < chunk.codes->mean_bytes(); byte += 64) __builtin_prefetch(mean + byte);
+    PrefetchBytes(chunk.codes->Mean(chunk.row), chunk.codes->mean_bytes());
   }
   const float* means[kChunks];
   float norms[kChunks];

@@ -17,10 +17,14 @@ class Lead {
   // Nothing is looked at before the rest.
   Lead() = default;
 
-  // Of `chunks` whole chunks, counted through whatever ranges they lie in: about kBlocks of them, if there are as many.
-  explicit Lead(int64_t chunks) : step_(std::max<int64_t>(1, chunks / kBlocks)), size_((chunks + step_ - 1) / step_) {}
+  // Of `chunks` whole chunks, counted through whatever ranges they lie in: of kBlocks of them, up to a half more or a
+  // quarter fewer, if there are as many.
+  explicit Lead(int64_t chunks)
+      : step_(std::max<int64_t>(1, (chunks + kBlocks / 2) / kBlocks)), size_((chunks + step_ - 1) / step_) {}
 
   int64_t size() const { return size_; }
+  // Leaves the blocks from number `size` on to the rest.
+  void Shorten(int64_t size) { size_ = std::min(size_, size); }
 
   // The number of the i-th chunk that a block is taken of.
   int64_t Chunk(int64_t i) const { return i * step_; }

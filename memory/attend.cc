@@ -11,6 +11,7 @@
 
 #include "attention/retrieved.h"
 #include "attention/state.h"
+#include "base/prefetch.h"
 #include "base/scratch.h"
 #include "base/status.h"
 #include "memory/device_attend.h"
@@ -85,7 +86,7 @@ void GatherValues(SequencePlan& plan, int64_t kv_head, int64_t query, int64_t he
     const char* const row = plan.values.Row(*plan.view, kv_head, found.rows[i].index);
     found.values[i] = row;
     found.logits[i] = found.rows[i].score;
-    for (size_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(row + byte);
+    PrefetchBytes(row, bytes);
   }
 }
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "attention/rotary.h"
+#include "base/prefetch.h"
 #include "base/scratch.h"
 #include "base/status.h"
 #include "memory/code_columns.h"
@@ -162,6 +163,7 @@ Witnesses::Witnesses(const RetrievePlan& plan, int64_t kv_head, int32_t head, ab
                      std::pmr::memory_resource* memory)
     : plan_(&plan), head_(head), owners_(memory), keys_(memory), rows_(memory), read_(memory) {
   if (static_cast<int64_t>(tokens.size()) != plan.request->heads[static_cast<size_t>(head)].top_k) return;
+  const size_t row_bytes = RowBytes(plan.sequence->memory->options().stored_dtype, plan.request->layer.key_dim);
   owners_.reserve(tokens.size());
   keys_.reserve(tokens.size());
   rows_.reserve(tokens.size());
@@ -175,6 +177,8 @@ Witnesses::Witnesses(const RetrievePlan& plan, int64_t kv_head, int32_t head, ab
     rows_.push_back(token - owner->first_token);
     keys_.push_back(owner->keys == nullptr ? nullptr
                                            : owner->keys->heads[static_cast<size_t>(kv_head)]->Row(rows_.back()));
+    // They lie anywhere; floors are made of them when all heads' have been found.
+    if (keys_.back() != nullptr) PrefetchBytes(keys_.back(), row_bytes);
   }
   dtype_ = plan.sequence->memory->options().stored_dtype;
   if (!ReadMissing(kv_head).ok()) keys_.clear();  // unread, they prove nothing

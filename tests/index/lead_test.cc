@@ -28,9 +28,9 @@ TEST(LeadTest, TakesABlockOfChunksAllOverTheRange) {
     for (int64_t chunk = 0; chunk < chunks + 200; ++chunk) {
       ASSERT_EQ(lead.BlockIn(chunk) >= 0, taken.count(chunk) > 0) << chunk;
     }
-    ASSERT_GE(lead.size(), std::min<int64_t>(chunks, 64));
-    ASSERT_LE(lead.size(), 128);
-    ASSERT_LE(std::max(gap, chunks - last), chunks / 64 + 1);
+    ASSERT_GE(lead.size(), std::min<int64_t>(chunks, 48));
+    ASSERT_LE(lead.size(), 96);
+    ASSERT_LE(std::max(gap, chunks - last), std::max<int64_t>(1, (chunks + 32) / 64));
   }
 }
 
@@ -39,6 +39,16 @@ TEST(LeadTest, NotTheSameBlockOfEachChunk) {
   std::set<int64_t> places;
   for (int64_t i = 0; i < lead.size(); ++i) places.insert(lead.BlockIn(lead.Chunk(i)));
   EXPECT_EQ(places.size(), static_cast<size_t>(codes::kChunkBlocks));
+}
+
+TEST(LeadTest, LeavesToTheRestWhatItIsShortenedBy) {
+  Lead lead(640);
+  ASSERT_EQ(lead.size(), 64);
+  lead.Shorten(8);
+  EXPECT_EQ(lead.size(), 8);
+  for (int64_t chunk = 0; chunk < 640; ++chunk) EXPECT_EQ(lead.BlockIn(chunk) >= 0, chunk % 10 == 0 && chunk < 80);
+  lead.Shorten(100);
+  EXPECT_EQ(lead.size(), 8);
 }
 
 TEST(LeadTest, NothingAtAll) {
