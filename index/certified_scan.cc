@@ -54,8 +54,8 @@ bool Provable(const Ranking& ranking) {
          std::isfinite(ranking.decay);
 }
 
-// The lead ends after so many blocks if fewer than one in kTrialShare of their rows could not be ruled out: what was known
-// from the start is good enough then, and the rest of the lead would take longer than it spares.
+// The lead ends after so many blocks if fewer than one in kTrialShare of their rows could not be ruled out: what was
+// known from the start is good enough then, and the rest of the lead would take longer than it spares.
 constexpr int64_t kTrialBlocks = 8;
 constexpr int64_t kTrialShare = 8;
 
@@ -521,8 +521,8 @@ class CertifiedScan::Impl {
   ScanCounts counts_;
   bool leading_ = false;
   int64_t lead_rows_ = 0;  // that blocks of the lead did not rule out, of all queries
-  size_t range_ = 0;     // the present one
-  bool decays_ = false;  // some ranking of it does
+  size_t range_ = 0;       // the present one
+  bool decays_ = false;    // some ranking of it does
   std::vector<float> turned_;
   std::vector<int8_t> value_row_;
   std::vector<int8_t> values_;

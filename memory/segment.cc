@@ -157,7 +157,10 @@ absl::StatusOr<std::shared_ptr<LayerKeys>> Segment::LoadKeys(size_t layer, int64
         [&](const char* bytes, int64_t n) { head_rows->Append(bytes, n); }));
     loaded->heads.push_back(std::move(head_rows));
   }
-  if (keep) keys = loaded;
+  if (keep) {
+    keys = loaded;
+    counted_bytes_ = 0;
+  }
   return loaded;
 }
 
@@ -173,7 +176,10 @@ absl::StatusOr<std::shared_ptr<LayerCodes>> Segment::LoadCodes(size_t layer, int
   };
   const int64_t wanted = std::max(rows, persisted_rows_);
   if (keys != nullptr) {
-    if (codes == nullptr) codes = none();
+    if (codes == nullptr) {
+      codes = none();
+      counted_bytes_ = 0;
+    }
     return codes;
   }
   if (codes != nullptr && codes->rows() >= RowsWithCodes(rows)) return codes;
@@ -191,6 +197,7 @@ absl::StatusOr<std::shared_ptr<LayerCodes>> Segment::LoadCodes(size_t layer, int
     return status;
   }
   codes = loaded;
+  counted_bytes_ = 0;
   return codes;
 }
 
@@ -263,7 +270,10 @@ absl::StatusOr<std::shared_ptr<LayerValues>> Segment::LoadValues(size_t layer, i
         [&](const char* bytes, int64_t n) { head_rows->Append(bytes, n); }));
     loaded->heads.push_back(std::move(head_rows));
   }
-  if (keep) values = loaded;
+  if (keep) {
+    values = loaded;
+    counted_bytes_ = 0;
+  }
   return loaded;
 }
 
@@ -286,6 +296,7 @@ absl::StatusOr<std::shared_ptr<TokenColumns>> Segment::LoadColumns(int64_t rows)
       [](const LogRecord& record) { return record.bytes.data() + static_cast<size_t>(record.rows) * sizeof(int64_t); },
       [&](const char* bytes, int64_t n) { loaded->token_ids.Append(bytes, n); }));
   columns_ = std::move(loaded);
+  counted_bytes_ = 0;
   return columns_;
 }
 
@@ -427,6 +438,7 @@ void Segment::HasAtLeast(int64_t rows) {
   if (rows <= persisted_rows_) return;
   persisted_rows_ = rows;
   chunked_rows_ = rows;
+  counted_bytes_ = 0;
   for (Layer& layer : layers_) layer.rows.store(rows, std::memory_order_release);
   column_rows_.store(rows, std::memory_order_release);
 }
@@ -447,17 +459,24 @@ void Segment::Release(size_t layer, RowKind kind) {
     case RowKind::kValues: own.values.reset(); break;
   }
   own.read[static_cast<size_t>(kind)] = 0;
+  counted_bytes_ = 0;
 }
 
 size_t Segment::MemoryBytes() const {
   MutexLock lock(&mutex_);
+  if (counted_bytes_ > 0) return counted_bytes_;
+  bool grows = !sealed_;
   size_t bytes = 0;
   for (const Layer& layer : layers_) {
     if (layer.keys != nullptr) bytes += layer.keys->MemoryBytes();
-    if (layer.codes != nullptr) bytes += layer.codes->MemoryBytes();
+    if (layer.codes != nullptr) {
+      bytes += layer.codes->MemoryBytes();
+      grows |= layer.codes->rows() < RowsWithCodes(persisted_rows_);
+    }
     if (layer.values != nullptr) bytes += layer.values->MemoryBytes();
   }
   if (columns_ != nullptr) bytes += columns_->positions.MemoryBytes() + columns_->token_ids.MemoryBytes();
+  if (!grows) counted_bytes_ = bytes;
   return bytes;
 }
 

@@ -196,6 +196,8 @@ class Segment : public std::enable_shared_from_this<Segment> {
   std::vector<Layer> layers_;
   std::shared_ptr<TokenColumns> columns_ ABSL_GUARDED_BY(mutex_);
   std::atomic<int64_t> column_rows_{0};
+  // What MemoryBytes counted, until rows come or go; 0: not known. Hosts ask for it with every token.
+  mutable size_t counted_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace mneme

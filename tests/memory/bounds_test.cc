@@ -74,6 +74,57 @@ TEST_F(BoundsTest, TheOldestGoFirstAndPinnedOnesStay) {
   ExpectHolds(*memory, oracle);
 }
 
+// What is counted once is kept until rows come or go.
+TEST_F(BoundsTest, RamBytesFollowWhatIsInMemory) {
+  constexpr int64_t kRows = 2048, kSegments = 4;
+  options_.segment_tokens = kRows;
+  Open();
+  auto memory = Create();
+  for (int64_t segment = 0; segment < kSegments; ++segment) {
+    Append(*memory, nullptr, segment * kRows, kRows);
+    ASSERT_OK(memory->Commit(Durability::kBuffered, nullptr));
+  }
+  ASSERT_EQ(memory->Info().segments, kSegments);
+  Reopen(memory);
+  const LayerCard& layer = card_.layers[0];
+  // Brings in all rows of a layer's segment.
+  const auto read = [&](int64_t segment) {
+    EXPECT_OK(memory->Read({layer.layer, segment * kRows, kRows, {}, {}, nullptr, nullptr}));
+  };
+  const int64_t rows_bytes = kRows * layer.kv_heads *
+                             static_cast<int64_t>(RowBytes(options_.stored_dtype, layer.key_dim) +
+                                                  RowBytes(options_.stored_dtype, layer.value_dim));
+  const int64_t columns_bytes = kRows * static_cast<int64_t>(sizeof(int64_t) + sizeof(int32_t));
+  int64_t before = memory->Info().ram_bytes;
+  EXPECT_LT(before, 1 << 20);
+  const auto expect_more = [&](int64_t least) {
+    const int64_t now = memory->Info().ram_bytes;
+    EXPECT_GE(now, before + least);
+    EXPECT_EQ(now, store_->Stats()->ram_bytes);
+    before = now;
+  };
+  read(0);
+  expect_more(rows_bytes + columns_bytes);
+  Result(memory.get());
+  expect_more(kSegments * kRows * layer.kv_heads * layer.key_dim);  // codes
+  for (int64_t segment = 1; segment < kSegments; ++segment) {
+    read(segment);
+    expect_more(columns_bytes);
+  }
+  EXPECT_GE(before, kSegments * (rows_bytes + columns_bytes));
+
+  // With room for the rows of one segment, each that is read often enough sends another away.
+  StoreOptions options;
+  options.ram_budget_bytes = static_cast<size_t>(rows_bytes);
+  Reopen(memory, options);
+  before = memory->Info().ram_bytes;
+  for (int64_t segment = 0; segment < kSegments; ++segment) {
+    for (int time = 0; time < 4; ++time) read(segment);
+    EXPECT_GE(memory->Info().ram_bytes, before + rows_bytes / 2 + columns_bytes);
+    EXPECT_LE(memory->Info().ram_bytes, before + rows_bytes * 3 / 2 + kSegments * columns_bytes);
+  }
+}
+
 TEST_F(BoundsTest, ASmallRamBudgetChangesNoResult) {
   Open();
   auto memory = Create();
