@@ -1,5 +1,4 @@
-// The kernels of target "avx2". See kernels.h for what must not be called from
-// here.
+// The kernels of target "avx2". See kernels.h for what must not be called from here.
 #define MNEME_LANES 8
 
 #include "attention/local-inl.h"
@@ -7,15 +6,16 @@
 
 namespace mneme {
 
-void AttendLocalAvx2(const LocalKernelArgs &args) { AttendLocalOnTarget(args); }
+void AttendLocalAvx2(const LocalKernelArgs& args) {
+  AttendLocalOnTarget(args);
+}
 
-float AttendRetrievedAvx2(const RetrievedKernelArgs &args) {
+float AttendRetrievedAvx2(const RetrievedKernelArgs& args) {
   return AttendRetrievedOnTarget(args);
 }
 
-void ExpForTestAvx2(const float *x, int64_t n, float *result) {
-  for (int64_t i = 0; i < n; i += kLanes)
-    Store(Exp(Load(x + i)), result + i);
+void ExpForTestAvx2(const float* x, int64_t n, float* result) {
+  for (int64_t i = 0; i < n; i += kLanes) Store(Exp(Load(x + i)), result + i);
 }
 
-} // namespace mneme
+}  // namespace mneme

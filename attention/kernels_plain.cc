@@ -1,5 +1,4 @@
-// The kernels of target "plain". See kernels.h for what must not be called from
-// here.
+// The kernels of target "plain". See kernels.h for what must not be called from here.
 #define MNEME_LANES 4
 
 #include "attention/local-inl.h"
@@ -7,17 +6,16 @@
 
 namespace mneme {
 
-void AttendLocalPlain(const LocalKernelArgs &args) {
+void AttendLocalPlain(const LocalKernelArgs& args) {
   AttendLocalOnTarget(args);
 }
 
-float AttendRetrievedPlain(const RetrievedKernelArgs &args) {
+float AttendRetrievedPlain(const RetrievedKernelArgs& args) {
   return AttendRetrievedOnTarget(args);
 }
 
-void ExpForTestPlain(const float *x, int64_t n, float *result) {
-  for (int64_t i = 0; i < n; i += kLanes)
-    Store(Exp(Load(x + i)), result + i);
+void ExpForTestPlain(const float* x, int64_t n, float* result) {
+  for (int64_t i = 0; i < n; i += kLanes) Store(Exp(Load(x + i)), result + i);
 }
 
-} // namespace mneme
+}  // namespace mneme

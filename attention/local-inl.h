@@ -1,12 +1,10 @@
-// Attention over the local rows, one tile of kLocalTile rows after another,
-// with a running maximum and sum (online softmax: Milakov and Gimelshein 2018;
-// FlashAttention, Dao et al. 2022):
+// Attention over the local rows, one tile of kLocalTile rows after another, with a running maximum and sum (online
+// softmax: Milakov and Gimelshein 2018; FlashAttention, Dao et al. 2022):
 //   m' = max(m, max_j logit_j)     c = exp(m - m')     p_j = exp(logit_j - m')
-//   l' = c l + sum_j p_j           o' = c o + sum_j p_j v_j           output =
-//   o / l, log_sum_exp = m + ln l
-// What happens to one row of queries (a query of one head) depends on that row
-// alone: how many rows run beside it in registers, and whether the tile was
-// widened to f32 beforehand, changes no bit.
+//   l' = c l + sum_j p_j           o' = c o + sum_j p_j v_j
+//   output = o / l                 log_sum_exp = m + ln l
+// What happens to one row of queries (a query of one head) depends on that row alone: how many rows run beside it in
+// registers, and whether the tile was widened to f32 beforehand, changes no bit.
 
 #ifndef MNEME_ATTENTION_LOCAL_INL_H_
 #define MNEME_ATTENTION_LOCAL_INL_H_
@@ -17,51 +15,49 @@
 namespace mneme {
 namespace {
 
-// Rows of queries in registers: 3 x 4 accumulators leave room for operands in
-// 16 of them, 4 x 4 in the 32 of AVX-512.
+// Rows of queries in registers: 3 x 4 accumulators leave room for operands in 16 of them, 4 x 4 in the 32 of AVX-512.
 constexpr int kMaxRows = kLanes >= 16 ? 4 : 3;
 constexpr int kKeysAtOnce = 4;
 constexpr int64_t kRowsUnwidened = 8;
 
-MNEME_INLINE int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
-MNEME_INLINE int64_t Greater(int64_t a, int64_t b) { return a > b ? a : b; }
+MNEME_INLINE int64_t Min(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+MNEME_INLINE int64_t Greater(int64_t a, int64_t b) {
+  return a > b ? a : b;
+}
 MNEME_INLINE int64_t RoundUp(int64_t n, int64_t unit) {
   return (n + unit - 1) / unit * unit;
 }
 
-// How many of the rows that are left to take next: where four do not fit, they
-// are better taken as two and two.
+// How many of the rows that are left to take next: where four do not fit, they are better taken as two and two.
 MNEME_INLINE int64_t RowsAtOnce(int64_t left) {
   return left == kMaxRows + 1 ? (left + 1) / 2 : Min(kMaxRows, left);
 }
 
 // Rows of one tile where they lie, or widened in scratch.
 struct TileRows {
-  const char *base;
-  int64_t stride; // bytes
+  const char* base;
+  int64_t stride;  // bytes
   DType dtype;
 };
 
-// Rows that are wanted next: fetched into the cache while the present ones are
-// worked on. Rows of one head lie far apart, where the processor does not
-// foresee them.
+// Rows that are wanted next: fetched into the cache while the present ones are worked on. Rows of one head lie far
+// apart, where the processor does not foresee them.
 struct Ahead {
-  const char *base;
-  int64_t stride; // bytes
-  int64_t bytes;  // of a row
-  int64_t count;  // 0: nothing to fetch
+  const char* base;
+  int64_t stride;  // bytes
+  int64_t bytes;   // of a row
+  int64_t count;   // 0: nothing to fetch
 };
 
 constexpr Ahead kNothingAhead = {nullptr, 0, 0, 0};
 
-MNEME_INLINE void Fetch(const Ahead &ahead, int64_t row) {
-  if (row >= ahead.count)
-    return;
-  const char *begin = ahead.base + row * ahead.stride;
-  const int64_t into_line =
-      static_cast<int64_t>(reinterpret_cast<uintptr_t>(begin) % 64);
-  for (int64_t byte = -into_line; byte < ahead.bytes; byte += 64)
-    __builtin_prefetch(begin + byte);
+MNEME_INLINE void Fetch(const Ahead& ahead, int64_t row) {
+  if (row >= ahead.count) return;
+  const char* begin = ahead.base + row * ahead.stride;
+  const int64_t into_line = static_cast<int64_t>(reinterpret_cast<uintptr_t>(begin) % 64);
+  for (int64_t byte = -into_line; byte < ahead.bytes; byte += 64) __builtin_prefetch(begin + byte);
 }
 
 MNEME_INLINE int64_t ElementBytes(DType dtype) {
@@ -70,41 +66,35 @@ MNEME_INLINE int64_t ElementBytes(DType dtype) {
 
 // What one block of queries needs. Rows are numbered query * group + g.
 struct Block {
-  const LocalKernelArgs *args;
-  int64_t first_query; // of args->queries
+  const LocalKernelArgs* args;
+  int64_t first_query;  // of args->queries
   int64_t query_count;
   int64_t rows;
   int64_t key_vectors, value_vectors;
   int64_t key_stride,
-      value_stride; // floats from a row to the next of the scratch arrays
+      value_stride;  // floats from a row to the next of the scratch arrays
   bool widen_keys, widen_values;
-  float *queries;  // [rows][key_stride], zeros beyond key_dim
-  float *outputs;  // [rows][value_stride]
-  float *partials; // [rows][value_stride]: one tile's share, while it comes in
-                   // several runs of visible rows
-  float *weights;  // [rows][kLocalTile]: scores, then weights
-  float *maxima;   // [rows]
-  float *sums;     // [rows]
-  float *corrections; // [rows]
-  float *wide_keys;   // [kLocalTile][key_stride]
-  float *wide_values; // [kLocalTile][value_stride]
-  uint64_t
-      *seen; // [query_count]: the rows of the present tile that each query sees
+  float* queries;      // [rows][key_stride], zeros beyond key_dim
+  float* outputs;      // [rows][value_stride]
+  float* partials;     // [rows][value_stride]: one tile's share, while it comes in several runs of visible rows
+  float* weights;      // [rows][kLocalTile]: scores, then weights
+  float* maxima;       // [rows]
+  float* sums;         // [rows]
+  float* corrections;  // [rows]
+  float* wide_keys;    // [kLocalTile][key_stride]
+  float* wide_values;  // [kLocalTile][value_stride]
+  uint64_t* seen;      // [query_count]: the rows of the present tile that each query sees
 };
 
 MNEME_INLINE uint64_t LowBits(int64_t n) {
   return n >= 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1;
 }
 
-// The visible rows [begin, end) of the contiguous masks; all rows for a mask of
-// bits.
-MNEME_INLINE void VisibleRange(const LocalKernelArgs &args, int64_t query,
-                               int64_t *begin, int64_t *end) {
+// The visible rows [begin, end) of the contiguous masks; all rows for a mask of bits.
+MNEME_INLINE void VisibleRange(const LocalKernelArgs& args, int64_t query, int64_t* begin, int64_t* end) {
   *begin = 0;
   *end = args.row_count;
-  if (args.mask == LocalMask::Kind::kNone ||
-      args.mask == LocalMask::Kind::kBits)
-    return;
+  if (args.mask == LocalMask::Kind::kNone || args.mask == LocalMask::Kind::kBits) return;
   const int64_t newest = query + args.mask_offset;
   *end = Greater(0, Min(args.row_count, newest + 1));
   if (args.mask == LocalMask::Kind::kSlidingWindow) {
@@ -113,16 +103,12 @@ MNEME_INLINE void VisibleRange(const LocalKernelArgs &args, int64_t query,
 }
 
 // Which of the tile's `count` rows from `tile_begin` on a query sees.
-inline uint64_t SeenInTile(const LocalKernelArgs &args, int64_t query,
-                           int64_t tile_begin, int64_t count) {
+inline uint64_t SeenInTile(const LocalKernelArgs& args, int64_t query, int64_t tile_begin, int64_t count) {
   if (args.mask == LocalMask::Kind::kBits) {
-    // A tile begins at a whole byte. Bits beyond the last row may be anything,
-    // bytes beyond it are not read.
-    const uint8_t *bits =
-        args.mask_bits + query * args.mask_bits_bytes + tile_begin / 8;
+    // A tile begins at a whole byte. Bits beyond the last row may be anything, bytes beyond it are not read.
+    const uint8_t* bits = args.mask_bits + query * args.mask_bits_bytes + tile_begin / 8;
     uint64_t seen = 0;
-    for (int64_t i = 0; i * 8 < count; ++i)
-      seen |= static_cast<uint64_t>(bits[i]) << (8 * i);
+    for (int64_t i = 0; i * 8 < count; ++i) seen |= static_cast<uint64_t>(bits[i]) << (8 * i);
     return seen & LowBits(count);
   }
   int64_t begin, end;
@@ -133,137 +119,99 @@ inline uint64_t SeenInTile(const LocalKernelArgs &args, int64_t query,
 }
 
 template <typename Element>
-inline void WidenRows(const char *source, int64_t stride, int64_t count,
-                      int64_t dim, int64_t vectors, float *destination,
-                      int64_t destination_stride) {
+inline void WidenRows(const char* source, int64_t stride, int64_t count, int64_t dim, int64_t vectors,
+                      float* destination, int64_t destination_stride) {
   const int64_t whole = dim / kLanes;
   for (int64_t row = 0; row < count; ++row) {
-    const char *from = source + row * stride;
-    float *to = destination + row * destination_stride;
-    for (int64_t v = 0; v < whole; ++v)
-      Store(Element::Widen(from + v * kLanes * Element::kBytes),
-            to + v * kLanes);
+    const char* from = source + row * stride;
+    float* to = destination + row * destination_stride;
+    for (int64_t v = 0; v < whole; ++v) Store(Element::Widen(from + v * kLanes * Element::kBytes), to + v * kLanes);
     if (whole < vectors) {
-      Store(WidenTail<Element>(from + whole * kLanes * Element::kBytes,
-                               dim - whole * kLanes),
-            to + whole * kLanes);
+      Store(WidenTail<Element>(from + whole * kLanes * Element::kBytes, dim - whole * kLanes), to + whole * kLanes);
     }
   }
 }
 
 // The tile's rows as the kernels are to read them.
-inline TileRows PrepareTile(const char *source, int64_t stride, DType dtype,
-                            int64_t count, int64_t dim, int64_t vectors,
-                            bool widen, float *wide, int64_t wide_stride) {
-  if (!widen)
-    return {source, stride, dtype};
+inline TileRows PrepareTile(const char* source, int64_t stride, DType dtype, int64_t count, int64_t dim,
+                            int64_t vectors, bool widen, float* wide, int64_t wide_stride) {
+  if (!widen) return {source, stride, dtype};
   switch (dtype) {
-  case DType::kF32:
-    WidenRows<F32Element>(source, stride, count, dim, vectors, wide,
-                          wide_stride);
-    break;
-  case DType::kF16:
-    WidenRows<F16Element>(source, stride, count, dim, vectors, wide,
-                          wide_stride);
-    break;
-  case DType::kBF16:
-    WidenRows<BF16Element>(source, stride, count, dim, vectors, wide,
-                           wide_stride);
-    break;
-  case DType::kI8:
-    break;
+    case DType::kF32: WidenRows<F32Element>(source, stride, count, dim, vectors, wide, wide_stride); break;
+    case DType::kF16: WidenRows<F16Element>(source, stride, count, dim, vectors, wide, wide_stride); break;
+    case DType::kBF16: WidenRows<BF16Element>(source, stride, count, dim, vectors, wide, wide_stride); break;
+    case DType::kI8: break;
   }
-  return {reinterpret_cast<const char *>(wide), wide_stride * 4, DType::kF32};
+  return {reinterpret_cast<const char*>(wide), wide_stride * 4, DType::kF32};
 }
 
-// scores[r][j] = queries[r] · keys[j] for kRows rows and the keys [begin, end)
-// rounded outwards to fours. Keys past `last` are read as `last`; nobody looks
-// at their scores.
+// scores[r][j] = queries[r] · keys[j] for kRows rows and the keys [begin, end) rounded outwards to fours. Keys past
+// `last` are read as `last`; nobody looks at their scores.
 template <typename Element, int kRows>
-MNEME_NOINLINE void ScoreRows(const float *queries, int64_t query_stride,
-                              int64_t vectors, const TileRows &keys,
-                              int64_t begin, int64_t end, int64_t last,
-                              const Ahead &ahead, float *scores) {
-  for (int64_t j = begin / kKeysAtOnce * kKeysAtOnce; j < end;
-       j += kKeysAtOnce) {
-    for (int i = 0; i < kKeysAtOnce; ++i)
-      Fetch(ahead, j + i);
-    const char *key[kKeysAtOnce];
-    for (int i = 0; i < kKeysAtOnce; ++i)
-      key[i] = keys.base + Min(j + i, last) * keys.stride;
+MNEME_NOINLINE void ScoreRows(const float* queries, int64_t query_stride, int64_t vectors, const TileRows& keys,
+                              int64_t begin, int64_t end, int64_t last, const Ahead& ahead, float* scores) {
+  for (int64_t j = begin / kKeysAtOnce * kKeysAtOnce; j < end; j += kKeysAtOnce) {
+    for (int i = 0; i < kKeysAtOnce; ++i) Fetch(ahead, j + i);
+    const char* key[kKeysAtOnce];
+    for (int i = 0; i < kKeysAtOnce; ++i) key[i] = keys.base + Min(j + i, last) * keys.stride;
     Floats sums[kRows][kKeysAtOnce] = {};
     for (int64_t v = 0; v < vectors; ++v) {
       Floats query[kRows];
-      for (int r = 0; r < kRows; ++r)
-        query[r] = Load(queries + r * query_stride + v * kLanes);
+      for (int r = 0; r < kRows; ++r) query[r] = Load(queries + r * query_stride + v * kLanes);
       for (int i = 0; i < kKeysAtOnce; ++i) {
-        const Floats part =
-            Element::Widen(key[i] + v * kLanes * Element::kBytes);
-        for (int r = 0; r < kRows; ++r)
-          sums[r][i] += query[r] * part;
+        const Floats part = Element::Widen(key[i] + v * kLanes * Element::kBytes);
+        for (int r = 0; r < kRows; ++r) sums[r][i] += query[r] * part;
       }
     }
     for (int r = 0; r < kRows; ++r) {
-      const FourFloats four =
-          SumsOf(sums[r][0], sums[r][1], sums[r][2], sums[r][3]);
+      const FourFloats four = SumsOf(sums[r][0], sums[r][1], sums[r][2], sums[r][3]);
       __builtin_memcpy(scores + r * kLocalTile + j, &four, sizeof(four));
     }
   }
 }
 
 template <typename Element>
-inline void ScoreBlock(const Block &block, const TileRows &keys, int64_t count,
-                       const Ahead &values) {
+inline void ScoreBlock(const Block& block, const TileRows& keys, int64_t count, const Ahead& values) {
   const int64_t group = block.args->group;
-  const Ahead *ahead = &values;
+  const Ahead* ahead = &values;
   int64_t rows;
   for (int64_t row = 0; row < block.rows; row += rows) {
     rows = RowsAtOnce(block.rows - row);
     uint64_t seen = 0;
-    for (int64_t r = row; r < row + rows; ++r)
-      seen |= block.seen[r / group];
-    if (seen == 0)
-      continue;
+    for (int64_t r = row; r < row + rows; ++r) seen |= block.seen[r / group];
+    if (seen == 0) continue;
     const auto score = rows == 1   ? ScoreRows<Element, 1>
                        : rows == 2 ? ScoreRows<Element, 2>
                        : rows == 3 ? ScoreRows<Element, 3>
                                    : ScoreRows<Element, kMaxRows>;
-    score(block.queries + row * block.key_stride, block.key_stride,
-          block.key_vectors, keys, __builtin_ctzll(seen),
-          64 - __builtin_clzll(seen), count - 1, *ahead,
-          block.weights + row * kLocalTile);
+    score(block.queries + row * block.key_stride, block.key_stride, block.key_vectors, keys, __builtin_ctzll(seen),
+          64 - __builtin_clzll(seen), count - 1, *ahead, block.weights + row * kLocalTile);
     ahead = &kNothingAhead;
   }
 }
 
-// What follows is not inlined either: one piece of code for every caller, so
-// that the compiler fuses the same products everywhere. The two steps are apart
-// so that all rows take the first before any takes the second: each waits long
-// for its maximum.
+// What follows is not inlined either: one piece of code for every caller, so that the compiler fuses the same products
+// everywhere. The two steps are apart so that all rows take the first before any takes the second: each waits long for
+// its maximum.
 
 // Turns one row's scores into logits and brings its maximum up to date.
-MNEME_NOINLINE void ScoresToLogits(float *scores, uint64_t seen, float scale,
-                                   float soft_cap, float *maximum,
-                                   float *correction) {
+MNEME_NOINLINE void ScoresToLogits(float* scores, uint64_t seen, float scale, float soft_cap, float* maximum,
+                                   float* correction) {
   constexpr int64_t kVectors = kLocalTile / kLanes;
   const float inverse_cap = soft_cap == 0 ? 0 : 1.0f / soft_cap;
   Floats greatest = Broadcast(-kInfinity);
   for (int64_t v = 0; v < kVectors; ++v) {
     Floats logits = Load(scores + v * kLanes) * scale;
-    if (soft_cap != 0)
-      logits = Tanh(logits * inverse_cap) * soft_cap;
+    if (soft_cap != 0) logits = Tanh(logits * inverse_cap) * soft_cap;
     if (seen != ~uint64_t{0}) {
-      Ints lane_bits; // lane i: bit i
-      for (int i = 0; i < kLanes; ++i)
-        lane_bits[i] = 1 << i;
-      const auto lanes =
-          static_cast<int32_t>(seen >> (v * kLanes) & LowBits(kLanes));
+      Ints lane_bits;  // lane i: bit i
+      for (int i = 0; i < kLanes; ++i) lane_bits[i] = 1 << i;
+      const auto lanes = static_cast<int32_t>(seen >> (v * kLanes) & LowBits(kLanes));
       logits = Select((lane_bits & lanes) != 0, logits, Broadcast(-kInfinity));
     }
     Store(logits, scores + v * kLanes);
-    greatest =
-        Max(logits,
-            greatest); // a NaN is passed over here and met again in the weights
+    greatest = Max(logits,
+                   greatest);  // a NaN is passed over here and met again in the weights
   }
   const float old = *maximum;
   const float tile_greatest = MaxLanes(greatest);
@@ -273,11 +221,9 @@ MNEME_NOINLINE void ScoresToLogits(float *scores, uint64_t seen, float scale,
 }
 
 // Turns one row's logits into weights and brings its sum up to date.
-MNEME_NOINLINE void LogitsToWeights(float *logits, float maximum,
-                                    float correction, float *sum) {
+MNEME_NOINLINE void LogitsToWeights(float* logits, float maximum, float correction, float* sum) {
   constexpr int64_t kVectors = kLocalTile / kLanes;
-  // While all logits are -infinity the difference to the maximum is to be
-  // -infinity, not NaN.
+  // While all logits are -infinity the difference to the maximum is to be -infinity, not NaN.
   const float base = maximum == -kInfinity ? 0.0f : maximum;
   Floats total = {};
   for (int64_t v = 0; v < kVectors; ++v) {
@@ -288,40 +234,32 @@ MNEME_NOINLINE void LogitsToWeights(float *logits, float maximum,
   *sum = *sum * correction + SumLanes(total);
 }
 
-// acc[r] = (first ? 0 : partials[r]) + sum over j in [begin, end) of
-// weights[r][j] * values[j], then either outputs[r] = outputs[r] *
-// corrections[r] + acc (last) or partials[r] = acc; for kVectors vectors of
-// kRows rows.
+// acc[r] = (first ? 0 : partials[r]) + sum over j in [begin, end) of weights[r][j] * values[j], then either outputs[r]
+// = outputs[r] * corrections[r] + acc (last) or partials[r] = acc; for kVectors vectors of kRows rows.
 template <typename Element, int kRows, int kVectors>
-MNEME_INLINE void
-AddValuesChunk(const float *weights, const TileRows &values,
-               int64_t value_offset, int64_t begin, int64_t end, bool first,
-               bool last, const Ahead &ahead, const float *corrections,
-               float *outputs, float *partials, int64_t stride) {
+MNEME_INLINE void AddValuesChunk(const float* weights, const TileRows& values, int64_t value_offset, int64_t begin,
+                                 int64_t end, bool first, bool last, const Ahead& ahead, const float* corrections,
+                                 float* outputs, float* partials, int64_t stride) {
   Floats acc[kRows][kVectors] = {};
   if (!first) {
     for (int r = 0; r < kRows; ++r) {
-      for (int v = 0; v < kVectors; ++v)
-        acc[r][v] = Load(partials + r * stride + v * kLanes);
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = Load(partials + r * stride + v * kLanes);
     }
   }
-  const char *row =
-      values.base + begin * values.stride + value_offset * Element::kBytes;
+  const char* row = values.base + begin * values.stride + value_offset * Element::kBytes;
   for (int64_t j = begin; j < end; ++j, row += values.stride) {
     Fetch(ahead, j);
     Floats weight[kRows];
-    for (int r = 0; r < kRows; ++r)
-      weight[r] = Broadcast(weights[r * kLocalTile + j]);
+    for (int r = 0; r < kRows; ++r) weight[r] = Broadcast(weights[r * kLocalTile + j]);
     for (int v = 0; v < kVectors; ++v) {
       const Floats part = Element::Widen(row + v * kLanes * Element::kBytes);
-      for (int r = 0; r < kRows; ++r)
-        acc[r][v] += weight[r] * part;
+      for (int r = 0; r < kRows; ++r) acc[r][v] += weight[r] * part;
     }
   }
   for (int r = 0; r < kRows; ++r) {
     for (int v = 0; v < kVectors; ++v) {
       if (last) {
-        float *output = outputs + r * stride + v * kLanes;
+        float* output = outputs + r * stride + v * kLanes;
         Store(Load(output) * corrections[r] + acc[r][v], output);
       } else {
         Store(acc[r][v], partials + r * stride + v * kLanes);
@@ -331,46 +269,38 @@ AddValuesChunk(const float *weights, const TileRows &values,
 }
 
 template <typename Element, int kRows>
-MNEME_NOINLINE void AddValues(const Block &block, int64_t row,
-                              const TileRows &values, int64_t begin,
-                              int64_t end, bool first, bool last,
-                              const Ahead &keys) {
+MNEME_NOINLINE void AddValues(const Block& block, int64_t row, const TileRows& values, int64_t begin, int64_t end,
+                              bool first, bool last, const Ahead& keys) {
   constexpr int kWide = kRows == 1 ? 8 : 4;
-  const float *weights = block.weights + row * kLocalTile;
-  const float *corrections = block.corrections + row;
-  float *outputs = block.outputs + row * block.value_stride;
-  float *partials = block.partials + row * block.value_stride;
-  const Ahead *ahead = &keys;
+  const float* weights = block.weights + row * kLocalTile;
+  const float* corrections = block.corrections + row;
+  float* outputs = block.outputs + row * block.value_stride;
+  float* partials = block.partials + row * block.value_stride;
+  const Ahead* ahead = &keys;
   int64_t v = 0;
   for (; v + kWide <= block.value_vectors; v += kWide) {
     const int64_t at = v * kLanes;
-    AddValuesChunk<Element, kRows, kWide>(
-        weights, values, at, begin, end, first, last, *ahead, corrections,
-        outputs + at, partials + at, block.value_stride);
+    AddValuesChunk<Element, kRows, kWide>(weights, values, at, begin, end, first, last, *ahead, corrections,
+                                          outputs + at, partials + at, block.value_stride);
     ahead = &kNothingAhead;
   }
   for (; v < block.value_vectors; ++v) {
     const int64_t at = v * kLanes;
-    AddValuesChunk<Element, kRows, 1>(weights, values, at, begin, end, first,
-                                      last, *ahead, corrections, outputs + at,
+    AddValuesChunk<Element, kRows, 1>(weights, values, at, begin, end, first, last, *ahead, corrections, outputs + at,
                                       partials + at, block.value_stride);
     ahead = &kNothingAhead;
   }
 }
 
-// Adds the tile's values to every row, visible rows only: a hidden row's values
-// may be anything, even NaN.
+// Adds the tile's values to every row, visible rows only: a hidden row's values may be anything, even NaN.
 template <typename Element>
-inline void AddValuesBlock(const Block &block, const TileRows &values,
-                           const Ahead &keys) {
+inline void AddValuesBlock(const Block& block, const TileRows& values, const Ahead& keys) {
   const int64_t group = block.args->group;
-  const Ahead *ahead = &keys;
+  const Ahead* ahead = &keys;
   int64_t next;
   for (int64_t query = 0; query < block.query_count; query = next) {
     const uint64_t seen = block.seen[query];
-    for (next = query + 1;
-         next < block.query_count && block.seen[next] == seen;)
-      ++next;
+    for (next = query + 1; next < block.query_count && block.seen[next] == seen;) ++next;
     for (uint64_t rest = seen; rest != 0;) {
       const int64_t begin = __builtin_ctzll(rest);
       const uint64_t gaps = ~rest & ~LowBits(begin);
@@ -392,107 +322,73 @@ inline void AddValuesBlock(const Block &block, const TileRows &values,
   }
 }
 
-inline void AttendTile(const Block &block, int64_t tile_begin, int64_t count) {
-  const LocalKernelArgs &args = *block.args;
+inline void AttendTile(const Block& block, int64_t tile_begin, int64_t count) {
+  const LocalKernelArgs& args = *block.args;
   uint64_t any = 0;
   for (int64_t i = 0; i < block.query_count; ++i) {
-    block.seen[i] = SeenInTile(args, args.first_query + block.first_query + i,
-                               tile_begin, count);
+    block.seen[i] = SeenInTile(args, args.first_query + block.first_query + i, tile_begin, count);
     any |= block.seen[i];
   }
-  if (any == 0)
-    return;
+  if (any == 0) return;
 
-  const char *tile_values = args.values + tile_begin * args.value_bytes;
-  const Ahead values_ahead = {tile_values, args.value_bytes,
-                              args.value_dim * ElementBytes(args.value_dtype),
-                              count};
+  const char* tile_values = args.values + tile_begin * args.value_bytes;
+  const Ahead values_ahead = {tile_values, args.value_bytes, args.value_dim * ElementBytes(args.value_dtype), count};
   const int64_t next = tile_begin + count;
   const Ahead keys_ahead = {args.keys + next * args.key_bytes, args.key_bytes,
-                            args.key_dim * ElementBytes(args.key_dtype),
-                            args.row_count - next};
+                            args.key_dim * ElementBytes(args.key_dtype), args.row_count - next};
 
   const TileRows keys =
-      PrepareTile(args.keys + tile_begin * args.key_bytes, args.key_bytes,
-                  args.key_dtype, count, args.key_dim, block.key_vectors,
-                  block.widen_keys, block.wide_keys, block.key_stride);
+      PrepareTile(args.keys + tile_begin * args.key_bytes, args.key_bytes, args.key_dtype, count, args.key_dim,
+                  block.key_vectors, block.widen_keys, block.wide_keys, block.key_stride);
   switch (keys.dtype) {
-  case DType::kF32:
-    ScoreBlock<F32Element>(block, keys, count, values_ahead);
-    break;
-  case DType::kF16:
-    ScoreBlock<F16Element>(block, keys, count, values_ahead);
-    break;
-  case DType::kBF16:
-    ScoreBlock<BF16Element>(block, keys, count, values_ahead);
-    break;
-  case DType::kI8:
-    break;
+    case DType::kF32: ScoreBlock<F32Element>(block, keys, count, values_ahead); break;
+    case DType::kF16: ScoreBlock<F16Element>(block, keys, count, values_ahead); break;
+    case DType::kBF16: ScoreBlock<BF16Element>(block, keys, count, values_ahead); break;
+    case DType::kI8: break;
   }
   for (int64_t row = 0; row < block.rows; ++row) {
     const uint64_t seen = block.seen[row / args.group];
-    if (seen == 0)
-      continue;
-    ScoresToLogits(block.weights + row * kLocalTile, seen,
-                   args.scales[row % args.group], args.soft_cap,
+    if (seen == 0) continue;
+    ScoresToLogits(block.weights + row * kLocalTile, seen, args.scales[row % args.group], args.soft_cap,
                    block.maxima + row, block.corrections + row);
   }
   for (int64_t row = 0; row < block.rows; ++row) {
-    if (block.seen[row / args.group] == 0)
-      continue;
-    LogitsToWeights(block.weights + row * kLocalTile, block.maxima[row],
-                    block.corrections[row], block.sums + row);
+    if (block.seen[row / args.group] == 0) continue;
+    LogitsToWeights(block.weights + row * kLocalTile, block.maxima[row], block.corrections[row], block.sums + row);
   }
-  const TileRows values =
-      PrepareTile(tile_values, args.value_bytes, args.value_dtype, count,
-                  args.value_dim, block.value_vectors, block.widen_values,
-                  block.wide_values, block.value_stride);
+  const TileRows values = PrepareTile(tile_values, args.value_bytes, args.value_dtype, count, args.value_dim,
+                                      block.value_vectors, block.widen_values, block.wide_values, block.value_stride);
   switch (values.dtype) {
-  case DType::kF32:
-    AddValuesBlock<F32Element>(block, values, keys_ahead);
-    break;
-  case DType::kF16:
-    AddValuesBlock<F16Element>(block, values, keys_ahead);
-    break;
-  case DType::kBF16:
-    AddValuesBlock<BF16Element>(block, values, keys_ahead);
-    break;
-  case DType::kI8:
-    break;
+    case DType::kF32: AddValuesBlock<F32Element>(block, values, keys_ahead); break;
+    case DType::kF16: AddValuesBlock<F16Element>(block, values, keys_ahead); break;
+    case DType::kBF16: AddValuesBlock<BF16Element>(block, values, keys_ahead); break;
+    case DType::kI8: break;
   }
 }
 
-inline void FinishRow(const Block &block, int64_t row, float *output,
-                      float *log_sum_exp) {
+inline void FinishRow(const Block& block, int64_t row, float* output, float* log_sum_exp) {
   const int64_t value_dim = block.args->value_dim;
-  const float *sum_of_values = block.outputs + row * block.value_stride;
+  const float* sum_of_values = block.outputs + row * block.value_stride;
   const float sum = block.sums[row];
   if (sum == 0.0f) {
-    for (int64_t i = 0; i < value_dim; ++i)
-      output[i] = 0;
+    for (int64_t i = 0; i < value_dim; ++i) output[i] = 0;
     *log_sum_exp = -kInfinity;
     return;
   }
-  for (int64_t i = 0; i < value_dim; ++i)
-    output[i] = sum_of_values[i] / sum;
-  *log_sum_exp = static_cast<float>(static_cast<double>(block.maxima[row]) +
-                                    __builtin_log(static_cast<double>(sum)));
+  for (int64_t i = 0; i < value_dim; ++i) output[i] = sum_of_values[i] / sum;
+  *log_sum_exp = static_cast<float>(static_cast<double>(block.maxima[row]) + __builtin_log(static_cast<double>(sum)));
 }
 
-inline void AttendBlock(Block &block) {
-  const LocalKernelArgs &args = *block.args;
+inline void AttendBlock(Block& block) {
+  const LocalKernelArgs& args = *block.args;
   block.rows = block.query_count * args.group;
   for (int64_t row = 0; row < block.rows; ++row) {
-    const float *from =
-        args.queries + (block.first_query * args.group + row) * args.key_dim;
-    float *to = block.queries + row * block.key_stride;
-    for (int64_t i = 0; i < args.key_dim; ++i)
-      to[i] = from[i];
-    for (int64_t i = args.key_dim; i < block.key_stride; ++i)
-      to[i] = 0;
-    float *output = block.outputs + row * block.value_stride;
-    for (int64_t i = 0; i < block.value_stride; ++i)
-      output[i] = 0;
+    const float* from = args.queries + (block.first_query * args.group + row) * args.key_dim;
+    float* to = block.queries + row * block.key_stride;
+    for (int64_t i = 0; i < args.key_dim; ++i) to[i] = from[i];
+    for (int64_t i = args.key_dim; i < block.key_stride; ++i) to[i] = 0;
+    float* output = block.outputs + row * block.value_stride;
+    for (int64_t i = 0; i < block.value_stride; ++i) output[i] = 0;
     block.maxima[row] = -kInfinity;
     block.sums[row] = 0;
   }
@@ -501,18 +397,16 @@ inline void AttendBlock(Block &block) {
   const int64_t first = args.first_query + block.first_query;
   VisibleRange(args, first, &begin, &unused);
   VisibleRange(args, first + block.query_count - 1, &unused, &end);
-  for (int64_t tile = begin / kLocalTile * kLocalTile; tile < end;
-       tile += kLocalTile) {
+  for (int64_t tile = begin / kLocalTile * kLocalTile; tile < end; tile += kLocalTile) {
     AttendTile(block, tile, Min(kLocalTile, args.row_count - tile));
   }
   for (int64_t row = 0; row < block.rows; ++row) {
     const int64_t at = block.first_query * args.group + row;
-    FinishRow(block, row, args.output + at * args.value_dim,
-              args.log_sum_exp + at);
+    FinishRow(block, row, args.output + at * args.value_dim, args.log_sum_exp + at);
   }
 }
 
-inline void AttendLocalOnTarget(const LocalKernelArgs &args) {
+inline void AttendLocalOnTarget(const LocalKernelArgs& args) {
   Block block;
   block.args = &args;
   const int64_t rows = args.block_queries * args.group;
@@ -520,14 +414,13 @@ inline void AttendLocalOnTarget(const LocalKernelArgs &args) {
   block.value_vectors = RoundUp(args.value_dim, kLanes) / kLanes;
   block.key_stride = RoundUp(args.key_dim, 16);
   block.value_stride = RoundUp(args.value_dim, 16);
-  // Rows that are read once are widened on the way to the registers. A ragged
-  // row is always widened first: its last vector must not be read beyond its
-  // end.
+  // Rows that are read once are widened on the way to the registers. A ragged row is always widened first: its last
+  // vector must not be read beyond its end.
   block.widen_keys = rows > kRowsUnwidened || args.key_dim % kLanes != 0;
   block.widen_values = rows > kRowsUnwidened || args.value_dim % kLanes != 0;
-  float *scratch = args.scratch;
+  float* scratch = args.scratch;
   const auto take = [&scratch](int64_t floats) {
-    float *taken = scratch;
+    float* taken = scratch;
     scratch += RoundUp(floats, 16);
     return taken;
   };
@@ -538,18 +431,16 @@ inline void AttendLocalOnTarget(const LocalKernelArgs &args) {
   block.maxima = take(rows);
   block.sums = take(rows);
   block.corrections = take(rows);
-  block.seen = reinterpret_cast<uint64_t *>(take(args.block_queries * 2));
+  block.seen = reinterpret_cast<uint64_t*>(take(args.block_queries * 2));
   block.wide_keys = take(kLocalTile * block.key_stride);
   block.wide_values = take(kLocalTile * block.value_stride);
-  for (block.first_query = 0; block.first_query < args.query_count;
-       block.first_query += args.block_queries) {
-    block.query_count =
-        Min(args.block_queries, args.query_count - block.first_query);
+  for (block.first_query = 0; block.first_query < args.query_count; block.first_query += args.block_queries) {
+    block.query_count = Min(args.block_queries, args.query_count - block.first_query);
     AttendBlock(block);
   }
 }
 
-} // namespace
-} // namespace mneme
+}  // namespace
+}  // namespace mneme
 
-#endif // MNEME_ATTENTION_LOCAL_INL_H_
+#endif  // MNEME_ATTENTION_LOCAL_INL_H_

@@ -11,99 +11,76 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// What distance or age takes off a memory row's logit, and what the host adds
-// to it.
-double Bias(const Problem &problem, size_t row) {
-  if (problem.memory_pinned[row])
-    return 0;
-  const double age =
-      static_cast<double>(problem.query_position - problem.memory_token[row]);
-  const double doublings =
-      age > problem.decay_beyond ? std::log2(age / problem.decay_beyond) : 0;
+// What distance or age takes off a memory row's logit, and what the host adds to it.
+double Bias(const Problem& problem, size_t row) {
+  if (problem.memory_pinned[row]) return 0;
+  const double age = static_cast<double>(problem.query_position - problem.memory_token[row]);
+  const double doublings = age > problem.decay_beyond ? std::log2(age / problem.decay_beyond) : 0;
   return problem.memory_bias - problem.decay * doublings;
 }
 
-// The query turned so that its product with the unrotated key of `row` is the
-// policy's score.
-std::vector<double> QueryFor(const Problem &problem, size_t row) {
+// The query turned so that its product with the unrotated key of `row` is the policy's score.
+std::vector<double> QueryFor(const Problem& problem, size_t row) {
   double distance = problem.distance;
   switch (problem.policy) {
-  case PositionPolicy::kNone:
-    return problem.memory_query;
-  case PositionPolicy::kFixedDistance:
-  case PositionPolicy::kWindowStart:
-    break;
-  case PositionPolicy::kClamped:
-    distance = std::min(static_cast<double>(problem.query_position -
-                                            problem.memory_position[row]),
-                        distance);
-    break;
+    case PositionPolicy::kNone: return problem.memory_query;
+    case PositionPolicy::kFixedDistance:
+    case PositionPolicy::kWindowStart: break;
+    case PositionPolicy::kClamped:
+      distance = std::min(static_cast<double>(problem.query_position - problem.memory_position[row]), distance);
+      break;
   }
-  // Both sides carry the magnitude: the query's own, and the key's, which
-  // stands at distance 0.
-  std::vector<double> query =
-      Rotate(problem.rotary, distance, problem.memory_query);
-  const auto turned = problem.rotary.layout == RotaryLayout::kNone
-                          ? size_t{0}
-                          : 2 * problem.rotary.inverse_frequencies.size();
-  for (size_t i = 0; i < turned; ++i)
-    query[i] *= static_cast<double>(problem.rotary.magnitude);
+  // Both sides carry the magnitude: the query's own, and the key's, which stands at distance 0.
+  std::vector<double> query = Rotate(problem.rotary, distance, problem.memory_query);
+  const auto turned =
+      problem.rotary.layout == RotaryLayout::kNone ? size_t{0} : 2 * problem.rotary.inverse_frequencies.size();
+  for (size_t i = 0; i < turned; ++i) query[i] *= static_cast<double>(problem.rotary.magnitude);
   return query;
 }
 
-} // namespace
+}  // namespace
 
-State Softmax(const std::vector<double> &logits,
-              const std::vector<std::vector<double>> &values, int64_t value_dim,
-              const std::function<bool(int64_t)> &visible) {
-  State state{std::vector<double>(static_cast<size_t>(value_dim), 0.0),
-              -kInfinity};
+State Softmax(const std::vector<double>& logits, const std::vector<std::vector<double>>& values, int64_t value_dim,
+              const std::function<bool(int64_t)>& visible) {
+  State state{std::vector<double>(static_cast<size_t>(value_dim), 0.0), -kInfinity};
   double greatest = -kInfinity;
   for (size_t i = 0; i < logits.size(); ++i) {
-    if (visible(static_cast<int64_t>(i)))
-      greatest = std::max(greatest, logits[i]);
+    if (visible(static_cast<int64_t>(i))) greatest = std::max(greatest, logits[i]);
   }
-  if (greatest == -kInfinity)
-    return state;
+  if (greatest == -kInfinity) return state;
   double sum = 0;
   for (size_t i = 0; i < logits.size(); ++i) {
-    if (!visible(static_cast<int64_t>(i)))
-      continue;
+    if (!visible(static_cast<int64_t>(i))) continue;
     const double weight = std::exp(logits[i] - greatest);
     sum += weight;
-    for (size_t d = 0; d < state.output.size(); ++d)
-      state.output[d] += weight * values[i][d];
+    for (size_t d = 0; d < state.output.size(); ++d) state.output[d] += weight * values[i][d];
   }
-  for (double &x : state.output)
-    x /= sum;
+  for (double& x : state.output) x /= sum;
   state.log_sum_exp = greatest + std::log(sum);
   return state;
 }
 
-State Merge(const State &a, const State &b) {
+State Merge(const State& a, const State& b) {
   const double greatest = std::max(a.log_sum_exp, b.log_sum_exp);
-  if (greatest == -kInfinity)
-    return a;
+  if (greatest == -kInfinity) return a;
   const double mass_a = std::exp(a.log_sum_exp - greatest);
   const double mass_b = std::exp(b.log_sum_exp - greatest);
   State merged{a.output, greatest + std::log(mass_a + mass_b)};
   for (size_t i = 0; i < merged.output.size(); ++i) {
-    merged.output[i] =
-        (mass_a * a.output[i] + mass_b * b.output[i]) / (mass_a + mass_b);
+    merged.output[i] = (mass_a * a.output[i] + mass_b * b.output[i]) / (mass_a + mass_b);
   }
   return merged;
 }
 
-std::vector<double> Gate(const State &memory, const State &local, double gate) {
+std::vector<double> Gate(const State& memory, const State& local, double gate) {
   const double of_memory = 1 / (1 + std::exp(-gate));
   const double of_local = 1 / (1 + std::exp(gate));
   std::vector<double> output(local.output.size());
-  for (size_t i = 0; i < output.size(); ++i)
-    output[i] = of_memory * memory.output[i] + of_local * local.output[i];
+  for (size_t i = 0; i < output.size(); ++i) output[i] = of_memory * memory.output[i] + of_local * local.output[i];
   return output;
 }
 
-double Dot(const std::vector<double> &a, const std::vector<double> &b) {
+double Dot(const std::vector<double>& a, const std::vector<double>& b) {
   return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
 }
 
@@ -111,17 +88,14 @@ double SoftCap(double score, double soft_cap) {
   return soft_cap == 0 ? score : soft_cap * std::tanh(score / soft_cap);
 }
 
-std::vector<double> Rotate(const Rotary &rotary, double position,
-                           std::vector<double> row) {
+std::vector<double> Rotate(const Rotary& rotary, double position, std::vector<double> row) {
   const size_t pairs = rotary.inverse_frequencies.size();
-  if (rotary.layout == RotaryLayout::kNone)
-    return row;
+  if (rotary.layout == RotaryLayout::kNone) return row;
   for (size_t i = 0; i < pairs; ++i) {
     const bool halves = rotary.layout == RotaryLayout::kHalves;
-    double &first = row[halves ? i : 2 * i];
-    double &second = row[halves ? i + pairs : 2 * i + 1];
-    const double angle =
-        position * static_cast<double>(rotary.inverse_frequencies[i]);
+    double& first = row[halves ? i : 2 * i];
+    double& second = row[halves ? i + pairs : 2 * i + 1];
+    const double angle = position * static_cast<double>(rotary.inverse_frequencies[i]);
     const double magnitude = static_cast<double>(rotary.magnitude);
     const double x = first, y = second;
     first = magnitude * (x * std::cos(angle) - y * std::sin(angle));
@@ -130,23 +104,21 @@ std::vector<double> Rotate(const Rotary &rotary, double position,
   return row;
 }
 
-std::vector<int64_t> TopK(const std::vector<double> &logits, int64_t k) {
+std::vector<int64_t> TopK(const std::vector<double>& logits, int64_t k) {
   std::vector<int64_t> order(logits.size());
   std::iota(order.begin(), order.end(), int64_t{0});
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
     return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
   });
-  order.resize(
-      std::min(order.size(), static_cast<size_t>(std::max<int64_t>(k, 0))));
+  order.resize(std::min(order.size(), static_cast<size_t>(std::max<int64_t>(k, 0))));
   return order;
 }
 
-Result Attend(const Problem &problem) {
+Result Attend(const Problem& problem) {
   Result result;
   std::vector<double> memory_logits(problem.memory_keys.size());
   for (size_t i = 0; i < memory_logits.size(); ++i) {
-    const double score =
-        problem.scale * Dot(QueryFor(problem, i), problem.memory_keys[i]);
+    const double score = problem.scale * Dot(QueryFor(problem, i), problem.memory_keys[i]);
     memory_logits[i] = SoftCap(score, problem.soft_cap) + Bias(problem, i);
   }
   std::vector<std::vector<double>> retrieved_values;
@@ -156,41 +128,35 @@ Result Attend(const Problem &problem) {
     result.logits.push_back(memory_logits[row]);
     retrieved_values.push_back(problem.memory_values[row]);
   }
-  const State memory = Softmax(result.logits, retrieved_values,
-                               problem.value_dim, [](int64_t) { return true; });
+  const State memory = Softmax(result.logits, retrieved_values, problem.value_dim, [](int64_t) { return true; });
 
   std::vector<double> local_logits(problem.local_keys.size());
   for (size_t i = 0; i < local_logits.size(); ++i) {
-    local_logits[i] =
-        SoftCap(problem.scale * Dot(problem.query, problem.local_keys[i]),
-                problem.soft_cap);
+    local_logits[i] = SoftCap(problem.scale * Dot(problem.query, problem.local_keys[i]), problem.soft_cap);
   }
-  const State local = Softmax(
-      local_logits, problem.local_values, problem.value_dim,
-      [&](int64_t i) { return problem.local_visible[static_cast<size_t>(i)]; });
+  const State local = Softmax(local_logits, problem.local_values, problem.value_dim,
+                              [&](int64_t i) { return problem.local_visible[static_cast<size_t>(i)]; });
 
   const State joint = Merge(memory, local);
   switch (problem.fusion) {
-  case Fusion::kJoint:
-    result.state = joint;
-    result.memory_mass = memory.log_sum_exp == -kInfinity
-                             ? 0
-                             : std::exp(memory.log_sum_exp - joint.log_sum_exp);
-    break;
-  case Fusion::kGated:
-    result.state = {Gate(memory, local, problem.gate), joint.log_sum_exp};
-    result.memory_mass = 1 / (1 + std::exp(-problem.gate));
-    break;
-  case Fusion::kMemoryOnly:
-    result.state = memory;
-    result.memory_mass = memory.log_sum_exp == -kInfinity ? 0 : 1;
-    break;
-  case Fusion::kLocalOnly:
-    result.state = local;
-    result.memory_mass = 0;
-    break;
+    case Fusion::kJoint:
+      result.state = joint;
+      result.memory_mass = memory.log_sum_exp == -kInfinity ? 0 : std::exp(memory.log_sum_exp - joint.log_sum_exp);
+      break;
+    case Fusion::kGated:
+      result.state = {Gate(memory, local, problem.gate), joint.log_sum_exp};
+      result.memory_mass = 1 / (1 + std::exp(-problem.gate));
+      break;
+    case Fusion::kMemoryOnly:
+      result.state = memory;
+      result.memory_mass = memory.log_sum_exp == -kInfinity ? 0 : 1;
+      break;
+    case Fusion::kLocalOnly:
+      result.state = local;
+      result.memory_mass = 0;
+      break;
   }
   return result;
 }
 
-} // namespace mneme::reference
+}  // namespace mneme::reference

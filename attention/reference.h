@@ -7,8 +7,7 @@
 
 #include "base/model_card.h"
 
-// Plain double-precision definitions that every fast path is held to. Readable
-// first, slow.
+// Plain double-precision definitions that every fast path is held to. Readable first, slow.
 namespace mneme::reference {
 
 struct State {
@@ -16,66 +15,51 @@ struct State {
   double log_sum_exp;
 };
 
-// Softmax of logits over value rows [n][value_dim]; entries for which
-// visible(i) is false do not exist.
-State Softmax(const std::vector<double> &logits,
-              const std::vector<std::vector<double>> &values, int64_t value_dim,
-              const std::function<bool(int64_t)> &visible);
+// Softmax of logits over value rows [n][value_dim]; entries for which visible(i) is false do not exist.
+State Softmax(const std::vector<double>& logits, const std::vector<std::vector<double>>& values, int64_t value_dim,
+              const std::function<bool(int64_t)>& visible);
 
-State Merge(const State &a, const State &b);
-std::vector<double> Gate(const State &memory, const State &local, double gate);
+State Merge(const State& a, const State& b);
+std::vector<double> Gate(const State& memory, const State& local, double gate);
 
-double Dot(const std::vector<double> &a, const std::vector<double> &b);
+double Dot(const std::vector<double>& a, const std::vector<double>& b);
 double SoftCap(double score, double soft_cap);
-std::vector<double> Rotate(const Rotary &rotary, double position,
-                           std::vector<double> row);
+std::vector<double> Rotate(const Rotary& rotary, double position, std::vector<double> row);
 
 // Numbers of the k greatest logits, ties by the lower number, best first.
-std::vector<int64_t> TopK(const std::vector<double> &logits, int64_t k);
+std::vector<int64_t> TopK(const std::vector<double>& logits, int64_t k);
 
-// One query head of attend, whole: retrieve by ranking logit, softmax, local,
-// fuse.
-enum class PositionPolicy {
-  kNone,
-  kFixedDistance,
-  kWindowStart,
-  kClamped
-}; // kNone also: as stored
+// One query head of attend, whole: retrieve by ranking logit, softmax, local, fuse.
+enum class PositionPolicy { kNone, kFixedDistance, kWindowStart, kClamped };  // kNone also: as stored
 enum class Fusion { kJoint, kGated, kMemoryOnly, kLocalOnly };
 struct Problem {
-  std::vector<double> query; // as local attention uses it (rotated)
-  std::vector<double>
-      memory_query; // as memory uses it (unrotated, or rotated under as-stored)
+  std::vector<double> query;         // as local attention uses it (rotated)
+  std::vector<double> memory_query;  // as memory uses it (unrotated, or rotated under as-stored)
   std::vector<std::vector<double>> memory_keys, memory_values;
-  std::vector<int64_t> memory_token;    // token index of each memory row
-  std::vector<int64_t> memory_position; // rotary position of each memory row
+  std::vector<int64_t> memory_token;     // token index of each memory row
+  std::vector<int64_t> memory_position;  // rotary position of each memory row
   std::vector<bool> memory_pinned;
   std::vector<std::vector<double>> local_keys, local_values;
   std::vector<bool> local_visible;
   int64_t value_dim = 0;
   Rotary rotary;
   PositionPolicy policy = PositionPolicy::kNone;
-  double distance = 0; // kFixedDistance: tokens; kWindowStart: the query's
-                       // local position; kClamped: W
-  int64_t query_position =
-      0; // true position: ages and clamped distances are counted from it
+  double distance = 0;         // kFixedDistance: tokens; kWindowStart: the query's local position; kClamped: W
+  int64_t query_position = 0;  // true position: ages and clamped distances are counted from it
   int64_t top_k = 0;
-  double scale = 1, soft_cap = 0, memory_bias = 0, decay = 0, decay_beyond = 1,
-         gate = 0;
+  double scale = 1, soft_cap = 0, memory_bias = 0, decay = 0, decay_beyond = 1, gate = 0;
   Fusion fusion = Fusion::kJoint;
 };
 struct Result {
-  State state; // of what was asked for; gated: output only, log_sum_exp of the
-               // union
-  std::vector<int64_t> tokens; // retrieved, best first
+  State state;                  // of what was asked for; gated: output only, log_sum_exp of the union
+  std::vector<int64_t> tokens;  // retrieved, best first
   std::vector<double> logits;
-  double memory_mass =
-      0; // memory's share of the attention mass (gated: sigmoid(gate))
+  double memory_mass = 0;  // memory's share of the attention mass (gated: sigmoid(gate))
 };
-// logit of a memory row = cap(scale q·k) + (pinned ? 0 : bias - decay * max(0,
-// log2(age / decay_beyond))), age = query_position - token.
-Result Attend(const Problem &problem);
+// logit of a memory row = cap(scale q·k) + (pinned ? 0 : bias - decay * max(0, log2(age / decay_beyond))), age =
+// query_position - token.
+Result Attend(const Problem& problem);
 
-} // namespace mneme::reference
+}  // namespace mneme::reference
 
-#endif // MNEME_ATTENTION_REFERENCE_H_
+#endif  // MNEME_ATTENTION_REFERENCE_H_

@@ -1,9 +1,6 @@
-// Softmax over retrieved rows, which lie anywhere. The maximum is found first,
-// so nothing is ever rescaled:
-//   m = max_j logit_j     p_j = exp(logit_j - m)     output = sum_j p_j v_j /
-//   sum_j p_j
-// Rows come in chunks, each summed for itself, which keeps the error of long
-// sums down.
+// Softmax over retrieved rows, which lie anywhere. The maximum is found first, so nothing is ever rescaled:
+//   m = max_j logit_j     p_j = exp(logit_j - m)     output = sum_j p_j v_j / sum_j p_j
+// Rows come in chunks, each summed for itself, which keeps the error of long sums down.
 
 #ifndef MNEME_ATTENTION_RETRIEVED_INL_H_
 #define MNEME_ATTENTION_RETRIEVED_INL_H_
@@ -16,74 +13,57 @@ namespace {
 
 constexpr int64_t kRetrievedChunk = 64;
 
-// A row's factor on its codes; 1 for all types but i8, whose scale stands
-// behind its codes, unaligned.
-MNEME_INLINE float RowScale(DType dtype, const void *row, int64_t dim) {
-  if (dtype != DType::kI8)
-    return 1.0f;
+// A row's factor on its codes; 1 for all types but i8, whose scale stands behind its codes, unaligned.
+MNEME_INLINE float RowScale(DType dtype, const void* row, int64_t dim) {
+  if (dtype != DType::kI8) return 1.0f;
   float scale;
-  __builtin_memcpy(&scale, static_cast<const char *>(row) + dim, sizeof(scale));
+  __builtin_memcpy(&scale, static_cast<const char*>(row) + dim, sizeof(scale));
   return scale;
 }
 
 template <typename Element, int kVectors>
-MNEME_INLINE void AddRetrievedVectors(const float *weights,
-                                      const void *const *rows, int64_t count,
-                                      int64_t at, float *output) {
+MNEME_INLINE void AddRetrievedVectors(const float* weights, const void* const* rows, int64_t count, int64_t at,
+                                      float* output) {
   Floats acc[kVectors] = {};
   for (int64_t j = 0; j < count; ++j) {
-    const char *row = static_cast<const char *>(rows[j]) + at * Element::kBytes;
+    const char* row = static_cast<const char*>(rows[j]) + at * Element::kBytes;
     const Floats weight = Broadcast(weights[j]);
-    for (int v = 0; v < kVectors; ++v)
-      acc[v] += weight * Element::Widen(row + v * kLanes * Element::kBytes);
+    for (int v = 0; v < kVectors; ++v) acc[v] += weight * Element::Widen(row + v * kLanes * Element::kBytes);
   }
-  for (int v = 0; v < kVectors; ++v)
-    Store(Load(output + at + v * kLanes) + acc[v], output + at + v * kLanes);
+  for (int v = 0; v < kVectors; ++v) Store(Load(output + at + v * kLanes) + acc[v], output + at + v * kLanes);
 }
 
 template <typename Element>
-inline void AddRetrieved(const float *weights, const void *const *rows,
-                         int64_t count, int64_t dim, float *output) {
+inline void AddRetrieved(const float* weights, const void* const* rows, int64_t count, int64_t dim, float* output) {
   int64_t at = 0;
-  for (; at + 8 * kLanes <= dim; at += 8 * kLanes)
-    AddRetrievedVectors<Element, 8>(weights, rows, count, at, output);
-  for (; at + kLanes <= dim; at += kLanes)
-    AddRetrievedVectors<Element, 1>(weights, rows, count, at, output);
-  if (at == dim)
-    return;
+  for (; at + 8 * kLanes <= dim; at += 8 * kLanes) AddRetrievedVectors<Element, 8>(weights, rows, count, at, output);
+  for (; at + kLanes <= dim; at += kLanes) AddRetrievedVectors<Element, 1>(weights, rows, count, at, output);
+  if (at == dim) return;
   Floats acc = {};
   for (int64_t j = 0; j < count; ++j) {
-    acc += Broadcast(weights[j]) *
-           WidenTail<Element>(static_cast<const char *>(rows[j]) +
-                                  at * Element::kBytes,
-                              dim - at);
+    acc +=
+        Broadcast(weights[j]) * WidenTail<Element>(static_cast<const char*>(rows[j]) + at * Element::kBytes, dim - at);
   }
-  for (int64_t i = at; i < dim; ++i)
-    output[i] += acc[static_cast<int>(i - at)];
+  for (int64_t i = at; i < dim; ++i) output[i] += acc[static_cast<int>(i - at)];
 }
 
-inline float AttendRetrievedOnTarget(const RetrievedKernelArgs &args) {
-  for (int64_t i = 0; i < args.value_dim; ++i)
-    args.output[i] = 0;
+inline float AttendRetrievedOnTarget(const RetrievedKernelArgs& args) {
+  for (int64_t i = 0; i < args.value_dim; ++i) args.output[i] = 0;
   float greatest = -kInfinity;
   bool is_nan = false;
   for (int64_t j = 0; j < args.count; ++j) {
     is_nan |= args.logits[j] != args.logits[j];
     greatest = args.logits[j] > greatest ? args.logits[j] : greatest;
   }
-  if (greatest == -kInfinity && !is_nan)
-    return -kInfinity;
+  if (greatest == -kInfinity && !is_nan) return -kInfinity;
   const float base = greatest == -kInfinity ? 0.0f : greatest;
 
   float sum = 0;
   for (int64_t begin = 0; begin < args.count; begin += kRetrievedChunk) {
-    const int64_t count = args.count - begin < kRetrievedChunk
-                              ? args.count - begin
-                              : kRetrievedChunk;
-    const void *const *rows = args.value_rows + begin;
+    const int64_t count = args.count - begin < kRetrievedChunk ? args.count - begin : kRetrievedChunk;
+    const void* const* rows = args.value_rows + begin;
     alignas(64) float weights[kRetrievedChunk];
-    for (int64_t j = 0; j < kRetrievedChunk; ++j)
-      weights[j] = j < count ? args.logits[begin + j] : -kInfinity;
+    for (int64_t j = 0; j < kRetrievedChunk; ++j) weights[j] = j < count ? args.logits[begin + j] : -kInfinity;
     Floats total = {};
     for (int64_t j = 0; j < kRetrievedChunk; j += kLanes) {
       const Floats part = Exp(Load(weights + j) - base);
@@ -91,34 +71,19 @@ inline float AttendRetrievedOnTarget(const RetrievedKernelArgs &args) {
       total += part;
     }
     sum += SumLanes(total);
-    for (int64_t j = 0; j < count; ++j)
-      weights[j] *= RowScale(args.dtype, rows[j], args.value_dim);
+    for (int64_t j = 0; j < count; ++j) weights[j] *= RowScale(args.dtype, rows[j], args.value_dim);
     switch (args.dtype) {
-    case DType::kF32:
-      AddRetrieved<F32Element>(weights, rows, count, args.value_dim,
-                               args.output);
-      break;
-    case DType::kF16:
-      AddRetrieved<F16Element>(weights, rows, count, args.value_dim,
-                               args.output);
-      break;
-    case DType::kBF16:
-      AddRetrieved<BF16Element>(weights, rows, count, args.value_dim,
-                                args.output);
-      break;
-    case DType::kI8:
-      AddRetrieved<I8Element>(weights, rows, count, args.value_dim,
-                              args.output);
-      break;
+      case DType::kF32: AddRetrieved<F32Element>(weights, rows, count, args.value_dim, args.output); break;
+      case DType::kF16: AddRetrieved<F16Element>(weights, rows, count, args.value_dim, args.output); break;
+      case DType::kBF16: AddRetrieved<BF16Element>(weights, rows, count, args.value_dim, args.output); break;
+      case DType::kI8: AddRetrieved<I8Element>(weights, rows, count, args.value_dim, args.output); break;
     }
   }
-  for (int64_t i = 0; i < args.value_dim; ++i)
-    args.output[i] /= sum;
-  return static_cast<float>(static_cast<double>(greatest) +
-                            __builtin_log(static_cast<double>(sum)));
+  for (int64_t i = 0; i < args.value_dim; ++i) args.output[i] /= sum;
+  return static_cast<float>(static_cast<double>(greatest) + __builtin_log(static_cast<double>(sum)));
 }
 
-} // namespace
-} // namespace mneme
+}  // namespace
+}  // namespace mneme
 
-#endif // MNEME_ATTENTION_RETRIEVED_INL_H_
+#endif  // MNEME_ATTENTION_RETRIEVED_INL_H_

@@ -1,8 +1,7 @@
-// Vectors of one target, and what the kernels need of them. Included only by
-// kernels_<target>.cc, which defines MNEME_LANES (4, 8 or 16 floats a vector).
-// Everything is in an anonymous namespace, for the reason in kernels.h. GCC's
-// and Clang's vector extensions, so that any architecture has them; intrinsics
-// only to widen elements, which GCC 12 does piece by piece on its own.
+// Vectors of one target, and what the kernels need of them. Included only by kernels_<target>.cc, which defines
+// MNEME_LANES (4, 8 or 16 floats a vector). Everything is in an anonymous namespace, for the reason in kernels.h. GCC's
+// and Clang's vector extensions, so that any architecture has them; intrinsics only to widen elements, which GCC 12
+// does piece by piece on its own.
 
 #ifndef MNEME_ATTENTION_VECTOR_INL_H_
 #define MNEME_ATTENTION_VECTOR_INL_H_
@@ -33,21 +32,21 @@ typedef float FourFloats __attribute__((vector_size(16)));
 
 constexpr float kInfinity = __builtin_inff();
 
-template <typename Vector> MNEME_INLINE Vector LoadVector(const void *source) {
+template <typename Vector>
+MNEME_INLINE Vector LoadVector(const void* source) {
   Vector vector;
   __builtin_memcpy(&vector, source, sizeof(vector));
   return vector;
 }
 
-MNEME_INLINE Floats Load(const float *source) {
+MNEME_INLINE Floats Load(const float* source) {
   return LoadVector<Floats>(source);
 }
-MNEME_INLINE void Store(Floats vector, float *destination) {
+MNEME_INLINE void Store(Floats vector, float* destination) {
   __builtin_memcpy(destination, &vector, sizeof(vector));
 }
 
-// Written out: of `Floats{} + x` compilers keep the addition, for the sake of
-// -0.
+// Written out: of `Floats{} + x` compilers keep the addition, for the sake of -0.
 MNEME_INLINE Floats Broadcast(float x) {
 #if MNEME_LANES == 4
   return Floats{x, x, x, x};
@@ -62,30 +61,27 @@ MNEME_INLINE Floats Select(Ints condition, Floats yes, Floats no) {
   return (Floats)((condition & (Ints)yes) | (~condition & (Ints)no));
 }
 // a where a > b, else b: where a is NaN, b. Spelt so, it is one instruction.
-MNEME_INLINE Floats Max(Floats a, Floats b) { return a > b ? a : b; }
+MNEME_INLINE Floats Max(Floats a, Floats b) {
+  return a > b ? a : b;
+}
 
-// Element types as the kernels read them: kBytes an element, Widen kLanes of
-// them to f32, exactly.
+// Element types as the kernels read them: kBytes an element, Widen kLanes of them to f32, exactly.
 struct F32Element {
   static constexpr int64_t kBytes = 4;
-  static MNEME_INLINE Floats Widen(const char *source) {
-    return LoadVector<Floats>(source);
-  }
+  static MNEME_INLINE Floats Widen(const char* source) { return LoadVector<Floats>(source); }
 };
 
 struct F16Element {
   static constexpr int64_t kBytes = 2;
-  static MNEME_INLINE Floats Widen(const char *source) {
+  static MNEME_INLINE Floats Widen(const char* source) {
 #if MNEME_LANES == 16 && defined(__AVX512F__)
     return (Floats)_mm512_maskz_cvtph_ps(0xffff, LoadVector<__m256i>(source));
 #elif MNEME_LANES == 8 && defined(__F16C__)
     return (Floats)_mm256_cvtph_ps(LoadVector<__m128i>(source));
 #else
-    // Shifted into place, an f16 is an f32 whose exponent is 112 too small; the
-    // product corrects it and makes subnormal numbers normal. Infinity and NaN
-    // get their exponent of all ones back.
-    const Words wide =
-        __builtin_convertvector(LoadVector<Halves>(source), Words);
+    // Shifted into place, an f16 is an f32 whose exponent is 112 too small; the product corrects it and makes subnormal
+    // numbers normal. Infinity and NaN get their exponent of all ones back.
+    const Words wide = __builtin_convertvector(LoadVector<Halves>(source), Words);
     const Words magnitude = (wide & 0x7fffu) << 13;
     const Words special = (Words)(magnitude >= 0x7c00u << 13) & 0x7f800000u;
     const Words sign = (wide & 0x8000u) << 16;
@@ -96,17 +92,13 @@ struct F16Element {
 
 struct BF16Element {
   static constexpr int64_t kBytes = 2;
-  static MNEME_INLINE Floats Widen(const char *source) {
+  static MNEME_INLINE Floats Widen(const char* source) {
 #if MNEME_LANES == 16 && defined(__AVX512F__)
-    return (Floats)((Words)_mm512_maskz_cvtepu16_epi32(
-                        0xffff, LoadVector<__m256i>(source))
-                    << 16);
+    return (Floats)((Words)_mm512_maskz_cvtepu16_epi32(0xffff, LoadVector<__m256i>(source)) << 16);
 #elif MNEME_LANES == 8 && defined(__AVX2__)
-    return (Floats)((Words)_mm256_cvtepu16_epi32(LoadVector<__m128i>(source))
-                    << 16);
+    return (Floats)((Words)_mm256_cvtepu16_epi32(LoadVector<__m128i>(source)) << 16);
 #else
-    return (Floats)(__builtin_convertvector(LoadVector<Halves>(source), Words)
-                    << 16);
+    return (Floats)(__builtin_convertvector(LoadVector<Halves>(source), Words) << 16);
 #endif
   }
 };
@@ -114,13 +106,11 @@ struct BF16Element {
 // Codes of an int8 row; the row's scale is applied elsewhere.
 struct I8Element {
   static constexpr int64_t kBytes = 1;
-  static MNEME_INLINE Floats Widen(const char *source) {
+  static MNEME_INLINE Floats Widen(const char* source) {
 #if MNEME_LANES == 16 && defined(__AVX512F__)
-    const Ints wide =
-        (Ints)_mm512_maskz_cvtepi8_epi32(0xffff, LoadVector<__m128i>(source));
+    const Ints wide = (Ints)_mm512_maskz_cvtepi8_epi32(0xffff, LoadVector<__m128i>(source));
 #elif MNEME_LANES == 8 && defined(__AVX2__)
-    const Ints wide = (Ints)_mm256_cvtepi8_epi32(
-        _mm_loadl_epi64(reinterpret_cast<const __m128i *>(source)));
+    const Ints wide = (Ints)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(source)));
 #else
     const Ints wide = __builtin_convertvector(LoadVector<Bytes>(source), Ints);
 #endif
@@ -130,15 +120,16 @@ struct I8Element {
 
 // The first n < kLanes elements at `source` and zeros.
 template <typename Element>
-MNEME_INLINE Floats WidenTail(const char *source, int64_t n) {
+MNEME_INLINE Floats WidenTail(const char* source, int64_t n) {
   alignas(16) char tail[kLanes * 4] = {};
-  for (int64_t i = 0; i < n * Element::kBytes; ++i)
-    tail[i] = source[i];
+  for (int64_t i = 0; i < n * Element::kBytes; ++i) tail[i] = source[i];
   return Element::Widen(tail);
 }
 
 #if MNEME_LANES == 4
-MNEME_INLINE FourFloats AddQuarters(Floats x) { return x; }
+MNEME_INLINE FourFloats AddQuarters(Floats x) {
+  return x;
+}
 MNEME_INLINE Floats UnpackLow(Floats a, Floats b) {
   return __builtin_shufflevector(a, b, 0, 4, 1, 5);
 }
@@ -151,7 +142,9 @@ MNEME_INLINE Floats JoinLow(Floats a, Floats b) {
 MNEME_INLINE Floats JoinHigh(Floats a, Floats b) {
   return __builtin_shufflevector(a, b, 2, 3, 6, 7);
 }
-MNEME_INLINE FourFloats MaxQuarters(Floats x) { return x; }
+MNEME_INLINE FourFloats MaxQuarters(Floats x) {
+  return x;
+}
 #elif MNEME_LANES == 8
 MNEME_INLINE FourFloats LowQuarter(Floats x) {
   return __builtin_shufflevector(x, x, 0, 1, 2, 3);
@@ -193,20 +186,16 @@ MNEME_INLINE FourFloats AddQuarters(Floats x) {
   return LowQuarter(half) + HighQuarter(half);
 }
 MNEME_INLINE Floats UnpackLow(Floats a, Floats b) {
-  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25,
-                                 12, 28, 13, 29);
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
 }
 MNEME_INLINE Floats UnpackHigh(Floats a, Floats b) {
-  return __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11,
-                                 27, 14, 30, 15, 31);
+  return __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
 }
 MNEME_INLINE Floats JoinLow(Floats a, Floats b) {
-  return __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25,
-                                 12, 13, 28, 29);
+  return __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
 }
 MNEME_INLINE Floats JoinHigh(Floats a, Floats b) {
-  return __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26,
-                                 27, 14, 15, 30, 31);
+  return __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
 }
 #endif
 
@@ -224,10 +213,8 @@ MNEME_INLINE float SumLanes(Floats x) {
 
 MNEME_INLINE float MaxLanes(Floats x) {
 #if MNEME_LANES == 16
-  x = Max(x, __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1,
-                                     2, 3, 4, 5, 6, 7));
-  x = Max(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14,
-                                     15, 8, 9, 10, 11));
+  x = Max(x, __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+  x = Max(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
 #elif MNEME_LANES == 8
   x = Max(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3));
 #endif
@@ -236,12 +223,10 @@ MNEME_INLINE float MaxLanes(Floats x) {
   return a > b ? a : b;
 }
 
-// exp(x) within 2 ulp for x in [-87.33, 88]; 0 below (results that would be
-// subnormal included), NaN for NaN. No x above 88 comes up. Cody and Waite's
-// reduction and the polynomial of Cephes' expf.
+// exp(x) within 2 ulp for x in [-87.33, 88]; 0 below (results that would be subnormal included), NaN for NaN. No x
+// above 88 comes up. Cody and Waite's reduction and the polynomial of Cephes' expf.
 MNEME_INLINE Floats Exp(Floats x) {
-  constexpr float kRound = 12582912.0f; // 1.5 * 2^23: adding it rounds to an
-                                        // integer, in the low bits
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, in the low bits
   const Floats shifted = x * 1.44269504088896341f + kRound;
   const Floats n = shifted - kRound;
   const Floats r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
@@ -254,8 +239,7 @@ MNEME_INLINE Floats Exp(Floats x) {
   const Floats square = r * r;
   p = p * square + r;
   p = p + 1.0f;
-  // 2^n from n in the low bits. A product, not an addition to p's exponent: NaN
-  // stays.
+  // 2^n from n in the low bits. A product, not an addition to p's exponent: NaN stays.
   const Floats power = (Floats)(((Words)shifted + 127u) << 23);
   return Select(x < -87.33f, Floats{}, p * power);
 }
@@ -277,7 +261,7 @@ MNEME_INLINE Floats Tanh(Floats x) {
   return (Floats)((Ints)Select(clamped < 0.625f, small, large) | sign);
 }
 
-} // namespace
-} // namespace mneme
+}  // namespace
+}  // namespace mneme
 
-#endif // MNEME_ATTENTION_VECTOR_INL_H_
+#endif  // MNEME_ATTENTION_VECTOR_INL_H_
