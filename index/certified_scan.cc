@@ -102,7 +102,6 @@ class CertifiedScan::Impl {
     ranges_.clear();
     rankings_.clear();
     status_ = absl::OkStatus();
-    leading_ = false;
     // Those that this scan does not need keep their candidates' room for one that will.
     coded_.resize(std::max(static_cast<size_t>(count), std::min(coded_.size(), kMostKept)));
     for (int64_t i = 0; i < count; ++i) {
@@ -203,10 +202,10 @@ class CertifiedScan::Impl {
       range.number = chunks - range.FirstWhole();
       chunks += range.EndWhole() - range.FirstWhole();
     }
-    const Lead lead = LookAhead(chunks);
+    if (assume_) LookAhead(Lead(chunks));
     for (size_t range = 0; range < ranges_.size(); ++range) {
       Enter(range);
-      ScanRange(lead);
+      ScanRange();
     }
   }
 
@@ -220,8 +219,8 @@ class CertifiedScan::Impl {
     }
   }
 
-  // All queries over the present range, but for the blocks of `lead`.
-  void ScanRange(const Lead& lead) {
+  // All queries over the present range.
+  void ScanRange() {
     const Range& range = ranges_[range_];
     // With decay, gates change from chunk to chunk.
     const int64_t most = decays_ ? 1 : ChunkBases::kChunks;
@@ -238,28 +237,16 @@ class CertifiedScan::Impl {
       const int64_t row = std::max(range.row_begin, chunk * kChunkRows);
       const int64_t row_end = std::min(range.row_end, (chunk + n) * kChunkRows);
       if (decays_) SetGates(row, row_end);
-      int64_t block = row / kBlockRows;
-      const auto scan_to = [&](int64_t end) {
-        ScanBlocks(block, end, bases_.Of(block / codes::kChunkBlocks - chunk), 0);
-      };
-      for (int64_t whole = std::max(chunk, range.FirstWhole()); whole < std::min(chunk + n, range.EndWhole());
-           ++whole) {
-        const int64_t place = lead.BlockIn(range.number + whole);
-        if (place < 0) continue;
-        scan_to(whole * codes::kChunkBlocks + place);
-        block = whole * codes::kChunkBlocks + place + 1;
-      }
-      scan_to((row_end + kBlockRows - 1) / kBlockRows);
+      ScanBlocks(row / kBlockRows, (row_end + kBlockRows - 1) / kBlockRows, bases_.Of(0), 0, &Sink<&Impl::Take>);
     }
   }
 
-  // Looks at some blocks first, for a threshold to begin with, if there is none and there are enough.
-  Lead LookAhead(int64_t chunks) {
-    Lead lead(chunks);
-    if (!assume_) return Lead();
+  // Assumes thresholds by what the blocks of `lead` reach, if there are enough of them. Their rows come again with all
+  // others: kept now, while nothing is known, most would be kept in vain.
+  void LookAhead(const Lead& lead) {
     for (int64_t i = 0; i < count_; ++i) {
       const int64_t k = top_[i].k();
-      if (!lead.Serves(k)) return Lead();
+      if (!lead.Serves(k)) return;
       Coded(i).lead.Reset(lead.Rank(k));
     }
     struct Block {
@@ -269,9 +256,10 @@ class CertifiedScan::Impl {
     };
     // The i-th one; of the blocks before, the last one's range is `range`.
     const auto find = [&](int64_t i, size_t range) {
-      const int64_t chunk = lead.Chunk(std::min(i, lead.size() - 1));
+      i = std::min(i, lead.size() - 1);
+      const int64_t chunk = lead.Chunk(i);
       while (ranges_[range].number + ranges_[range].EndWhole() <= chunk) ++range;
-      const int64_t number = (chunk - ranges_[range].number) * codes::kChunkBlocks + lead.BlockIn(chunk);
+      const int64_t number = (chunk - ranges_[range].number) * codes::kChunkBlocks + Lead::Place(i);
       int64_t contiguous;
       return Block{range, number, ranges_[range].codes->Blocks(number * kBlockRows, &contiguous)};
     };
@@ -285,14 +273,10 @@ class CertifiedScan::Impl {
     };
     // So many blocks ahead of its turn one is asked for.
     constexpr int64_t kAhead = 4;
-    leading_ = true;
     lead_rows_ = 0;
     Enter(0);
     for (int64_t i = 0; i < lead.size(); ++i) {
-      if (i == kTrialBlocks && lead_rows_ * kTrialShare < i * kBlockRows * count_) {
-        lead.Shorten(i);
-        break;
-      }
+      if (i == kTrialBlocks && lead_rows_ * kTrialShare < i * kBlockRows * count_) break;
       const Block block = find(i, range_);
       if (block.range != range_) Enter(block.range);
       if (i % ChunkBases::kChunks == 0) {
@@ -302,20 +286,28 @@ class CertifiedScan::Impl {
       const int64_t chunk_row = block.number * kBlockRows / kChunkRows * kChunkRows;
       if (decays_) SetGates(chunk_row, chunk_row + kChunkRows);
       ScanBlocks(block.number, block.number + 1, bases_.Of(i % ChunkBases::kChunks),
-                 reinterpret_cast<intptr_t>(find(i + kAhead, range_).data) - reinterpret_cast<intptr_t>(block.data));
+                 reinterpret_cast<intptr_t>(find(i + kAhead, range_).data) - reinterpret_cast<intptr_t>(block.data),
+                 &Sink<&Impl::Judge>);
     }
-    leading_ = false;
-    return lead;
+  }
+
+  // Gets rows that could not be ruled out: see codes::Sink.
+  using Receive = void (Impl::*)(int64_t number, codes::Query& query, float base, int64_t row,
+                                 const codes::Header& header, const int32_t* sums, uint32_t rows);
+  template <Receive kReceive>
+  static void Sink(void* context, int64_t number, codes::Query& query, float base, int64_t row,
+                   const codes::Header& header, const int32_t* sums, uint32_t rows) {
+    (static_cast<Impl*>(context)->*kReceive)(number, query, base, row, header, sums, rows);
   }
 
   // bases, ahead: see codes::Span.
-  void ScanBlocks(int64_t block, int64_t blocks_end, const float* bases, int64_t ahead) {
+  void ScanBlocks(int64_t block, int64_t blocks_end, const float* bases, int64_t ahead, codes::Sink sink) {
     while (block < blocks_end) {
       int64_t contiguous;
       const char* blocks = ranges_[range_].codes->Blocks(block * kBlockRows, &contiguous);
       const int64_t n = std::min(contiguous, blocks_end - block);
       const codes::Span span{blocks, n, block * kBlockRows, ahead, bases, bases_.stride()};
-      kernels_->scan(span, coded_dim_, values_.data(), queries_.data(), count_, &Impl::Sink, this);
+      kernels_->scan(span, coded_dim_, values_.data(), queries_.data(), count_, sink, this);
       const int64_t chunks = (block + n) / codes::kChunkBlocks - block / codes::kChunkBlocks;
       bases += chunks * bases_.stride();
       block += n;
@@ -332,9 +324,29 @@ class CertifiedScan::Impl {
     }
   }
 
-  static void Sink(void* context, int64_t number, codes::Query& query, float base, int64_t row,
-                   const codes::Header& header, const int32_t* sums, uint32_t rows) {
-    static_cast<Impl*>(context)->Take(number, query, base, row, header, sums, rows);
+  // A row's logit in all likelihood.
+  float Likely(const Ranking& ranking, const codes::Reach& reach, float slack, int64_t row) const {
+    const float logit = ranking.Logit(reach.middle - 2 * slack - reach.room * kLikelyShare, row);
+    // NaN bounds nothing.
+    return logit != logit ? -kInfinity : logit;
+  }
+
+  // Rows of a block of the lead: the best of them counts.
+  void Judge(int64_t number, codes::Query& query, float base, int64_t row, const codes::Header& header,
+             const int32_t* sums, uint32_t rows) {
+    CodedQuery& coded = Coded(number);
+    const Ranking& ranking = RankingOf(number, range_);
+    const float slack = bases_.Slack(number, {ranges_[range_].codes, row});
+    lead_rows_ += std::popcount(rows);
+    float best = -kInfinity;
+    for (; rows != 0; rows &= rows - 1) {
+      const int r = std::countr_zero(rows);
+      best = std::max(best, Likely(ranking, codes::ReachOf(query, base, header, r, sums[r]), slack, row + r));
+    }
+    coded.lead.Push(best, row);
+    if (!(coded.lead.threshold() > coded.candidates.assumed())) return;
+    coded.candidates.Assume(coded.lead.threshold());
+    query.gate = Gate(number);
   }
 
   void Take(int64_t number, codes::Query& query, float base, int64_t row, const codes::Header& header,
@@ -345,31 +357,16 @@ class CertifiedScan::Impl {
     const Range& range = ranges_[range_];
     const float threshold = std::max(Threshold(number), candidates.assumed());
     const float slack = bases_.Slack(number, {range.codes, row});
-    float best = -kInfinity;
-    const int reached = std::popcount(rows);
     for (; rows != 0; rows &= rows - 1) {
       const int r = std::countr_zero(rows);
       const int64_t at = row + r;
       if (at < range.row_begin || at >= range.row_end) continue;
       const codes::Reach reach = codes::ReachOf(query, base, header, r, sums[r]);
-      const float likely = reach.middle - 2 * slack - reach.room * kLikelyShare;
-      Candidate candidate{at, static_cast<int32_t>(range_), ranking.Logit(likely, at),
-                          ranking.LogitUpTo(reach.middle + reach.room, at)};
+      float most = ranking.LogitUpTo(reach.middle + reach.room, at);
       // The gate may have risen since.
-      if (candidate.most < threshold) continue;
-      // NaN bounds nothing.
-      if (candidate.likely != candidate.likely) candidate.likely = -kInfinity;
-      if (candidate.most != candidate.most) candidate.most = kInfinity;
-      candidates.Add(candidate);
-      best = std::max(best, candidate.likely);
-    }
-    if (leading_) {
-      lead_rows_ += reached;
-      coded.lead.Push(best, row);
-      if (coded.lead.threshold() > candidates.assumed()) {
-        candidates.Assume(coded.lead.threshold());
-        query.gate = Gate(number);
-      }
+      if (most < threshold) continue;
+      if (most != most) most = kInfinity;
+      candidates.Add({at, static_cast<int32_t>(range_), Likely(ranking, reach, slack, at), most});
     }
     if (!candidates.full()) return;
     Thin(number);
@@ -519,7 +516,6 @@ class CertifiedScan::Impl {
   TopK* top_ = nullptr;
   const codes::Kernels* kernels_ = nullptr;
   ScanCounts counts_;
-  bool leading_ = false;
   int64_t lead_rows_ = 0;  // that blocks of the lead did not rule out, of all queries
   size_t range_ = 0;       // the present one
   bool decays_ = false;    // some ranking of it does

@@ -220,7 +220,7 @@ TEST_P(CertifiedScanTest, ScansAgainWhereTheLeadIsWrong) {
     const int64_t block = r / KeyCodes::kBlockRows;
     const int64_t chunk = r / KeyCodes::kChunkRows;
     return r % KeyCodes::kBlockRows == 5 && chunk < lead.Rank(kTop) &&
-           lead.BlockIn(chunk) == block % codes::kChunkBlocks;
+           Lead::Place(chunk) == block % codes::kChunkBlocks;
   });
   EXPECT_GT(ExpectSameAsScan(wrong, 0, kRows, kTop).repeated, 0);
 }
@@ -236,7 +236,7 @@ TEST_P(CertifiedScanTest, GoodNeighboursDoNotMislead) {
   }
   // All of them in a block that leads.
   const Data data = MakeGoodRows(random, kRows, [&](int64_t r) {
-    return r / KeyCodes::kChunkRows == 7 && r / KeyCodes::kBlockRows % codes::kChunkBlocks == lead.BlockIn(7);
+    return r / KeyCodes::kChunkRows == 7 && r / KeyCodes::kBlockRows % codes::kChunkBlocks == Lead::Place(7);
   });
   EXPECT_EQ(ExpectSameAsScan(data, 0, kRows, 16).repeated, 0);
 }
@@ -245,7 +245,7 @@ TEST_P(CertifiedScanTest, GoodNeighboursDoNotMislead) {
 // be taken for its own rows there, too.
 TEST_P(CertifiedScanTest, CodesThatGoOnElsewhereInAChunk) {
   constexpr int64_t kDim = 64, kFirst = 5000, kRows = 8000;
-  constexpr int64_t kTop = 128;  // so many that no block leads: those would cut the chunks into pieces
+  constexpr int64_t kTop = 128;
   constexpr int64_t kPlace = kFirst / KeyCodes::kBlockRows * KeyCodes::kBlockRows;  // the first row elsewhere
   constexpr int64_t kChunk = kPlace / KeyCodes::kChunkRows;
   std::mt19937 random(14);

@@ -19,14 +19,11 @@ TEST(LeadTest, TakesABlockOfChunksAllOverTheRange) {
       const int64_t chunk = lead.Chunk(i);
       ASSERT_GE(chunk, last);
       ASSERT_LT(chunk, chunks);
-      ASSERT_GE(lead.BlockIn(chunk), 0);
-      ASSERT_LT(lead.BlockIn(chunk), codes::kChunkBlocks);
+      ASSERT_GE(Lead::Place(i), 0);
+      ASSERT_LT(Lead::Place(i), codes::kChunkBlocks);
       ASSERT_TRUE(taken.insert(chunk).second);
       gap = std::max(gap, chunk - last);
       last = chunk;
-    }
-    for (int64_t chunk = 0; chunk < chunks + 200; ++chunk) {
-      ASSERT_EQ(lead.BlockIn(chunk) >= 0, taken.count(chunk) > 0) << chunk;
     }
     ASSERT_GE(lead.size(), std::min<int64_t>(chunks, 48));
     ASSERT_LE(lead.size(), 96);
@@ -35,26 +32,9 @@ TEST(LeadTest, TakesABlockOfChunksAllOverTheRange) {
 }
 
 TEST(LeadTest, NotTheSameBlockOfEachChunk) {
-  const Lead lead(64);
   std::set<int64_t> places;
-  for (int64_t i = 0; i < lead.size(); ++i) places.insert(lead.BlockIn(lead.Chunk(i)));
+  for (int64_t i = 0; i < Lead(64).size(); ++i) places.insert(Lead::Place(i));
   EXPECT_EQ(places.size(), static_cast<size_t>(codes::kChunkBlocks));
-}
-
-TEST(LeadTest, LeavesToTheRestWhatItIsShortenedBy) {
-  Lead lead(640);
-  ASSERT_EQ(lead.size(), 64);
-  lead.Shorten(8);
-  EXPECT_EQ(lead.size(), 8);
-  for (int64_t chunk = 0; chunk < 640; ++chunk) EXPECT_EQ(lead.BlockIn(chunk) >= 0, chunk % 10 == 0 && chunk < 80);
-  lead.Shorten(100);
-  EXPECT_EQ(lead.size(), 8);
-}
-
-TEST(LeadTest, NothingAtAll) {
-  const Lead none;
-  EXPECT_EQ(none.size(), 0);
-  for (int64_t chunk = 0; chunk < 100; ++chunk) EXPECT_EQ(none.BlockIn(chunk), -1);
 }
 
 // Were rows in any order: how often k rows do not reach what Rank blocks reach, by the binomial distribution.
