@@ -4,6 +4,39 @@
 #include <limits>
 
 namespace mneme {
+namespace {
+
+// So many rows are sorted by counting those above each.
+constexpr size_t kFew = 64;
+
+// Sorts rows, best first, if they are few and all scores are different; else leaves them as they are. What comes before
+// what cannot be foreseen, so a sort that branches by it takes several times as long.
+bool SortByCounting(absl::Span<Scored> rows) {
+  constexpr size_t kUnrolled = 16;
+  if (rows.size() > kFew) return false;
+  float scores[kFew];
+  std::fill_n(scores, kFew, std::numeric_limits<float>::quiet_NaN());  // above nothing, equal to nothing
+  for (size_t i = 0; i < rows.size(); ++i) scores[i] = rows[i].score;
+  const size_t end = (rows.size() + kUnrolled - 1) / kUnrolled * kUnrolled;
+  int32_t above[kFew];
+  int32_t equal = 0;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const float score = scores[i];
+    int32_t count = 0;
+    for (size_t j = 0; j < end; ++j) {
+      count += scores[j] > score ? 1 : 0;
+      equal += scores[j] == score ? 1 : 0;
+    }
+    above[i] = count;
+  }
+  if (static_cast<size_t>(equal) > rows.size()) return false;
+  Scored sorted[kFew];
+  for (size_t i = 0; i < rows.size(); ++i) sorted[above[i]] = rows[i];
+  std::copy_n(sorted, rows.size(), rows.data());
+  return true;
+}
+
+}  // namespace
 
 TopK::TopK(int64_t k, int64_t rows, std::pmr::memory_resource* memory) : rows_(memory) {
   Reset(k);
@@ -52,7 +85,7 @@ void TopK::Merge(const TopK& other) {
 absl::Span<const Scored> TopK::Sorted() {
   // Whoever finds them and whoever attends to them both ask.
   if (std::is_sorted(rows_.begin(), rows_.end(), Better)) return rows_;
-  std::sort(rows_.begin(), rows_.end(), Better);
+  if (!SortByCounting(absl::MakeSpan(rows_.data(), rows_.size()))) std::sort(rows_.begin(), rows_.end(), Better);
   heap_ = false;
   return rows_;
 }

@@ -201,10 +201,13 @@ class ItemScan {
       : plan_(plan), item_(item), heads_(heads), scanned_(scanned), found_(found), memory_(memory) {}
 
   // All queries of the item.
-  void RunAll() { Run(Numbers(item_.query_begin, item_.query_end, memory_), {}); }
+  void RunAll() {
+    const std::pmr::vector<int64_t> all = Numbers(item_.query_begin, item_.query_end, memory_);
+    found_(all, Search(all, {}));
+  }
 
   // floors: [heads][queries] or empty.
-  std::pmr::vector<TopK> Run(absl::Span<const int64_t> queries, absl::Span<const float> floors) {
+  std::pmr::vector<TopK> Search(absl::Span<const int64_t> queries, absl::Span<const float> floors) {
     std::pmr::vector<TopK> top =
         TopsFor(*plan_.request, heads_, queries.size(), item_.scan_end - item_.scan_begin, memory_);
     PieceScan& scan = ThreadPieceScan();
@@ -217,7 +220,6 @@ class ItemScan {
       if (begin < end) scan.Add(*rows.piece, begin, end);
     }
     scan.End();
-    found_(queries, top);
     return top;
   }
 
@@ -231,7 +233,7 @@ class ItemScan {
     const int64_t count = item_.query_end - item_.query_begin;
     if (count < 2 * kFirstStride) {
       const std::pmr::vector<int64_t> all = Numbers(item_.query_begin, item_.query_end, memory_);
-      Run(all, FloorsBy(all, by_last));
+      found_(all, Search(all, FloorsBy(all, by_last)));
       return;
     }
     std::pmr::vector<std::optional<Witnesses>> of_query(static_cast<size_t>(count) * heads_.size(), memory_);
@@ -249,15 +251,17 @@ class ItemScan {
       }
     };
     const std::pmr::vector<int64_t> first = EveryOther(0, kFirstStride);
-    std::pmr::vector<TopK> best = Run(first, FloorsBy(first, by_last));
+    std::pmr::vector<TopK> best = Search(first, FloorsBy(first, by_last));
     keep(first, absl::MakeSpan(best));
+    found_(first, best);
     for (int64_t stride = kFirstStride; stride > 1; stride /= 2) {
       const std::pmr::vector<int64_t> between = EveryOther(stride / 2, stride);
       const auto by_neighbour = [&](size_t g, int64_t query) -> const Witnesses& {
         return *of(g, query - stride / 2);
       };
-      best = Run(between, FloorsBy(between, by_neighbour));
+      best = Search(between, FloorsBy(between, by_neighbour));
       if (stride > 2) keep(between, absl::MakeSpan(best));
+      found_(between, best);
     }
   }
 

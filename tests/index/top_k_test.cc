@@ -54,6 +54,27 @@ TEST(TopKTest, EqualsSortingWithManyTies) {
   }
 }
 
+// As scores are: nearly all of them different. From no rows to more than are sorted by counting.
+TEST(TopKTest, EqualsSortingWithFewTiesOrNone) {
+  std::mt19937 random(6);
+  std::normal_distribution<float> normal;
+  for (int64_t k = 0; k <= 130; ++k) {
+    for (const int ties : {0, 1, 3}) {
+      std::vector<Scored> rows;
+      for (int i = 0; i < 400; ++i) rows.push_back({normal(random), i});
+      for (int i = 0; i < ties; ++i) rows[random() % rows.size()].score = rows[random() % rows.size()].score;
+      rows[random() % rows.size()].score = std::numeric_limits<float>::infinity();
+      TopK top(k);
+      for (const Scored& row : rows) top.Push(row.score, row.index);
+      ExpectSame(top.Sorted(), BestBySorting(rows, k));
+      top.Push(std::numeric_limits<float>::max(), 1000);
+      rows.push_back({std::numeric_limits<float>::max(), 1000});
+      ExpectSame(top.Sorted(), BestBySorting(rows, k));
+      if (HasFailure()) FAIL() << "k " << k << " ties " << ties;
+    }
+  }
+}
+
 TEST(TopKTest, ThresholdIsTheWorstOfTheBest) {
   TopK top(3);
   EXPECT_EQ(top.threshold(), -std::numeric_limits<float>::infinity());
