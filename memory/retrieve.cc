@@ -305,20 +305,21 @@ int64_t MemoryView::RowCount() const {
   return count;
 }
 
-const VisibleRows* MemoryView::FindVisible(int64_t token) const {
-  const auto after = std::upper_bound(rows.begin(), rows.end(), token, [](int64_t value, const VisibleRows& piece) {
-    return value < piece.token_begin();
-  });
-  if (after == rows.begin()) return nullptr;
-  const VisibleRows& piece = *std::prev(after);
-  return token < piece.token_end() ? &piece : nullptr;
+const VisibleRows& MemoryView::Find(int64_t token) const {
+  // Which half it is cannot be foreseen, so that nothing branches by it.
+  size_t first = 0;
+  for (size_t n = rows.size(); n > 1;) {
+    const size_t half = n / 2;
+    first += static_cast<size_t>(rows[first + half].token_begin() <= token) * half;
+    n -= half;
+  }
+  return rows[first];
 }
 
-const VisibleRows& MemoryView::Find(int64_t token) const {
-  const auto after = std::upper_bound(rows.begin(), rows.end(), token, [](int64_t value, const VisibleRows& piece) {
-    return value < piece.token_begin();
-  });
-  return *std::prev(after);
+const VisibleRows* MemoryView::FindVisible(int64_t token) const {
+  if (rows.empty()) return nullptr;
+  const VisibleRows& piece = Find(token);
+  return piece.token_begin() <= token && token < piece.token_end() ? &piece : nullptr;
 }
 
 MemoryView LookAt(const RetrieveRequest& request, const Sequence& sequence, std::pmr::memory_resource* memory) {
