@@ -50,11 +50,11 @@ KeyCodes::KeyCodes(int64_t dim)
       means_(static_cast<size_t>(dim + 1) * sizeof(float)),
       blocks_(static_cast<size_t>(codes::BlockBytes(coded_dim_))) {}
 
-void KeyCodes::Extend(const KeyRows& keys) {
+bool KeyCodes::Extend(const KeyRows& keys) {
   const int64_t whole = keys.size() / kBlockRows * kBlockRows;
-  if (rows() >= whole) return;
+  if (rows() >= whole) return false;
   MutexLock lock(&mutex_);
-  if (rows() >= whole) return;
+  if (rows() >= whole) return false;
   if (blocks_.size() == 0) {
     blocks_.Reserve(whole / kBlockRows);
     means_.Reserve((whole + kChunkRows - 1) / kChunkRows);
@@ -64,6 +64,7 @@ void KeyCodes::Extend(const KeyRows& keys) {
     if (row % kChunkRows == 0) AppendMean(keys, row, space);
     AppendBlock(keys, row, space);
   }
+  return true;
 }
 
 absl::Status KeyCodes::Restore(int64_t rows, Reader read) {

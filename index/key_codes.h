@@ -37,8 +37,8 @@ class KeyCodes {
   // How many rows have codes, a multiple of kBlockRows.
   int64_t rows() const { return blocks_.size() * kBlockRows; }
 
-  // Codes all whole blocks of `keys`, always the same object.
-  void Extend(const KeyRows& keys);
+  // Codes all whole blocks of `keys`, always the same object. Returns whether any had no codes yet.
+  bool Extend(const KeyRows& keys);
 
   // Takes codes that were kept of earlier rows, in place of making them: of the first `rows` rows, a multiple of
   // kBlockRows; only into an object that has none. `read` fills in means and blocks, which Means and Blocks once gave;

@@ -9,9 +9,9 @@
 
 namespace mneme {
 
-// The blocks that are looked at before a scan of all: one of each of some chunks spread over all of them. What several of
-// them reach, the k best rows reach in all likelihood, so that only rows which may reach it need be kept. A block counts
-// once, however many of its rows are good, since neighbouring rows are alike.
+// The blocks that are looked at before a scan of all: one of each of some chunks spread over all of them. What several
+// of them reach, the k best rows reach in all likelihood, so that only rows which may reach it need be kept. A block
+// counts once, however many of its rows are good, since neighbouring rows are alike.
 class Lead {
  public:
   // Of `chunks` whole chunks, counted through whatever ranges they lie in: of kBlocks of them, up to a half more or a

@@ -16,8 +16,8 @@ float LeastStep(const float* query, int64_t dim, const Kernels& kernels) {
   for (int64_t d = 0; d < dim; d += kTileDims) {
     float up[2] = {}, down[2] = {};
     for (int64_t i = d; i < std::min(dim, d + kTileDims); ++i) {
-      float& side = (query[i] > 0 ? up : down)[i % 4 / 2];
-      side += std::fabs(query[i]);
+      const int64_t sum_of = i % 4 / 2;
+      (query[i] > 0 ? up[sum_of] : down[sum_of]) += std::fabs(query[i]);
     }
     sum = std::max({sum, up[0], up[1], down[0], down[1]});
   }

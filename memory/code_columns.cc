@@ -53,7 +53,7 @@ absl::Status WriteCodes(Transaction& transaction, const ModelCard& card, Segment
     MNEME_ASSIGN_OR_RETURN(const SearchRows all, segment.ForSearch(layer, rows, {.whole_keys = true}));
     for (size_t head = 0; head < all.codes->heads.size(); ++head) {
       KeyCodes& codes = *all.codes->heads[head];
-      codes.Extend(*all.keys->heads[head]);
+      if (codes.Extend(*all.keys->heads[head])) segment.CodesGrew();
       MNEME_RETURN_IF_ERROR(
           WriteHeadCodes(transaction, segment.id(), card.layers[layer].layer, static_cast<int32_t>(head), rows, codes));
     }

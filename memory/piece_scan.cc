@@ -119,7 +119,7 @@ void PieceScan::Add(const VisibleRows& rows, int64_t row_begin, int64_t row_end)
     return;
   }
   const KeyRows& keys = *rows.keys->heads[static_cast<size_t>(kv_head_)];
-  if (IsCoded(keys.size())) coded.Extend(keys);
+  if (IsCoded(keys.size()) && coded.Extend(keys)) rows.segment->CodesGrew();
   scan_.Add(keys, coded, row_begin, far_end, rows.first_token, rankings_.data());
 }
 

@@ -206,25 +206,8 @@ class ItemScan {
     found_(all, Search(all, {}));
   }
 
-  // floors: [heads][queries] or empty.
-  std::pmr::vector<TopK> Search(absl::Span<const int64_t> queries, absl::Span<const float> floors) {
-    std::pmr::vector<TopK> top =
-        TopsFor(*plan_.request, heads_, queries.size(), item_.scan_end - item_.scan_begin, memory_);
-    PieceScan& scan = ThreadPieceScan();
-    scan.Begin(plan_, item_.kv_head, heads_, queries, floors, top.data());
-    int64_t counted = 0;
-    for (const ScannedRows& rows : scanned_) {
-      const int64_t begin = std::max(rows.row_begin, rows.row_begin + item_.scan_begin - counted);
-      const int64_t end = std::min(rows.row_end, rows.row_begin + item_.scan_end - counted);
-      counted += rows.row_end - rows.row_begin;
-      if (begin < end) scan.Add(*rows.piece, begin, end);
-    }
-    scan.End();
-    return top;
-  }
-
-  // The same for all queries of the item, told early how good rows have to be by those that the layer's last query
-  // found and, where queries are many, by those of their neighbours.
+  // The same, told early how good rows have to be by those that the layer's last query found and, where queries are
+  // many, by those of their neighbours.
   void RunSeeded(const FoundTokens& last) {
     std::pmr::vector<Witnesses> of_last(memory_);  // [heads]
     of_last.reserve(heads_.size());
@@ -240,6 +223,7 @@ class ItemScan {
     const auto of = [&](size_t g, int64_t query) -> std::optional<Witnesses>& {
       return of_query[static_cast<size_t>(query - item_.query_begin) * heads_.size() + g];
     };
+    // Sorts them, too: what is handed over sorted need not be sorted again.
     const auto keep = [&](absl::Span<const int64_t> queries, absl::Span<TopK> best) {
       std::pmr::vector<int64_t> tokens(memory_);
       for (size_t i = 0; i < best.size(); ++i) {
@@ -266,6 +250,23 @@ class ItemScan {
   }
 
  private:
+  // What some queries find in the item's rows: [heads][queries]. floors: the same, or empty.
+  std::pmr::vector<TopK> Search(absl::Span<const int64_t> queries, absl::Span<const float> floors) {
+    std::pmr::vector<TopK> top =
+        TopsFor(*plan_.request, heads_, queries.size(), item_.scan_end - item_.scan_begin, memory_);
+    PieceScan& scan = ThreadPieceScan();
+    scan.Begin(plan_, item_.kv_head, heads_, queries, floors, top.data());
+    int64_t counted = 0;
+    for (const ScannedRows& rows : scanned_) {
+      const int64_t begin = std::max(rows.row_begin, rows.row_begin + item_.scan_begin - counted);
+      const int64_t end = std::min(rows.row_end, rows.row_begin + item_.scan_end - counted);
+      counted += rows.row_end - rows.row_begin;
+      if (begin < end) scan.Add(*rows.piece, begin, end);
+    }
+    scan.End();
+    return top;
+  }
+
   // The item's queries from number `begin` on, `stride` apart.
   std::pmr::vector<int64_t> EveryOther(int64_t begin, int64_t stride) const {
     std::pmr::vector<int64_t> numbers(memory_);

@@ -433,12 +433,21 @@ absl::Status Segment::AppendColumns(const int64_t* positions, const int32_t* tok
   return absl::OkStatus();
 }
 
+void Segment::CodesGrew() {
+  std::shared_ptr<Segment> sealed_as;
+  {
+    MutexLock lock(&mutex_);
+    counted_bytes_ = 0;
+    sealed_as = sealed_as_;
+  }
+  if (sealed_as != nullptr) sealed_as->CodesGrew();  // which has the same codes
+}
+
 void Segment::HasAtLeast(int64_t rows) {
   MutexLock lock(&mutex_);
   if (rows <= persisted_rows_) return;
   persisted_rows_ = rows;
   chunked_rows_ = rows;
-  counted_bytes_ = 0;
   for (Layer& layer : layers_) layer.rows.store(rows, std::memory_order_release);
   column_rows_.store(rows, std::memory_order_release);
 }
@@ -465,18 +474,14 @@ void Segment::Release(size_t layer, RowKind kind) {
 size_t Segment::MemoryBytes() const {
   MutexLock lock(&mutex_);
   if (counted_bytes_ > 0) return counted_bytes_;
-  bool grows = !sealed_;
   size_t bytes = 0;
   for (const Layer& layer : layers_) {
     if (layer.keys != nullptr) bytes += layer.keys->MemoryBytes();
-    if (layer.codes != nullptr) {
-      bytes += layer.codes->MemoryBytes();
-      grows |= layer.codes->rows() < RowsWithCodes(persisted_rows_);
-    }
+    if (layer.codes != nullptr) bytes += layer.codes->MemoryBytes();
     if (layer.values != nullptr) bytes += layer.values->MemoryBytes();
   }
   if (columns_ != nullptr) bytes += columns_->positions.MemoryBytes() + columns_->token_ids.MemoryBytes();
-  if (!grows) counted_bytes_ = bytes;
+  if (sealed_) counted_bytes_ = bytes;
   return bytes;
 }
 

@@ -137,6 +137,9 @@ class Segment : public std::enable_shared_from_this<Segment> {
   absl::Status AppendColumns(const int64_t* positions, const int32_t* token_ids, int64_t n);
   int64_t ColumnRows() const { return column_rows_.load(std::memory_order_acquire); }
 
+  // After a search has extended codes that ForSearch gave it.
+  void CodesGrew();
+
   // Another memory holds more rows of this sealed segment than were known of.
   void HasAtLeast(int64_t rows);
 
@@ -196,7 +199,7 @@ class Segment : public std::enable_shared_from_this<Segment> {
   std::vector<Layer> layers_;
   std::shared_ptr<TokenColumns> columns_ ABSL_GUARDED_BY(mutex_);
   std::atomic<int64_t> column_rows_{0};
-  // What MemoryBytes counted, until rows come or go; 0: not known. Hosts ask for it with every token.
+  // What MemoryBytes counted of a sealed segment, until anything comes or goes; 0: not known. Hosts ask with every token.
   mutable size_t counted_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
