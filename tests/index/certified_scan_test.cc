@@ -268,6 +268,11 @@ TEST_P(CertifiedScanTest, CodesThatGoOnElsewhereInAChunk) {
   ASSERT_LT(contiguous, codes::kChunkBlocks);
   data.rankings.assign(1, Ranking{.scale = 0.1f});
   ExpectSameAsScan(data, 0, kRows, kTop);
+  // From anywhere in the chunks that a kernel goes through in one call with this one.
+  for (int64_t begin = (kChunk - 3) * KeyCodes::kChunkRows; begin < kPlace; begin += KeyCodes::kBlockRows) {
+    SCOPED_TRACE(begin);
+    ExpectSameAsScan(data, begin, kRows, kTop);
+  }
 }
 
 // Logits that fall with the dot product, or do not depend on it: codes prove nothing, the answer is right all the same.
