@@ -161,9 +161,15 @@ PieceScan& ThreadPieceScan() {
 
 Witnesses::Witnesses(const RetrievePlan& plan, int64_t kv_head, int32_t head, absl::Span<const int64_t> tokens,
                      std::pmr::memory_resource* memory)
-    : plan_(&plan), head_(head), owners_(memory), keys_(memory), rows_(memory), read_(memory) {
+    : plan_(&plan),
+      head_(head),
+      dtype_(plan.sequence->memory->options().stored_dtype),
+      owners_(memory),
+      keys_(memory),
+      rows_(memory),
+      read_(memory) {
   if (static_cast<int64_t>(tokens.size()) != plan.request->heads[static_cast<size_t>(head)].top_k) return;
-  const size_t row_bytes = RowBytes(plan.sequence->memory->options().stored_dtype, plan.request->layer.key_dim);
+  const size_t row_bytes = RowBytes(dtype_, plan.request->layer.key_dim);
   owners_.reserve(tokens.size());
   keys_.reserve(tokens.size());
   rows_.reserve(tokens.size());
@@ -180,7 +186,6 @@ Witnesses::Witnesses(const RetrievePlan& plan, int64_t kv_head, int32_t head, ab
     // They lie anywhere; floors are made of them when all heads' have been found.
     if (keys_.back() != nullptr) PrefetchBytes(keys_.back(), row_bytes);
   }
-  dtype_ = plan.sequence->memory->options().stored_dtype;
   if (!ReadMissing(kv_head).ok()) keys_.clear();  // unread, they prove nothing
 }
 

@@ -83,7 +83,7 @@ class Witnesses {
 
   const RetrievePlan* plan_;
   int32_t head_;
-  DType dtype_ = DType::kF32;
+  DType dtype_;
   std::pmr::vector<const VisibleRows*> owners_;
   std::pmr::vector<const char*> keys_;
   std::pmr::vector<int64_t> rows_;  // of the owners
