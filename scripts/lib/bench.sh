@@ -24,7 +24,7 @@ build_bench() {
   quietly "$MNEME_DEPS/log/bench-configure.log" cmake --preset release "${llama[@]}"
   local targets=(mneme mneme_micro_bench mneme_engine_bench mneme_peers_read)
   ((${#llama[@]} == 0)) || targets+=(mneme_peers_dense mneme-llama)
-  quietly "$MNEME_DEPS/log/bench-build.log" cmake --build "$build" --target "${targets[@]}"
+  counted "$MNEME_DEPS/log/bench-build.log" cmake --build "$build" --target "${targets[@]}"
   dense=()
   host=
   ((${#llama[@]} > 0)) || return 0

@@ -28,6 +28,9 @@ quietly() {
   fi
 }
 
+# shellcheck source=progress.sh
+source "$MNEME_ROOT/scripts/lib/progress.sh"
+
 # sha256_is FILE SUM: whether FILE is there and has that checksum.
 sha256_is() { [[ -f $1 ]] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status; }
 

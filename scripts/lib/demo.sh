@@ -14,9 +14,24 @@ input=(--model "$model" --text "$text" --bytes 700000 --last $((ingested + score
 
 # llama COMMAND argument...: mneme-llama on the demo's model and text.
 llama() {
-  local command=$1
+  local command=$1 status=0
   shift
-  "$mneme_llama" "$command" "${input[@]}" "$@"
+  "$mneme_llama" "$command" "${input[@]}" "$@" || status=$?
+  ((status == 0)) || explain_end "$command" "$status"
+}
+
+# explain_end COMMAND STATUS: ends the demo with a sentence that says what to do.
+explain_end() {
+  local what="mneme-llama $1"
+  ((${2} > 128)) || die "$what failed with status $2; its message stands above"
+  case $(kill -l $(($2 - 128))) in
+    ILL) die "$what was ended by SIGILL: llama.cpp was built for another CPU. Remove $MNEME_DEPS/llama.cpp/build and run" \
+      "scripts/demo again; if that does not help, build plain code by MNEME_LLAMA_CPU=x64 scripts/demo" ;;
+    KILL) die "$what was ended by SIGKILL: most likely memory ran out. The demo takes 2 GB; free some and run it again" ;;
+    INT | TERM) die "$what was interrupted; scripts/demo begins anew when it is run again" ;;
+    *) die "$what was ended by SIG$(kill -l $(($2 - 128))). That is a fault of mneme or of llama.cpp: please report it with" \
+      "the lines above and the first lines of /proc/cpuinfo" ;;
+  esac
 }
 
 # json_field FILE EXPRESSION: evaluates a Python expression over `d`, the document in FILE.
@@ -76,6 +91,15 @@ plot "$out/perplexity.dat" using 1:2 with linespoints linewidth 2 pointtype 7 po
 GNUPLOT
 }
 
+# ended_early PROCESS: of the process that was to be killed.
+ended_early() {
+  local status=0
+  wait "$1" || status=$?
+  tail -n 20 -- "$out/killed.log" >&2
+  ((status == 0)) || explain_end ingest "$status"
+  die "the process to be killed took all of the text in before it could be; its output: $out/killed.log"
+}
+
 # Kills a process that is taking text in, once it has acknowledged some commits, and shows that what it acknowledged is
 # there, token by token, and undamaged.
 kill_and_look() {
@@ -87,7 +111,7 @@ kill_and_look() {
     >"$out/killed.log" 2>&1 &
   process=$!
   while (($(wc -l <"$acknowledged") < 2)); do
-    kill -0 "$process" 2>/dev/null || die "the process to be killed ended by itself: $out/killed.log"
+    kill -0 "$process" 2>/dev/null || ended_early "$process"
     sleep 0.05
   done
   kill -KILL "$process"

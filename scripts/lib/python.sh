@@ -11,12 +11,17 @@ ensure_venv() {
   touch -- "$MNEME_VENV/.ready"
 }
 
-# pip_download FOLDER argument...: downloads packages, and only these, into FOLDER.
+# pip_download FOLDER argument...: downloads packages, and only these, into FOLDER. On a terminal pip draws its own bar.
 pip_download() {
   local folder=$1
   shift
   mkdir -p -- "$folder"
-  quietly "$MNEME_DEPS/log/download.log" "$MNEME_VENV/bin/pip" download --no-deps --dest "$folder" "$@"
+  local download=("$MNEME_VENV/bin/pip" download --no-deps --dest "$folder" "$@")
+  if [[ -t 1 ]]; then
+    "${download[@]}" || die "'${download[*]}' failed"
+  else
+    quietly "$MNEME_DEPS/log/download.log" "${download[@]}"
+  fi
 }
 
 # unzip_member ARCHIVE MEMBER: writes one member of a zip file (a wheel is one) to the standard output.
