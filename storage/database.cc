@@ -19,6 +19,7 @@
 #include "storage/found_value.h"
 #include "storage/keys.h"
 #include "storage/log_record.h"
+#include "storage/memory_check.h"
 #include "storage/transaction.h"
 
 namespace mneme {
@@ -74,6 +75,8 @@ absl::Status DatabaseImpl::LockWriter(std::shared_lock<std::shared_mutex>& lock)
   if (!writer()) {
     return absl::FailedPreconditionError(absl::StrCat("the store is open for reading only: ", path_));
   }
+  MNEME_RETURN_IF_ERROR(folder_->Check());
+  MNEME_RETURN_IF_ERROR(CheckMemoryForWrite());
   if (write_failed_) {
     const std::lock_guard alone(handle_mutex_);
     MNEME_RETURN_IF_ERROR(Recover());
@@ -104,6 +107,7 @@ absl::Status DatabaseImpl::MapRead(const rocksdb::Status& status, absl::string_v
     return absl::UnavailableError(
         absl::StrCat(doing, ": the writer has dropped it; catch up or open again: ", status.ToString()));
   }
+  if (status.IsPathNotFound()) MNEME_RETURN_IF_ERROR(folder_->Check());
   return FromRocksRead(status, doing);
 }
 
@@ -482,7 +486,7 @@ absl::StatusOr<DatabaseStats> DatabaseImpl::Stats() {
     DatabaseStats stats;
     MNEME_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListMemories());
     stats.memory_count = names.size();
-    stats.disk_bytes = DiskBytes(path_);
+    stats.disk_bytes = DiskBytes(folder_->io_path());
     stats.appended_bytes = appended_bytes_;
     // Flush and compaction count the blob files they write.
     for (const rocksdb::Tickers ticker :

@@ -18,6 +18,7 @@
 #include "storage/column_writer.h"
 #include "storage/database.h"
 #include "storage/rocks.h"
+#include "storage/store_folder.h"
 
 namespace mneme {
 
@@ -53,7 +54,7 @@ class DatabaseImpl final : public Database {
  private:
   friend class TransactionImpl;
 
-  DatabaseImpl(std::string path, const DatabaseOptions& options);
+  DatabaseImpl(std::string path, std::shared_ptr<const StoreFolder> folder, const DatabaseOptions& options);
 
   // database_open.cc
   absl::Status OpenWriter(bool create_if_missing);
@@ -138,7 +139,8 @@ class DatabaseImpl final : public Database {
   rocksdb::ColumnFamilyHandle* family(Family f) const { return writer_handle_->family(f); }
   bool writer() const { return options_.mode == DatabaseOptions::Mode::kReadWrite; }
 
-  const std::string path_;
+  const std::string path_;  // as the host gave it, for messages alone
+  const std::shared_ptr<const StoreFolder> folder_;
   const DatabaseOptions options_;
   std::shared_ptr<rocksdb::Statistics> statistics_;
   const std::shared_ptr<rocksdb::Cache> block_cache_;

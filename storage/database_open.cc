@@ -11,10 +11,12 @@
 #include "absl/strings/str_cat.h"
 
 #include "base/checksum.h"
+#include "base/fork_watch.h"
 #include "base/status.h"
 #include "storage/coding.h"
 #include "storage/database_impl.h"
 #include "storage/keys.h"
+#include "storage/memory_check.h"
 
 // Opening: which of the many things a path can be is it, and what has a writer left behind.
 
@@ -105,14 +107,15 @@ bool HasOtherFamilies(const std::string& path, const rocksdb::DBOptions& db_opti
 }
 
 // For such a database. OK if its creation was cut short.
-absl::Status Probe(const std::string& path, rocksdb::DBOptions db_options) {
+absl::Status Probe(const StoreFolder& folder, rocksdb::DBOptions db_options) {
+  const std::string& path = folder.path();
   db_options.env = rocksdb::Env::Default();  // it may be anybody's, with other settings than CheckTableTail knows
   std::vector<std::string> names;
-  MNEME_RETURN_IF_ERROR(FromRocks(rocksdb::DB::ListColumnFamilies(db_options, path, &names), "open " + path));
+  MNEME_RETURN_IF_ERROR(FromRocks(rocksdb::DB::ListColumnFamilies(db_options, folder.io_path(), &names), "open " + path));
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* raw = nullptr;
   MNEME_RETURN_IF_ERROR(FromRocks(
-      rocksdb::DB::OpenForReadOnly(db_options, path, {MakeFamilies(MakeBlockCache())[kDefaultFamily]}, &handles, &raw),
+      rocksdb::DB::OpenForReadOnly(db_options, folder.io_path(), {MakeFamilies(MakeBlockCache())[kDefaultFamily]}, &handles, &raw),
       "open " + path));
   const std::unique_ptr<rocksdb::DB> db(raw);
   std::string value;
@@ -175,15 +178,23 @@ absl::StatusOr<std::unique_ptr<Database>> DatabaseImpl::Open(const std::string& 
   if (fs::exists(kind) && !fs::is_directory(kind)) {
     return absl::InvalidArgumentError(absl::StrCat("path: expected a folder, got a file: ", path));
   }
-  const bool create = options.mode == Mode::kReadWrite && options.create_if_missing;
-  const bool has_store = fs::exists(fs::path(path) / "CURRENT", error);
-  if (!has_store) {
-    // A new database would delete the files of one that has only lost its CURRENT.
-    if (HasRemains(path)) return absl::DataLossError(absl::StrCat("the file CURRENT of the store is missing: ", path));
+  MNEME_RETURN_IF_ERROR(CheckMemoryForWrite());  // an open replays logs, which writes
+  const bool writes = options.mode == Mode::kReadWrite;
+  const bool create = writes && options.create_if_missing;
+  if (kind.type() == fs::file_type::not_found) {
     if (!create) return NoStore(path);
     MNEME_RETURN_IF_ERROR(CreateFolder(path));
   }
-  std::unique_ptr<DatabaseImpl> database(new DatabaseImpl(path, options));
+  MNEME_ASSIGN_OR_RETURN(std::shared_ptr<const StoreFolder> folder, StoreFolder::Open(path, writes));
+  const bool has_store = fs::exists(fs::path(folder->io_path()) / "CURRENT", error);
+  if (!has_store) {
+    // A new database would delete the files of one that has only lost its CURRENT.
+    if (HasRemains(folder->io_path())) {
+      return absl::DataLossError(absl::StrCat("the file CURRENT of the store is missing: ", path));
+    }
+    if (!create) return NoStore(path);
+  }
+  std::unique_ptr<DatabaseImpl> database(new DatabaseImpl(path, std::move(folder), options));
   if (database->writer()) {
     MNEME_RETURN_IF_ERROR(database->OpenWriter(!has_store));
   } else {
@@ -193,6 +204,7 @@ absl::StatusOr<std::unique_ptr<Database>> DatabaseImpl::Open(const std::string& 
     const std::lock_guard lock(database->view_mutex_);
     database->view_ = database->rows_view_ = std::move(view);
   }
+  SkipEarlierDestructorsInForkedChild();
   MNEME_RETURN_IF_ERROR(database->CheckVersion(create));
   if (database->writer()) {
     MNEME_RETURN_IF_ERROR(database->LoadIds());
@@ -201,8 +213,9 @@ absl::StatusOr<std::unique_ptr<Database>> DatabaseImpl::Open(const std::string& 
   return database;
 }
 
-DatabaseImpl::DatabaseImpl(std::string path, const DatabaseOptions& options)
+DatabaseImpl::DatabaseImpl(std::string path, std::shared_ptr<const StoreFolder> folder, const DatabaseOptions& options)
     : path_(std::move(path)),
+      folder_(std::move(folder)),
       options_(options),
       statistics_(rocksdb::CreateDBStatistics()),
       block_cache_(MakeBlockCache()) {
@@ -210,17 +223,17 @@ DatabaseImpl::DatabaseImpl(std::string path, const DatabaseOptions& options)
 }
 
 absl::Status DatabaseImpl::OpenWriter(bool create) {
-  if (writer_env_ == nullptr) writer_env_ = MakeEnv();
+  if (writer_env_ == nullptr) writer_env_ = MakeEnv(folder_);
   rocksdb::DBOptions db_options = MakeDbOptions(writer_env_.get(), options_.log, statistics_);
   db_options.create_if_missing = create;
   db_options.create_missing_column_families = create;
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* db = nullptr;
-  rocksdb::Status status = rocksdb::DB::Open(db_options, path_, MakeFamilies(block_cache_), &handles, &db);
-  if (status.IsInvalidArgument() || (status.IsCorruption() && HasOtherFamilies(path_, db_options))) {
-    MNEME_RETURN_IF_ERROR(Probe(path_, db_options));
+  rocksdb::Status status = rocksdb::DB::Open(db_options, folder_->io_path(), MakeFamilies(block_cache_), &handles, &db);
+  if (status.IsInvalidArgument() || (status.IsCorruption() && HasOtherFamilies(folder_->io_path(), db_options))) {
+    MNEME_RETURN_IF_ERROR(Probe(*folder_, db_options));
     db_options.create_missing_column_families = true;
-    status = rocksdb::DB::Open(db_options, path_, MakeFamilies(block_cache_), &handles, &db);
+    status = rocksdb::DB::Open(db_options, folder_->io_path(), MakeFamilies(block_cache_), &handles, &db);
   }
   if (!status.ok()) return FromOpen(status, path_);
   writer_handle_ = std::make_shared<RocksHandle>(writer_env_, db, std::move(handles));
@@ -258,23 +271,23 @@ absl::Status DatabaseImpl::Reopen() {
 }
 
 absl::StatusOr<std::shared_ptr<RocksHandle>> DatabaseImpl::OpenView(std::string& signature) {
-  const std::shared_ptr<rocksdb::Env> env = MakeEnv();
+  const std::shared_ptr<rocksdb::Env> env = MakeEnv(folder_);
   const rocksdb::DBOptions db_options = MakeDbOptions(env.get(), options_.log, statistics_);
   rocksdb::Status status;
   std::shared_ptr<RocksHandle> view;
   for (int attempt = 0; attempt < kViewAttempts; ++attempt) {
-    const Signature before = SignatureOf(path_);
+    const Signature before = SignatureOf(folder_->io_path());
     std::vector<rocksdb::ColumnFamilyHandle*> handles;
     rocksdb::DB* db = nullptr;
-    status = rocksdb::DB::OpenForReadOnly(db_options, path_, MakeFamilies(block_cache_), &handles, &db);
-    if (status.IsInvalidArgument() || (status.IsCorruption() && HasOtherFamilies(path_, db_options))) {
-      MNEME_RETURN_IF_ERROR(Probe(path_, db_options));
+    status = rocksdb::DB::OpenForReadOnly(db_options, folder_->io_path(), MakeFamilies(block_cache_), &handles, &db);
+    if (status.IsInvalidArgument() || (status.IsCorruption() && HasOtherFamilies(folder_->io_path(), db_options))) {
+      MNEME_RETURN_IF_ERROR(Probe(*folder_, db_options));
       return NoStore(path_);
     }
     if (!status.ok()) continue;
     view = std::make_shared<RocksHandle>(env, db, std::move(handles));
     // The tree is read before the log: if it has changed meanwhile, a commit may have come without its chunks.
-    if (SignatureOf(path_).tree == before.tree) {
+    if (SignatureOf(folder_->io_path()).tree == before.tree) {
       signature = before.all;
       return view;
     }
@@ -298,13 +311,13 @@ absl::StatusOr<DatabaseImpl::View> DatabaseImpl::ViewOf(Seen which) {
 
 bool DatabaseImpl::WriterWentOn(Seen from) {
   const std::lock_guard refresh(refresh_mutex_);
-  return SignatureOf(path_).all != (from == Seen::kView ? view_signature_ : rows_signature_);
+  return SignatureOf(folder_->io_path()).all != (from == Seen::kView ? view_signature_ : rows_signature_);
 }
 
 absl::StatusOr<bool> DatabaseImpl::RefreshRowsView() {
   if (writer()) return false;
   const std::lock_guard refresh(refresh_mutex_);
-  if (SignatureOf(path_).all == rows_signature_) return false;
+  if (SignatureOf(folder_->io_path()).all == rows_signature_) return false;
   MNEME_ASSIGN_OR_RETURN(std::shared_ptr<RocksHandle> view, OpenView(rows_signature_));
   const std::lock_guard lock(view_mutex_);
   rows_view_.swap(view);
@@ -315,7 +328,7 @@ absl::Status DatabaseImpl::CatchUp() {
   if (options_.mode != Mode::kFollow) return absl::OkStatus();
   return Guarded("catch up", [&]() -> absl::Status {
     const std::lock_guard refresh(refresh_mutex_);
-    if (SignatureOf(path_).all == view_signature_) return absl::OkStatus();
+    if (SignatureOf(folder_->io_path()).all == view_signature_) return absl::OkStatus();
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<RocksHandle> view, OpenView(view_signature_));
     rows_signature_ = view_signature_;
     const std::lock_guard lock(view_mutex_);

@@ -1,6 +1,7 @@
 #include "storage/rocks.h"
 
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cstdarg>
@@ -24,6 +25,7 @@ thread_local FindValue* FindValue::current_ = nullptr;
 namespace {
 
 constexpr size_t kMiB = size_t{1} << 20;
+constexpr mode_t kOwnRights = S_IRUSR | S_IWUSR;
 
 // RocksDB's own log: warnings go to the host, nothing goes to a file.
 class HostLogger : public rocksdb::Logger {
@@ -40,7 +42,7 @@ class HostLogger : public rocksdb::Logger {
     const int size = std::vsnprintf(line, sizeof(line), format, arguments);
     if (size <= 0) return;
     try {
-      log_(absl::string_view(line, std::min<size_t>(size, sizeof(line) - 1)));
+      log_(WithoutIoPaths(absl::string_view(line, std::min<size_t>(size, sizeof(line) - 1))));
     } catch (...) {
       // A host's callback that throws must not unwind RocksDB's threads.
     }
@@ -71,7 +73,8 @@ class BlobFile : public rocksdb::FSRandomAccessFileWrapper {
 
 class StoreFileSystem : public rocksdb::FileSystemWrapper {
  public:
-  using FileSystemWrapper::FileSystemWrapper;
+  StoreFileSystem(std::shared_ptr<rocksdb::FileSystem> target, std::shared_ptr<const StoreFolder> folder)
+      : FileSystemWrapper(std::move(target)), folder_(std::move(folder)) {}
   ~StoreFileSystem() override {
     if (lock_ != nullptr) target()->UnlockFile(lock_, rocksdb::IOOptions(), nullptr).PermitUncheckedError();
   }
@@ -106,6 +109,18 @@ class StoreFileSystem : public rocksdb::FileSystemWrapper {
     return status.ok() ? CheckTableTail(name, **file, bytes) : status;
   }
 
+  // A host whose umask takes its own rights away would make files that it cannot read again.
+  rocksdb::IOStatus NewWritableFile(const std::string& name, const rocksdb::FileOptions& options,
+                                    std::unique_ptr<rocksdb::FSWritableFile>* file,
+                                    rocksdb::IODebugContext* context) override {
+    rocksdb::IOStatus status = target()->NewWritableFile(name, options, file, context);
+    struct stat info;
+    if (status.ok() && ::stat(name.c_str(), &info) == 0 && (info.st_mode & kOwnRights) != kOwnRights) {
+      ::chmod(name.c_str(), (info.st_mode & 07777) | kOwnRights);
+    }
+    return status;
+  }
+
   // RocksDB starts its thread that polls for room only where it can ask how much there is.
   rocksdb::IOStatus GetFreeSpace(const std::string&, const rocksdb::IOOptions&, uint64_t*,
                                  rocksdb::IODebugContext*) override {
@@ -113,6 +128,7 @@ class StoreFileSystem : public rocksdb::FileSystemWrapper {
   }
 
  private:
+  const std::shared_ptr<const StoreFolder> folder_;
   rocksdb::FileLock* lock_ = nullptr;
 };
 
@@ -148,13 +164,13 @@ absl::StatusCode CodeOf(const rocksdb::Status& status) {
 
 absl::Status FromRocks(const rocksdb::Status& status, absl::string_view doing) {
   if (status.ok()) return absl::OkStatus();
-  return absl::Status(CodeOf(status), absl::StrCat(doing, ": ", status.ToString()));
+  return absl::Status(CodeOf(status), absl::StrCat(doing, ": ", WithoutIoPaths(status.ToString())));
 }
 
 absl::Status FromRocksRead(const rocksdb::Status& status, absl::string_view doing) {
   if (status.ok()) return absl::OkStatus();
   // RocksDB looks for a table that is missing under the name of its forerunner's last, and reports that one.
-  const std::string text = absl::StrReplaceAll(status.ToString(), {{".ldb", ".sst"}});
+  const std::string text = absl::StrReplaceAll(WithoutIoPaths(status.ToString()), {{".ldb", ".sst"}});
   const absl::StatusCode code = status.IsPathNotFound() ? absl::StatusCode::kDataLoss : CodeOf(status);
   return absl::Status(code, absl::StrCat(doing, ": ", text));
 }
@@ -171,8 +187,9 @@ RocksHandle::~RocksHandle() {
   }
 }
 
-std::shared_ptr<rocksdb::Env> MakeEnv() {
-  return rocksdb::NewCompositeEnv(std::make_shared<StoreFileSystem>(rocksdb::FileSystem::Default()));
+std::shared_ptr<rocksdb::Env> MakeEnv(std::shared_ptr<const StoreFolder> folder) {
+  return rocksdb::NewCompositeEnv(
+      std::make_shared<StoreFileSystem>(rocksdb::FileSystem::Default(), std::move(folder)));
 }
 
 rocksdb::DBOptions MakeDbOptions(rocksdb::Env* env, const std::function<void(absl::string_view)>& log,

@@ -19,6 +19,8 @@
 #include "rocksdb/options.h"
 #include "rocksdb/statistics.h"
 
+#include "storage/store_folder.h"
+
 namespace mneme {
 
 // How mneme uses RocksDB: its settings, and the one place where its errors become ours.
@@ -71,7 +73,8 @@ inline absl::string_view ToView(const rocksdb::Slice& slice) {
 // RocksDB's own thread that waits for room on a full disk: while it waits nobody else may resume. A database's lock,
 // once taken through it, is held until it is destroyed: a writer that opens its database again lets no other writer in
 // between.
-std::shared_ptr<rocksdb::Env> MakeEnv();
+// `folder`, whose files it opens, is kept open as long.
+std::shared_ptr<rocksdb::Env> MakeEnv(std::shared_ptr<const StoreFolder> folder);
 
 // Settings of the whole database; `env` must outlive it. `log` gets RocksDB's warnings and errors, from any thread.
 rocksdb::DBOptions MakeDbOptions(rocksdb::Env* env, const std::function<void(absl::string_view)>& log,

@@ -84,7 +84,7 @@ absl::StatusOr<std::string> DatabaseImpl::WrongFiles() {
   };
   const auto wrong = [&](const std::string& name, uint64_t size) {
     std::error_code error;
-    return std::filesystem::file_size(std::filesystem::path(path_) / name, error) != size || error;
+    return std::filesystem::file_size(std::filesystem::path(folder_->io_path()) / name, error) != size || error;
   };
   std::map<std::string, uint64_t> found;
   for (const auto& [name, size] : live()) {

@@ -7,19 +7,26 @@ namespace {
 
 // The library's only state beside the registry of handles.
 thread_local std::string last_error;
-thread_local bool out_of_memory = false;
+thread_local const char* fixed_error = nullptr;  // a message that takes no memory, instead of the other
 
 }  // namespace
 
 mneme_status Report(const absl::Status& status) {
-  out_of_memory = false;
+  fixed_error = nullptr;
   last_error.assign(status.message().data(), status.message().size());
   return static_cast<mneme_status>(status.raw_code());
 }
 
 mneme_status ReportOutOfMemory() {
-  out_of_memory = true;
+  fixed_error = "out of memory";
   return MNEME_RESOURCE_EXHAUSTED;
+}
+
+mneme_status ReportForkedChild() {
+  fixed_error =
+      "this process was made by fork() after a store had been opened: it can use no store, not even a new one. "
+      "Use the parent's, fork before the first mneme_store_open, or start the child by exec";
+  return MNEME_FAILED_PRECONDITION;
 }
 
 absl::Status NullArgument(absl::string_view name) {
@@ -31,7 +38,7 @@ absl::Status NullArgument(absl::string_view name) {
 extern "C" {
 
 const char* mneme_last_error(void) {
-  return mneme::capi::out_of_memory ? "out of memory" : mneme::capi::last_error.c_str();
+  return mneme::capi::fixed_error != nullptr ? mneme::capi::fixed_error : mneme::capi::last_error.c_str();
 }
 
 const char* mneme_status_name(mneme_status status) {

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 
+#include "base/fork_watch.h"
 #include "mneme.h"
 
 namespace mneme::capi {
@@ -18,10 +19,14 @@ mneme_status Report(const absl::Status& status);
 // The message was too much for the memory that is left.
 mneme_status ReportOutOfMemory();
 
+// Before anything is locked: in a forked child another thread of the parent may hold any mutex.
+mneme_status ReportForkedChild();
+
 // The one way from inside to outside: every entry point that can fail runs its body in here, so no exception crosses
 // the boundary and every failure leaves a message.
 template <typename Body>
 mneme_status Guard(const Body& body) noexcept {
+  if (IsForkedChild()) return ReportForkedChild();
   try {
     const absl::Status status = body();
     return status.ok() ? MNEME_OK : Report(status);

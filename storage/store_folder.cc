@@ -1,0 +1,130 @@
+#include "storage/store_folder.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+
+#include "base/fork_watch.h"
+
+namespace mneme {
+namespace {
+
+constexpr absl::string_view kDescriptors = "/proc/self/fd/";
+
+// Programs that clean temporary folders lock a directory for a moment to see whether it is in use.
+constexpr int kLockAttempts = 20;
+constexpr auto kLockPause = std::chrono::milliseconds(10);
+
+absl::Status CannotOpen(const std::string& path, int error) {
+  const std::string message = absl::StrCat("cannot open the folder ", path, ": ", std::strerror(error));
+  switch (error) {
+    case ENOENT: return absl::NotFoundError(message);
+    case EACCES:
+    case EPERM: return absl::PermissionDeniedError(message);
+    case ENOTDIR:
+    case ENAMETOOLONG:
+    case ELOOP: return absl::InvalidArgumentError(message);
+    case EMFILE:
+    case ENFILE:
+    case ENOMEM: return absl::ResourceExhaustedError(message);
+    default: return absl::UnavailableError(message);
+  }
+}
+
+absl::Status Lock(int fd, const std::string& path) {
+  for (int attempt = 1;; ++attempt) {
+    if (::flock(fd, LOCK_EX | LOCK_NB) == 0) return absl::OkStatus();
+    if (errno == EINTR) continue;
+    if (errno != EWOULDBLOCK) return CannotOpen(path, errno);
+    if (attempt == kLockAttempts) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("store is open by another writer: ", path, "; close it there, or open it for reading only"));
+    }
+    std::this_thread::sleep_for(kLockPause);
+  }
+}
+
+bool IsDirectory(const std::string& path, dev_t device, ino_t inode) {
+  struct stat info;
+  return ::stat(path.c_str(), &info) == 0 && info.st_dev == device && info.st_ino == inode;
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const StoreFolder>> StoreFolder::Open(const std::string& path, bool lock) {
+  WatchForks();
+  const std::unique_ptr<char, decltype(&::free)> resolved(::realpath(path.c_str(), nullptr), ::free);
+  if (resolved == nullptr) return CannotOpen(path, errno);
+  const int fd = ::open(resolved.get(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return CannotOpen(path, errno);
+  struct stat info;
+  if (::fstat(fd, &info) != 0) {
+    const int error = errno;
+    ::close(fd);
+    return CannotOpen(path, error);
+  }
+  if (lock) {
+    if (absl::Status status = Lock(fd, path); !status.ok()) {
+      ::close(fd);
+      return status;
+    }
+  }
+  return std::shared_ptr<const StoreFolder>(
+      new StoreFolder(resolved.get(), fd, info.st_dev, info.st_ino, lock));
+}
+
+StoreFolder::StoreFolder(std::string path, int fd, dev_t device, ino_t inode, bool locked)
+    : path_(std::move(path)), fd_(fd), device_(device), inode_(inode), locked_(locked) {
+  io_path_ = absl::StrCat(kDescriptors, fd_);
+  if (!IsDirectory(io_path_, device_, inode_)) io_path_ = path_;
+  CloseInForkedChild(fd_);
+}
+
+StoreFolder::~StoreFolder() {
+  // A forked child has closed it already, and the number may be another file's by now.
+  if (IsForkedChild()) return;
+  ForgetInForkedChild(fd_);
+  // A child that was made by other means than fork() may still have the open directory, and the lock with it.
+  if (locked_) ::flock(fd_, LOCK_UN);
+  ::close(fd_);
+}
+
+absl::Status StoreFolder::Check() const {
+  struct stat info;
+  if (::fstat(fd_, &info) != 0 || info.st_nlink == 0) {
+    return absl::FailedPreconditionError(absl::StrCat("the folder of the store was deleted while it is open: ", path_));
+  }
+  if (io_path_ != path_ || IsDirectory(path_, device_, inode_)) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("the folder of the store was moved or replaced while it is open: ", path_));
+}
+
+std::string WithoutIoPaths(absl::string_view text) {
+  std::string result;
+  for (;;) {
+    const size_t at = text.find(kDescriptors);
+    if (at == absl::string_view::npos) return absl::StrCat(result, text);
+    size_t end = at + kDescriptors.size();
+    while (end < text.size() && absl::ascii_isdigit(static_cast<unsigned char>(text[end]))) ++end;
+    absl::StrAppend(&result, text.substr(0, at));
+    if (end < text.size() && text[end] == '/') {
+      ++end;
+    } else {
+      absl::StrAppend(&result, "the store's folder");
+    }
+    text.remove_prefix(end);
+  }
+}
+
+}  // namespace mneme
