@@ -77,7 +77,8 @@ absl::StatusOr<std::unique_ptr<KeyIndex>> BuildFaissIndex(const IndexSpec& spec,
   const auto build = [&](bool on_device) {
     return Guarded(shape.Text(), [&] {
       built.space = MakeSpace(shape, keys, rows, dim);
-      const std::vector<float> centered = built.space.Center(keys, rows);
+      std::vector<float> centered = built.space.Center(keys, rows);
+      if (!IsExact(shape)) ScaleKeys(centered);
       std::unique_ptr<faiss::Index> assigner;
       if (on_device) assigner = MakeGpuAssigner(spec, dim);
       built.index = BuildStructure(shape, centered, rows, dim, assigner.get());

@@ -9,6 +9,8 @@
 #include <faiss/invlists/InvertedLists.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstdlib>
 #include <utility>
 
 namespace mneme {
@@ -74,6 +76,16 @@ KeySpace MakeSpace(const FaissShape& shape, const float* keys, int64_t rows, int
   }
   for (size_t d = 0; d < sum.size(); ++d) space.mean[d] = static_cast<float>(sum[d] / static_cast<double>(rows));
   return space;
+}
+
+void ScaleKeys(std::vector<float>& keys) {
+  constexpr int kMostExponent = 30;
+  float largest = 0;
+  for (const float x : keys) largest = std::max(largest, std::abs(x));
+  if (largest == 0) return;
+  const int exponent = std::ilogb(largest);
+  if (std::abs(exponent) <= kMostExponent) return;
+  for (float& x : keys) x = std::ldexp(x, -exponent);
 }
 
 std::unique_ptr<faiss::Index> BuildStructure(const FaissShape& shape, const std::vector<float>& keys, int64_t rows,

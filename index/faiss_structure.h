@@ -43,6 +43,10 @@ bool IsExact(const FaissShape& shape);
 // The mean of keys f32 [rows, dim]; zeros for an exact shape.
 KeySpace MakeSpace(const FaissShape& shape, const float* keys, int64_t rows, int64_t dim);
 
+// Scales very small or very large centered keys by a power of two, so that their inner products with each other neither
+// vanish nor overflow. Inner products of one query keep their order.
+void ScaleKeys(std::vector<float>& keys);
+
 // The structure over centered keys f32 [rows, dim]. What lists are trained and filled by may be elsewhere: `assigner`
 // is an empty index by Euclidean distance, or null for one on the host.
 std::unique_ptr<faiss::Index> BuildStructure(const FaissShape& shape, const std::vector<float>& keys, int64_t rows,

@@ -1,10 +1,16 @@
 #include "index/key_index.h"
 
+#include <optional>
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 
 #include "base/dtype.h"
 #include "base/status.h"
+#include "index/faiss_call.h"
 #include "index/faiss_index.h"
+#include "index/grouped_index.h"
+#include "index/row_groups.h"
 
 namespace mneme {
 namespace {
@@ -44,12 +50,16 @@ absl::StatusOr<std::unique_ptr<KeyIndex>> BuildKeyIndex(const IndexSpec& spec, c
   if (!AllFinite(DType::kF32, keys, static_cast<size_t>(rows * dim))) {
     return absl::InvalidArgumentError("keys must be finite");
   }
-  return BuildFaissIndex(spec, keys, rows, dim);
+  std::optional<RowGroups> groups;
+  MNEME_RETURN_IF_ERROR(Guarded(FormatIndexSpec(spec), [&] { groups = RowGroups::OfKeys(keys, rows, dim); }));
+  if (groups->groups() == rows) return BuildFaissIndex(spec, keys, rows, dim);
+  return BuildGroupedIndex(spec, keys, dim, *std::move(groups));
 }
 
 absl::StatusOr<std::unique_ptr<KeyIndex>> LoadKeyIndex(const IndexSpec& spec, absl::string_view blob, int64_t rows,
                                                        int64_t dim) {
   MNEME_RETURN_IF_ERROR(CheckArguments(spec, rows, dim));
+  if (IsGroupedBlob(blob)) return LoadGroupedIndex(spec, blob, rows, dim);
   return LoadFaissIndex(spec, blob, rows, dim);
 }
 

@@ -12,6 +12,8 @@
 
 namespace mneme {
 
+class RowGroups;
+
 // Numbers equal mneme_index_kind of the C ABI.
 enum class IndexKind : uint8_t {
   kAuto = 0,
@@ -51,8 +53,8 @@ struct IndexSpec {
 absl::StatusOr<IndexSpec> ParseIndexSpec(absl::string_view text);
 std::string FormatIndexSpec(const IndexSpec& spec);
 
-// An approximate (or exact) answer to "which rows fit this query?" over a fixed set of rows numbered from 0.
-// Search is const and thread-safe.
+// An approximate (or exact) answer to "which rows fit this query?" over a fixed set of rows numbered from 0. Rows with
+// equal keys form a group, which is indexed and found once. Search is const and thread-safe.
 class KeyIndex {
  public:
   virtual ~KeyIndex() = default;
@@ -64,12 +66,15 @@ class KeyIndex {
   // Where it is searched: "host", "cuda:0", or for a gpu kind that no device took "host (…)" with the reason.
   virtual std::string Where() const { return "host"; }
 
-  // The (about) `fetch` rows of greatest inner product for each of `count` queries (f32 [count, dim]):
-  // row numbers, best first, into rows [count, fetch]; -1 pads. The caller re-ranks them with the exact keys.
-  // An index on a GPU finds at most as many rows as FAISS selects there (2048), and one thread at a time is served.
-  // Only with it may queries and rows lie in device memory: queries must be complete when this is called and are not
-  // looked at for what is not finite; rows are complete when it returns, and nothing has passed the host.
-  virtual absl::Status Search(const float* queries, int64_t count, int64_t fetch, int64_t* rows) const = 0;
+  // The rows of each group; null if all keys differ, and each row is a group of its own with the row's number.
+  virtual const RowGroups* groups() const { return nullptr; }
+
+  // The (about) `fetch` groups of greatest inner product for each of `count` queries (f32 [count, dim]):
+  // group numbers, best first, into found [count, fetch]; -1 pads. The caller re-ranks them with the exact keys.
+  // An index on a GPU finds at most as many groups as FAISS selects there (2048), and one thread at a time is served.
+  // Only with it may queries and `found` lie in device memory: queries must be complete when this is called and are not
+  // looked at for what is not finite; `found` is complete when it returns, and nothing has passed the host.
+  virtual absl::Status Search(const float* queries, int64_t count, int64_t fetch, int64_t* found) const = 0;
 
   // A blob that LoadKeyIndex reads back to an index which gives the same results.
   virtual absl::StatusOr<std::string> Serialize() const = 0;

@@ -14,6 +14,7 @@
 #include "base/mutex.h"
 #include "base/scratch.h"
 #include "base/status.h"
+#include "index/row_groups.h"
 #include "memory/mixed_tasks.h"
 #include "memory/piece_scan.h"
 #include "memory/retrieve_plan.h"
@@ -90,6 +91,81 @@ std::pmr::vector<int64_t> Numbers(int64_t begin, int64_t end, std::pmr::memory_r
   return numbers;
 }
 
+// Ranks what one index found by the exact keys. Of rows with equal keys one key is read.
+class GroupRanker {
+ public:
+  GroupRanker(const RetrievePlan& plan, const VisibleRun& visible, const KeyIndex& index, int64_t kv_head)
+      : plan_(plan), visible_(visible), groups_(index.groups()), kv_head_(kv_head) {}
+
+  // Pushes the visible rows of the groups `numbers` (negative ones are skipped) that may be among the k best.
+  // Returns: how many.
+  int64_t Rank(int32_t head, int64_t query, absl::Span<const int64_t> numbers, TopK& best) {
+    const MemoryView& view = *plan_.view;
+    keys_.clear();
+    found_.clear();
+    for (const int64_t number : numbers) {
+      if (number < 0) continue;
+      const TokenGroup group = Visible(number);
+      if (group.count == 0) continue;
+      const VisibleRows& owner = view.Find(group.token(0));
+      found_.push_back(group);
+      keys_.push_back(owner.keys->heads[static_cast<size_t>(kv_head_)]->Row(group.token(0) - owner.first_token));
+    }
+    dots_.resize(keys_.size());
+    DotKeys(plan_.sequence->memory->options().stored_dtype, plan_.request->layer.key_dim, keys_,
+            plan_.Vector(head, query), dots_.data());
+    int64_t pushed = 0;
+    for (size_t i = 0; i < found_.size(); ++i) pushed += Push(head, query, found_[i], dots_[i], best);
+    return pushed;
+  }
+
+ private:
+  // Tokens with equal keys, ascending.
+  struct TokenGroup {
+    int64_t first_token;  // of the index, or the one token if `rows` is null
+    const int32_t* rows;
+    int64_t count;
+
+    int64_t token(int64_t i) const { return rows == nullptr ? first_token : first_token + rows[i]; }
+  };
+
+  // What is visible of a group, though its first row may not be.
+  TokenGroup Visible(int64_t number) const {
+    const int64_t first_token = visible_.run->first_token();
+    const int64_t begin = visible_.token_begin - first_token, end = visible_.token_end - first_token;
+    if (groups_ == nullptr) return {first_token + number, nullptr, begin <= number && number < end ? 1 : 0};
+    const absl::Span<const int32_t> rows = groups_->Rows(number);
+    const auto from = std::lower_bound(rows.begin(), rows.end(), begin);
+    return {first_token, rows.data() + (from - rows.begin()), std::lower_bound(from, rows.end(), end) - from};
+  }
+
+  // Returns: how many rows were pushed.
+  int64_t Push(int32_t head, int64_t query, const TokenGroup& group, float dot, TopK& best) const {
+    const VisibleRows* owner = nullptr;
+    Ranking ranking;
+    int64_t count = group.count;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t token = group.token(i);
+      if (owner == nullptr || token >= owner->token_end()) {
+        owner = &plan_.view->Find(token);
+        ranking = plan_.RankingOf(head, query, *owner);
+        // Without decay all have one logit, and ties go to the lower token.
+        if (ranking.decay == 0) count = std::min(count, std::max<int64_t>(best.k(), 1));
+      }
+      best.Push(ranking.Logit(dot, token - owner->first_token), token);
+    }
+    return count;
+  }
+
+  const RetrievePlan& plan_;
+  const VisibleRun& visible_;
+  const RowGroups* const groups_;
+  const int64_t kv_head_;
+  std::vector<TokenGroup> found_;  // these three: one a group
+  std::vector<const char*> keys_;
+  std::vector<float> dots_;
+};
+
 // Candidates of one index, re-ranked by the exact keys.
 absl::Status SearchRun(const RetrievePlan& plan, const VisibleRun& visible, int64_t kv_head,
                        absl::Span<const int32_t> heads, int64_t query_begin, int64_t query_end, TopK* top) {
@@ -104,7 +180,7 @@ absl::Status SearchRun(const RetrievePlan& plan, const VisibleRun& visible, int6
   const double widen = static_cast<double>(run.tokens()) / static_cast<double>(seen);
   const double asked =
       std::max<double>(kMinCandidates, kCandidatesPerRow * static_cast<double>(std::min(wanted, seen)));
-  const auto fetch = static_cast<int64_t>(std::min<double>(asked * widen, static_cast<double>(run.tokens())));
+  auto fetch = static_cast<int64_t>(std::min<double>(asked * widen, static_cast<double>(run.tokens())));
   const auto scan = [&](absl::Span<const int32_t> which, int64_t begin_query, int64_t end_query, TopK* best) {
     Scratch scratch;
     const std::pmr::vector<int64_t> numbers = Numbers(begin_query, end_query, &scratch);
@@ -128,38 +204,21 @@ absl::Status SearchRun(const RetrievePlan& plan, const VisibleRun& visible, int6
         return plan.sequence->memory->DecodeKeys(*view.snapshot.state, layer, head, run.first_token(), run.tokens(),
                                                  keys);
       }));
-  std::vector<float> vectors, dots;
-  std::vector<int64_t> rows(static_cast<size_t>(queries * fetch)), tokens;
-  std::vector<const char*> keys;
-  std::vector<const VisibleRows*> owners;
+  // There may be far fewer groups of equal keys than rows.
+  fetch = std::min(fetch, index->groups() == nullptr ? index->rows() : index->groups()->groups());
+  std::vector<float> vectors;
+  std::vector<int64_t> found(static_cast<size_t>(queries * fetch));
+  GroupRanker ranker(plan, visible, *index, kv_head);
   for (size_t g = 0; g < heads.size(); ++g) {
     vectors.assign(plan.Vector(heads[g], query_begin),
                    plan.Vector(heads[g], query_begin) + queries * request.layer.key_dim);
-    MNEME_RETURN_IF_ERROR(index->Search(vectors.data(), queries, fetch, rows.data()));
+    MNEME_RETURN_IF_ERROR(index->Search(vectors.data(), queries, fetch, found.data()));
     for (int64_t query = 0; query < queries; ++query) {
       TopK& best = top[static_cast<int64_t>(g) * queries + query];
-      keys.clear();
-      owners.clear();
-      tokens.clear();
-      for (int64_t i = 0; i < fetch; ++i) {
-        const int64_t row = rows[static_cast<size_t>(query * fetch + i)];
-        if (row < 0) continue;
-        const int64_t token = run.first_token() + row;
-        if (token < visible.token_begin || token >= visible.token_end) continue;
-        owners.push_back(&view.Find(token));
-        tokens.push_back(token);
-        keys.push_back(
-            owners.back()->keys->heads[static_cast<size_t>(kv_head)]->Row(token - owners.back()->first_token));
-      }
-      dots.resize(keys.size());
-      DotKeys(plan.sequence->memory->options().stored_dtype, request.layer.key_dim, keys,
-              plan.Vector(heads[g], query_begin + query), dots.data());
-      for (size_t i = 0; i < keys.size(); ++i) {
-        const Ranking ranking = plan.RankingOf(heads[g], query_begin + query, *owners[i]);
-        best.Push(ranking.Logit(dots[i], tokens[i] - owners[i]->first_token), tokens[i]);
-      }
-      const auto found = static_cast<int64_t>(keys.size());
-      if (found >= std::min(request.heads[static_cast<size_t>(heads[g])].top_k, seen)) continue;
+      const auto numbers = absl::MakeConstSpan(found).subspan(static_cast<size_t>(query * fetch),
+                                                              static_cast<size_t>(fetch));
+      const int64_t ranked = ranker.Rank(heads[g], query_begin + query, numbers, best);
+      if (ranked >= std::min(request.heads[static_cast<size_t>(heads[g])].top_k, seen)) continue;
       // Too few came back (lists probed in vain, most of the index evicted): the exact scan answers instead.
       best.Reset(best.k());
       scan(absl::MakeConstSpan(&heads[g], 1), query_begin + query, query_begin + query + 1, &best);

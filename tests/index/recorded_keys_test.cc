@@ -12,6 +12,7 @@
 #include "gtest/gtest.h"
 #include "index/certified_scan.h"
 #include "index/key_index.h"
+#include "index/row_groups.h"
 #include "index/top_k.h"
 #include "tests/index/recorded_qk.h"
 
@@ -55,12 +56,16 @@ std::vector<int64_t> Search(const KeyIndex& index, const std::vector<float>& que
   return found;
 }
 
-// The share of `best` among what was found.
-double Recall(const std::vector<int64_t>& found, int64_t fetch, const std::vector<std::vector<int64_t>>& best) {
+// The share of the rows `best` whose groups of equal keys were found.
+double Recall(const KeyIndex& index, const std::vector<int64_t>& found, int64_t fetch,
+              const std::vector<std::vector<int64_t>>& best) {
   int64_t hits = 0;
   for (size_t q = 0; q < best.size(); ++q) {
     const auto begin = found.begin() + static_cast<int64_t>(q) * fetch;
-    for (const int64_t row : best[q]) hits += std::count(begin, begin + fetch, row);
+    for (const int64_t row : best[q]) {
+      const int64_t group = index.groups() == nullptr ? row : index.groups()->numbers()[static_cast<size_t>(row)];
+      hits += std::count(begin, begin + fetch, group);
+    }
   }
   return static_cast<double>(hits) / static_cast<double>(static_cast<int64_t>(best.size()) * kWanted);
 }
@@ -120,7 +125,7 @@ TEST_P(RecordedKeysTest, BestRowsAreFoundAndABlobFindsTheSame) {
       start = std::chrono::steady_clock::now();
       const std::vector<int64_t> found = Search(**index, queries, test.fetch);
       searched += SecondsSince(start);
-      recall += Recall(found, test.fetch, best) / heads;
+      recall += Recall(**index, found, test.fetch, best) / heads;
       bytes += (*index)->MemoryBytes();
 
       // Loading has only the blob to go by, so what answers alike was not built again.

@@ -337,6 +337,71 @@ TEST_P(IndexTest, AForkSharesTheIndices) {
   EXPECT_EQ(Stats().indexes_rebuilt, 0);
 }
 
+// The keys are those of forty tokens, so that all of them are candidates: what is found is the exact scan's, bit for bit.
+TEST_P(IndexTest, EqualKeysAreFoundAsByTheExactScan) {
+  options_.pinned_tokens = 7;
+  Create();
+  MemoryOptions scan_options = options_;
+  scan_options.index_spec = "scan";
+  const std::shared_ptr<Memory> scanned = *store_->CreateMemory("scanned", card_, scan_options);
+  TestRandom random(5);
+  const auto fill = [&](int64_t tokens) {
+    for (int64_t end = oracle_->Whole() + tokens; oracle_->Whole() < end;) {
+      const int64_t token = oracle_->Whole();
+      const int64_t key = token % 97 == 50 ? 0 : 1 + (token * token / 7) % 39;
+      for (size_t layer = 0; layer < card_.layers.size(); ++layer) {
+        const LayerCard& of = card_.layers[layer];
+        const Rows keys = KeysOf(kOwner, of, key, 1), values = ValuesOf(kOwner, of, token, 1);
+        oracle_->Append(layer, keys.tensor, values.tensor, nullptr, nullptr);
+        for (Memory* memory : {memory_.get(), scanned.get()}) {
+          ASSERT_OK(memory->Append(of.layer, keys.tensor, values.tensor, nullptr, nullptr));
+        }
+      }
+    }
+    ASSERT_OK(memory_->Commit(Durability::kBuffered, nullptr));
+    ASSERT_OK(scanned->Commit(Durability::kBuffered, nullptr));
+  };
+  const auto compare = [&](const Oracle& oracle, const Snapshot* snapshot, const Snapshot* of_scanned) {
+    for (const size_t layer : {size_t{0}, size_t{1}}) {
+      for (const auto& [begin, end] : std::vector<std::pair<int64_t, int64_t>>{
+               {0, -1}, {3, 1000}, {300, 1000}, {511, -1}, {900, 1030}, {1025, 1750}}) {
+        for (const int64_t k : {1, 10, 90}) {
+          SCOPED_TRACE(absl::StrCat("layer ", layer, ", tokens ", begin, " to ", end, ", k ", k));
+          AttendCase made = MixedHeads(card_, layer, 3, PositionPolicy::kAsStored);
+          made.sequences = {{memory_.get(), &oracle, snapshot, 3, 2, begin, end}};
+          for (HeadRule& head : made.heads) head.top_k = head.top_k > 0 ? k : 0;
+          AttendCall call(random, made);
+          ASSERT_OK(call.Run());
+          const AttendResult result = call.result();
+          call.SetMemory(0, scanned.get(), of_scanned);
+          ASSERT_OK(call.Run());
+          EXPECT_EQ(result.tokens, call.result().tokens);
+          EXPECT_TRUE(result == call.result());
+        }
+      }
+    }
+  };
+  fill(1800);
+  EXPECT_GT(Stats().indexes_built, 0);
+  compare(*oracle_, nullptr, nullptr);
+  const Oracle before = *oracle_;
+  const Snapshot snapshot = memory_->TakeSnapshot(), of_scanned = scanned->TakeSnapshot();
+  for (const int64_t keep : {1500, 1000}) {
+    SCOPED_TRACE(absl::StrCat("evicted to ", keep));
+    ASSERT_OK(memory_->Evict(keep));
+    ASSERT_OK(scanned->Evict(keep));
+    oracle_->Evict(keep);
+    compare(*oracle_, nullptr, nullptr);
+    compare(before, &snapshot, &of_scanned);
+  }
+  fill(700);
+  compare(*oracle_, nullptr, nullptr);
+  EXPECT_EQ(Stats().indexes_rebuilt, 0);
+  VerifyReport report;
+  ASSERT_OK(store_->Verify(nullptr, &report));
+  EXPECT_EQ(report.damaged_indexes, 0);
+}
+
 INSTANTIATE_TEST_SUITE_P(Kinds, IndexTest, ::testing::Values("flat", "ivf", "ivfpq", "hnsw"),
                          [](const auto& info) { return std::string(info.param); });
 
