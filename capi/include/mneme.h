@@ -57,8 +57,8 @@ typedef enum mneme_status {
   MNEME_DEADLINE_EXCEEDED = 4,
   MNEME_NOT_FOUND = 5,
   MNEME_ALREADY_EXISTS = 6,
-  MNEME_PERMISSION_DENIED = 7,
-  MNEME_RESOURCE_EXHAUSTED = 8,  /* a budget, the disk or memory is full */
+  MNEME_PERMISSION_DENIED = 7,   /* no right to a file, or a read-only file system */
+  MNEME_RESOURCE_EXHAUSTED = 8,  /* a budget, the disk or memory is full; too many open files */
   MNEME_FAILED_PRECONDITION = 9, /* e.g. another model's card, a store open by another writer */
   MNEME_ABORTED = 10,            /* busy: another call of the same memory is running */
   MNEME_OUT_OF_RANGE = 11,
