@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 
+#include "base/floating_point.h"
 #include "mneme.h"
 
 namespace mneme::capi {
@@ -19,9 +20,10 @@ mneme_status Report(const absl::Status& status);
 mneme_status ReportOutOfMemory();
 
 // The one way from inside to outside: every entry point that can fail runs its body in here, so no exception crosses
-// the boundary and every failure leaves a message.
+// the boundary, every failure leaves a message, and the host's floating-point environment is as before.
 template <typename Body>
 mneme_status Guard(const Body& body) noexcept {
+  const FloatingPointScope default_environment;
   try {
     const absl::Status status = body();
     return status.ok() ? MNEME_OK : Report(status);
