@@ -5,6 +5,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/floating_point.h"
 #include "base/mutex.h"
 
 namespace mneme {
@@ -95,6 +96,7 @@ class ThreadPool final : public Executor {
 
  private:
   void Work() {
+    const FloatingPointScope default_environment;  // not that of the thread that made the pool
     mutex_.Lock();
     while (true) {
       if (!stopping_ && jobs_.empty()) {

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "base/floating_point.h"
 #include "base/status.h"
 #include "memory/code_columns.h"
 #include "memory/device.h"
@@ -450,6 +451,7 @@ void Store::ScheduleIndexBuild(const std::shared_ptr<Memory>& memory) {
 }
 
 void Store::Background() {
+  const FloatingPointScope default_environment;
   while (true) {
     std::shared_ptr<Memory> memory;
     {

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
 #include <set>
 #include <system_error>
@@ -15,6 +16,7 @@
 #include "base/status.h"
 #include "storage/coding.h"
 #include "storage/database_impl.h"
+#include "storage/errno_status.h"
 #include "storage/keys.h"
 #include "storage/memory_check.h"
 
@@ -59,6 +61,19 @@ absl::Status NotOurs(const std::string& path) {
   return absl::FailedPreconditionError(absl::StrCat("a RocksDB database, but not a mneme store: ", path));
 }
 
+// The errno value with which the system refuses to tell about `path`; 0 if it tells, or if there is no such file.
+int StatErrno(const std::string& path) {
+  struct stat info;
+  return ::stat(path.c_str(), &info) == 0 || errno == ENOENT ? 0 : errno;
+}
+
+// Errors: the code of the system's error if this process may not read the folder, or, for a writer, not write it.
+absl::Status CheckRights(const std::string& path, bool writer) {
+  if (::faccessat(AT_FDCWD, path.c_str(), R_OK | X_OK | (writer ? W_OK : 0), AT_EACCESS) == 0) return absl::OkStatus();
+  return FromErrno(errno, absl::StrCat("path: expected a folder that this process may ", writer ? "write" : "read",
+                                       ", got ", path));
+}
+
 // True if `path` has database files that a new database would overwrite.
 bool HasRemains(const std::string& path) {
   std::error_code error;
@@ -78,10 +93,7 @@ absl::Status CreateFolder(const std::string& path) {
   std::error_code error;
   fs::create_directories(path, error);
   if (error) {
-    const std::string message = absl::StrCat("cannot create the folder ", path, ": ", error.message());
-    if (error == std::errc::no_space_on_device) return absl::ResourceExhaustedError(message);
-    if (error == std::errc::not_a_directory) return absl::InvalidArgumentError(message);
-    return absl::UnavailableError(message);
+    return FromErrno(error.value(), absl::StrCat("create the folder ", path));
   }
   fs::path parent = fs::absolute(path, error).lexically_normal();
   if (!parent.has_filename()) parent = parent.parent_path();
@@ -158,8 +170,11 @@ Signature SignatureOf(const std::string& path) {
 }
 
 absl::Status FromOpen(const rocksdb::Status& status, const std::string& path) {
-  if (status.IsIOError() && (absl::StrContains(status.ToString(), "lock hold by current process") ||
-                             absl::StrContains(status.ToString(), "While lock file"))) {
+  const std::string text = status.ToString();
+  // fcntl refuses a lock that is taken with EAGAIN or EACCES; its other errors are the file system's.
+  const auto is_taken = [&] { return ErrnoOfText(text) == EAGAIN || ErrnoOfText(text) == EACCES; };
+  if (status.IsIOError() && (absl::StrContains(text, "lock hold by current process") ||
+                             (absl::StrContains(text, "While lock file") && is_taken()))) {
     return absl::FailedPreconditionError(absl::StrCat("store is open by another writer: ", path));
   }
   return FromRocksRead(status, absl::StrCat("open ", path));
@@ -174,10 +189,12 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path
 absl::StatusOr<std::unique_ptr<Database>> DatabaseImpl::Open(const std::string& path, const DatabaseOptions& options) {
   if (path.empty()) return absl::InvalidArgumentError("path: expected a folder, got an empty string");
   std::error_code error;
+  if (const int refused = StatErrno(path); refused != 0) return FromErrno(refused, absl::StrCat("open ", path));
   const fs::file_status kind = fs::status(path, error);
   if (fs::exists(kind) && !fs::is_directory(kind)) {
     return absl::InvalidArgumentError(absl::StrCat("path: expected a folder, got a file: ", path));
   }
+  if (fs::exists(kind)) MNEME_RETURN_IF_ERROR(CheckRights(path, options.mode == Mode::kReadWrite));
   MNEME_RETURN_IF_ERROR(CheckMemoryForWrite());  // an open replays logs, which writes
   const bool writes = options.mode == Mode::kReadWrite;
   const bool create = writes && options.create_if_missing;
@@ -186,7 +203,11 @@ absl::StatusOr<std::unique_ptr<Database>> DatabaseImpl::Open(const std::string& 
     MNEME_RETURN_IF_ERROR(CreateFolder(path));
   }
   MNEME_ASSIGN_OR_RETURN(std::shared_ptr<const StoreFolder> folder, StoreFolder::Open(path, writes));
-  const bool has_store = fs::exists(fs::path(folder->io_path()) / "CURRENT", error);
+  const std::string current = folder->io_path() + "/CURRENT";
+  if (const int refused = StatErrno(current); refused != 0) {
+    return FromErrno(refused, absl::StrCat("open CURRENT of the store ", path));
+  }
+  const bool has_store = fs::exists(current, error);
   if (!has_store) {
     // A new database would delete the files of one that has only lost its CURRENT.
     if (HasRemains(folder->io_path())) {

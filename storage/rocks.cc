@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
@@ -15,6 +16,7 @@
 #include "rocksdb/file_system.h"
 #include "rocksdb/table.h"
 
+#include "storage/errno_status.h"
 #include "storage/found_value.h"
 #include "storage/table_tail.h"
 
@@ -139,15 +141,32 @@ int MaxOpenFiles() {
   return static_cast<int>(std::clamp<rlim_t>(limit.rlim_cur / 4, 64, 4096));
 }
 
+// The errno value of a failed system call that `status` reports, or 0.
+int ErrnoOf(const rocksdb::Status& status) {
+  if (status.code() != rocksdb::Status::kIOError) return 0;
+  if (status.IsNoSpace() || status.subcode() == rocksdb::Status::kSpaceLimit) return ENOSPC;
+  if (status.IsPathNotFound()) return ENOENT;
+  if (status.subcode() == rocksdb::Status::kStaleFile) return ESTALE;
+  return ErrnoOfText(status.ToString());
+}
+
+absl::StatusCode CodeOfIoError(const rocksdb::Status& status) {
+  const int error = ErrnoOf(status);
+  return error == 0 ? absl::StatusCode::kUnavailable : CodeOfErrno(error);
+}
+
+// The text of `status` and what to do about it.
+std::string Explained(const rocksdb::Status& status) {
+  const absl::string_view advice = AdviceOnErrno(ErrnoOf(status));
+  return absl::StrCat(WithoutIoPaths(status.ToString()), advice.empty() ? "" : "; ", advice);
+}
+
 absl::StatusCode CodeOf(const rocksdb::Status& status) {
   switch (status.code()) {
     case rocksdb::Status::kOk: return absl::StatusCode::kOk;
     case rocksdb::Status::kNotFound: return absl::StatusCode::kNotFound;
     case rocksdb::Status::kCorruption: return absl::StatusCode::kDataLoss;
-    case rocksdb::Status::kIOError:
-      return status.IsNoSpace() || status.subcode() == rocksdb::Status::kSpaceLimit
-                 ? absl::StatusCode::kResourceExhausted
-                 : absl::StatusCode::kUnavailable;
+    case rocksdb::Status::kIOError: return CodeOfIoError(status);
     case rocksdb::Status::kAborted:
       return status.subcode() == rocksdb::Status::kMemoryLimit ? absl::StatusCode::kResourceExhausted
                                                                : absl::StatusCode::kAborted;
@@ -164,13 +183,13 @@ absl::StatusCode CodeOf(const rocksdb::Status& status) {
 
 absl::Status FromRocks(const rocksdb::Status& status, absl::string_view doing) {
   if (status.ok()) return absl::OkStatus();
-  return absl::Status(CodeOf(status), absl::StrCat(doing, ": ", WithoutIoPaths(status.ToString())));
+  return absl::Status(CodeOf(status), absl::StrCat(doing, ": ", Explained(status)));
 }
 
 absl::Status FromRocksRead(const rocksdb::Status& status, absl::string_view doing) {
   if (status.ok()) return absl::OkStatus();
   // RocksDB looks for a table that is missing under the name of its forerunner's last, and reports that one.
-  const std::string text = absl::StrReplaceAll(WithoutIoPaths(status.ToString()), {{".ldb", ".sst"}});
+  const std::string text = absl::StrReplaceAll(Explained(status), {{".ldb", ".sst"}});
   const absl::StatusCode code = status.IsPathNotFound() ? absl::StatusCode::kDataLoss : CodeOf(status);
   return absl::Status(code, absl::StrCat(doing, ": ", text));
 }

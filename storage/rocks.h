@@ -29,8 +29,8 @@ enum Family { kDefaultFamily = 0, kLogFamily, kRowsFamily, kIndexFamily, kFamily
 inline constexpr const char* kFamilyNames[kFamilyCount] = {"default", "log", "rows", "index"};
 
 // An absl::Status that says what was being done ("commit: No space left on device").
-//   corruption → DataLoss; no space → ResourceExhausted; other I/O, shutdown → Unavailable; busy → Aborted;
-//   not found → NotFound; what only a mistake of ours can cause → Internal.
+//   corruption → DataLoss; a failed system call → by its errno (storage/errno_status.h); other I/O, shutdown →
+//   Unavailable; busy → Aborted; not found → NotFound; what only a mistake of ours can cause → Internal.
 absl::Status FromRocks(const rocksdb::Status& status, absl::string_view doing);
 
 // The same for reads of a store that nobody else changes: a file that is gone is lost data.

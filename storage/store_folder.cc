@@ -8,7 +8,6 @@
 
 #include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <thread>
 #include <utility>
 
@@ -16,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "base/fork_watch.h"
+#include "storage/errno_status.h"
 
 namespace mneme {
 namespace {
@@ -27,19 +27,7 @@ constexpr int kLockAttempts = 20;
 constexpr auto kLockPause = std::chrono::milliseconds(10);
 
 absl::Status CannotOpen(const std::string& path, int error) {
-  const std::string message = absl::StrCat("cannot open the folder ", path, ": ", std::strerror(error));
-  switch (error) {
-    case ENOENT: return absl::NotFoundError(message);
-    case EACCES:
-    case EPERM: return absl::PermissionDeniedError(message);
-    case ENOTDIR:
-    case ENAMETOOLONG:
-    case ELOOP: return absl::InvalidArgumentError(message);
-    case EMFILE:
-    case ENFILE:
-    case ENOMEM: return absl::ResourceExhaustedError(message);
-    default: return absl::UnavailableError(message);
-  }
+  return FromErrno(error, absl::StrCat("cannot open the folder ", path));
 }
 
 absl::Status Lock(int fd, const std::string& path) {

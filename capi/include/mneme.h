@@ -57,8 +57,8 @@ typedef enum mneme_status {
   MNEME_DEADLINE_EXCEEDED = 4,
   MNEME_NOT_FOUND = 5,
   MNEME_ALREADY_EXISTS = 6,
-  MNEME_PERMISSION_DENIED = 7,
-  MNEME_RESOURCE_EXHAUSTED = 8,  /* a budget, the disk or memory is full */
+  MNEME_PERMISSION_DENIED = 7,   /* no right to a file, or a read-only file system */
+  MNEME_RESOURCE_EXHAUSTED = 8,  /* a budget, the disk or memory is full; too many open files */
   MNEME_FAILED_PRECONDITION = 9, /* e.g. another model's card, a store open by another writer */
   MNEME_ABORTED = 10,            /* busy: another call of the same memory is running */
   MNEME_OUT_OF_RANGE = 11,
@@ -143,7 +143,7 @@ typedef struct mneme_layer_desc {
   int32_t kv_heads; /* divides q_heads; query head h belongs to KV head h / (q_heads / kv_heads) */
   int32_t key_dim;
   int32_t value_dim;
-  float scale;           /* score = scale * q·k, e.g. 1 / sqrt(key_dim) */
+  float scale;           /* score = scale * q·k, e.g. 1 / sqrt(key_dim), in whichever way that is rounded */
   float soft_cap;        /* logit = soft_cap * tanh(score / soft_cap); 0: none */
   int32_t window;        /* the model's own sliding window in tokens; 0: global */
   int32_t rotary_layout; /* mneme_rotary_layout */
@@ -457,7 +457,8 @@ typedef struct mneme_attend_args {
   {sizeof(mneme_attend_args), 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, MNEME_MASK_CAUSAL, NULL, 0, NULL, 0, \
    NULL, NULL, NULL, MNEME_POSITION_AS_STORED, 0, MNEME_FUSION_JOINT, NULL, NULL, NULL, NULL, NULL, NULL, 32, 0.0f,  \
    1.0f, NULL, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL}
-/* memories [batch]: each sequence's own; several may be the same, entries may be NULL (no memory). */
+/* memories [batch]: each sequence's own; several may be the same, entries may be NULL (no memory). Where all are NULL no
+ * card is known: the scale is then 1 / sqrt(key_dim) unless args->scale says another, and there is no soft cap. */
 MNEME_API mneme_status mneme_attend(mneme_memory* const* memories, size_t batch, const mneme_attend_args* args);
 
 /* Retrieval alone: the fields are those of mneme_attend_args. */

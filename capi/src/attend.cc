@@ -87,7 +87,7 @@ absl::StatusOr<LayerCard> LayerOfTensors(const mneme_attend_args& args, const Ro
   layer.kv_heads = static_cast<int32_t>(keys.heads);
   layer.key_dim = static_cast<int32_t>(keys.dim);
   layer.value_dim = static_cast<int32_t>(values.dim);
-  layer.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(std::max<int64_t>(1, keys.dim))));
+  layer.scale = UsualScale(std::max<int64_t>(1, keys.dim));
   MNEME_RETURN_IF_ERROR(ValidateLayer(layer));
   return layer;
 }

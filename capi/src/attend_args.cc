@@ -39,6 +39,14 @@ absl::Status CheckPolicy(const RetrieveArgs& args, const Batch& batch) {
   return absl::OkStatus();
 }
 
+// The card's scale. Hosts round 1 / sqrt(key_dim) in float or in double; what comes of either counts as UsualScale, so
+// that a sequence without memory has the same bits in a call that knows no card.
+float ScaleOf(const LayerCard& layer) {
+  const float usual = UsualScale(layer.key_dim);
+  const float two_ulps = 2 * (std::nextafter(usual, 1e30f) - usual);
+  return std::fabs(layer.scale - usual) <= two_ulps ? usual : layer.scale;
+}
+
 absl::Status CheckHeads(const RetrieveArgs& args, int64_t heads) {
   const auto finite = [](float x) { return std::isfinite(x); };
   const auto distance = [](float x) { return std::fabs(x) <= static_cast<float>(kMaxPosition); };  // NaN is not
@@ -117,6 +125,8 @@ const LayerCard* Batch::Layer(int32_t layer) const {
   return &card.layers[static_cast<size_t>(card.FindLayer(layer))];
 }
 
+float UsualScale(int64_t key_dim) { return static_cast<float>(1.0 / std::sqrt(static_cast<double>(key_dim))); }
+
 absl::Status CheckPositions(absl::string_view name, const int64_t* positions, int64_t n) {
   if (positions == nullptr) return absl::OkStatus();
   for (int64_t i = 0; i < n; ++i) {
@@ -175,6 +185,7 @@ absl::Status ReadRetrieve(const RetrieveArgs& args, const Batch& batch, const La
   request.query_local_positions = args.query_local_positions;
   request.decay_beyond = args.decay_beyond;
 
+  const float scale = ScaleOf(layer);
   heads.resize(static_cast<size_t>(layer.query_heads));
   for (size_t head = 0; head < heads.size(); ++head) {
     HeadRule& rule = heads[head];
@@ -182,7 +193,7 @@ absl::Status ReadRetrieve(const RetrieveArgs& args, const Batch& batch, const La
     rule.distance = args.distance != nullptr ? args.distance[head] : args.default_distance;
     rule.memory_bias = args.memory_bias != nullptr ? args.memory_bias[head] : 0.0f;
     rule.decay = args.decay != nullptr ? args.decay[head] : 0.0f;
-    rule.scale = args.scale != nullptr ? args.scale[head] : layer.scale;
+    rule.scale = args.scale != nullptr ? args.scale[head] : scale;
     rule.gate = args.gate != nullptr ? args.gate[head] : 0.0f;
   }
   sequences.resize(batch.memories.size());

@@ -53,6 +53,9 @@ absl::Status ReadRetrieve(const RetrieveArgs& args, const Batch& batch, const La
                           RetrieveRequest& request, std::pmr::vector<HeadRule>& heads,
                           std::pmr::vector<Sequence>& sequences);
 
+// 1 / sqrt(key_dim): the scale where no card says another.
+float UsualScale(int64_t key_dim);
+
 // Token indices and positions beyond this are none of anything; distances between smaller ones cannot overflow.
 inline constexpr int64_t kMaxPosition = int64_t{1} << 48;
 

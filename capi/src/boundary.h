@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 
+#include "base/floating_point.h"
 #include "base/fork_watch.h"
 #include "mneme.h"
 
@@ -23,10 +24,11 @@ mneme_status ReportOutOfMemory();
 mneme_status ReportForkedChild();
 
 // The one way from inside to outside: every entry point that can fail runs its body in here, so no exception crosses
-// the boundary and every failure leaves a message.
+// the boundary, every failure leaves a message, and the host's floating-point environment is as before.
 template <typename Body>
 mneme_status Guard(const Body& body) noexcept {
   if (IsForkedChild()) return ReportForkedChild();
+  const FloatingPointScope default_environment;
   try {
     const absl::Status status = body();
     return status.ok() ? MNEME_OK : Report(status);

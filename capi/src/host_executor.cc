@@ -2,6 +2,7 @@
 
 #include <exception>
 
+#include "base/floating_point.h"
 #include "base/mutex.h"
 
 namespace mneme::capi {
@@ -20,12 +21,17 @@ class HostExecutor final : public Executor {
       task(0);
       return;
     }
-    parallel_for_(
-        context_, n,
-        [](void* task_context, size_t i) { (*static_cast<absl::FunctionRef<void(size_t)>*>(task_context))(i); }, &task);
+    const HostFloatingPointScope environment;
+    parallel_for_(context_, n, RunTask, &task);
   }
 
  private:
+  // On any thread of the host.
+  static void RunTask(void* task, size_t i) {
+    const FloatingPointScope default_environment;
+    (*static_cast<absl::FunctionRef<void(size_t)>*>(task))(i);
+  }
+
   const mneme_parallel_for parallel_for_;
   void* const context_;
   const size_t width_;

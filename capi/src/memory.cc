@@ -3,6 +3,7 @@
 #include <string>
 #include <utility>
 
+#include "base/floating_point.h"
 #include "base/status.h"
 #include "capi/src/attend_args.h"
 #include "capi/src/device_tensors.h"
@@ -303,7 +304,10 @@ mneme_status mneme_maintain(mneme_memory* memory, mneme_progress progress, void*
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
     Progress wrapped;
     if (progress != nullptr) {
-      wrapped = [&](int64_t done, int64_t total) { return progress(context, done, total) == 0; };
+      wrapped = [&](int64_t done, int64_t total) {
+        const HostFloatingPointScope environment;
+        return progress(context, done, total) == 0;
+      };
     }
     return object->memory->Maintain(wrapped);
   });

@@ -2,6 +2,7 @@
 #include <limits>
 #include <utility>
 
+#include "base/floating_point.h"
 #include "base/status.h"
 #include "capi/src/handles.h"
 #include "capi/src/host_executor.h"
@@ -76,6 +77,7 @@ absl::StatusOr<std::shared_ptr<StoreObject>> OpenStore(const std::string& path, 
                                                           : DatabaseOptions::Mode::kFollow;
   if (given.log != nullptr) {
     options.database.log = [log = given.log, context = given.log_context](absl::string_view message) {
+      const HostFloatingPointScope environment;
       log(context, MNEME_LOG_WARNING, std::string(message).c_str());
     };
   }
@@ -85,7 +87,10 @@ absl::StatusOr<std::shared_ptr<StoreObject>> OpenStore(const std::string& path, 
 
 Progress WrapProgress(mneme_progress progress, void* context) {
   if (progress == nullptr) return nullptr;
-  return [progress, context](int64_t done, int64_t total) { return progress(context, done, total) == 0; };
+  return [progress, context](int64_t done, int64_t total) {
+    const HostFloatingPointScope environment;
+    return progress(context, done, total) == 0;
+  };
 }
 
 }  // namespace
@@ -138,6 +143,7 @@ mneme_status mneme_store_list(mneme_store* store, mneme_memory_visitor visitor, 
                               ? manifest.first_kept
                               : manifest.segments.back().first_token + manifest.segments.back().rows;
       const int64_t tokens = state.HeldBelow(end);
+      const HostFloatingPointScope environment;
       return visitor(context, name.c_str(), tokens,
                      tokens * TokenBytes(manifest.card, manifest.options.stored_dtype)) == 0;
     });

@@ -222,7 +222,7 @@ TEST(RocksTest, EveryErrorOfRocksDbHasOneOfOurs) {
       {rocksdb::Status::IOError("e"), absl::StatusCode::kUnavailable},
       {rocksdb::Status::NoSpace("full"), absl::StatusCode::kResourceExhausted},
       {rocksdb::Status::SpaceLimit(), absl::StatusCode::kResourceExhausted},
-      {rocksdb::Status::PathNotFound("p"), absl::StatusCode::kUnavailable},
+      {rocksdb::Status::PathNotFound("p"), absl::StatusCode::kNotFound},
       {rocksdb::Status::MemoryLimit(), absl::StatusCode::kResourceExhausted},
       {rocksdb::Status::Aborted(), absl::StatusCode::kAborted},
       {rocksdb::Status::Busy(), absl::StatusCode::kAborted},
