@@ -7,10 +7,10 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <string>
 
+#include "base/temporary_folder.h"
 #include "mneme.h"
 
 namespace mneme {
@@ -30,22 +30,6 @@ inline int64_t ProcField(const char* path, const std::string& name) {
   }
   return -1;
 }
-
-// A new folder, gone with the object.
-class TemporaryFolder {
- public:
-  TemporaryFolder() : path_((std::filesystem::temp_directory_path() / "mneme-bench-XXXXXX").string()) {
-    if (mkdtemp(path_.data()) == nullptr) std::abort();
-  }
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 // A new memory "m" of `layers` equal layers, numbered from 0. scale: of logits; 0: 1 / sqrt(dim). The caller closes it.
 inline mneme_memory* CreateMemory(mneme_store* store, int layers, int q_heads, int kv_heads, int dim,

@@ -20,6 +20,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -285,11 +286,8 @@ void Compare(const std::string& folder, int64_t tokens, double likeness) {
 int Main(int argc, char** argv) {
   const int64_t tokens = argc > 1 ? std::atoll(argv[1]) : 262144;
   std::string folder = argc > 2 ? argv[2] : "";
-  const bool own = folder.empty();
-  if (own) {
-    folder = (std::filesystem::temp_directory_path() / "mneme-bench-XXXXXX").string();
-    if (mkdtemp(folder.data()) == nullptr) return 1;
-  }
+  std::optional<TemporaryFolder> own;
+  if (folder.empty()) folder = own.emplace().path();
   const std::string store = folder + "/store";
   if (!std::filesystem::exists(store)) Apart([&] { Fill(store, tokens); });
   for (int round = 0; round < 2; ++round) {
@@ -299,7 +297,6 @@ int Main(int argc, char** argv) {
   }
   Apart([&] { Memory(store, tokens); });
   for (const double likeness : {0.9, 0.0}) Apart([&] { Compare(store, tokens, likeness); });
-  if (own) std::filesystem::remove_all(folder);
   return 0;
 }
 

@@ -94,29 +94,40 @@ tabulate() {
   } >"$out/table.md"
 }
 
+# The lines' colours are those of Okabe and Ito, which colour-blind readers can tell apart; points and dashes differ, too.
 draw() {
   gnuplot <<GNUPLOT
-set terminal pngcairo size 900,560 font "sans,12"
+set terminal pngcairo size 1060,620 font "sans,12"
+set linetype 1 linecolor rgb "#0072b2" linewidth 2 pointtype 5 pointsize 1.2 dashtype 1
+set linetype 2 linecolor rgb "#d55e00" linewidth 2 pointtype 7 pointsize 1.2 dashtype 2
+set linetype 3 linecolor rgb "#009e73" linewidth 2 pointtype 9 pointsize 1.4 dashtype 4
+set linetype 4 linecolor rgb "#cc79a7" linewidth 2 pointtype 11 pointsize 1.4 dashtype 5
+set linetype 5 linecolor rgb "#e69f00" linewidth 2 pointtype 13 pointsize 1.4 dashtype 3
+set linetype 6 linecolor rgb "#56b4e9" linewidth 2 pointtype 6 pointsize 1.2 dashtype 1
+set linetype 7 linecolor rgb "#000000" linewidth 2 pointtype 4 pointsize 1.2 dashtype 2
+set linetype cycle 7
 set grid
+set key at screen 0.5, screen 0.02 bottom center Left reverse maxrows 3 samplen 5 spacing 1.2
 set logscale x 2
-set xlabel "rows a head"
+set format x "%.0f"
+set rmargin 5
+set bmargin 9
+set xlabel "rows per head"
 
 set output "$out/peers.png"
 set title "One decode step of a layer: 8 KV heads, d = 128, G = 4, k = 32, random keys"
 set ylabel "best time, ms"
 set logscale y
-set key left top
-plot for [i = 0:5] "$out/peers.dat" index i using 1:2 with linespoints linewidth 2 title columnheader(1)
+plot for [i = 0:5] "$out/peers.dat" index i using 1:2 with linespoints linetype i + 1 title columnheader(1)
 
 set output "$out/kernels.png"
 set title "Exact search from codes: 8 KV heads, d = 128, k = 32, random keys"
 set ylabel "share of the machine's limit"
 unset logscale y
 set yrange [0:*]
-set key outside right top
-plot for [i = 0:2] "$out/kernels.dat" index i using 1:2 with linespoints linewidth 2 \
+plot for [i = 0:2] "$out/kernels.dat" index i using 1:2 with linespoints linetype i + 1 dashtype 1 \
        title columnheader(1).", reading", \
-     for [i = 0:2] "$out/kernels.dat" index i using 1:3 with linespoints linewidth 2 dashtype 2 \
+     for [i = 0:2] "$out/kernels.dat" index i using 1:3 with linespoints linetype i + 1 pointtype 4 + 2 * i dashtype 2 \
        title columnheader(1).", products"
 GNUPLOT
 }

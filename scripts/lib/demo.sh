@@ -83,11 +83,12 @@ set ylabel "perplexity"
 set logscale x 2
 set xtics ("16 (sinks only)" 16, "2,048" 2048, "8,192" 8192)
 set xrange [8:16384]
-set yrange [0:*]
+stats "$out/perplexity.dat" using 2 nooutput
+set yrange [0:1.15 * STATS_max]
 set grid
 set key off
-plot "$out/perplexity.dat" using 1:2 with linespoints linewidth 2 pointtype 7 pointsize 1.5, \
-     "$out/perplexity.dat" using 1:2:(sprintf("%.2f", \$2)) with labels offset 0,1.2
+plot "$out/perplexity.dat" using 1:2 with linespoints linewidth 2 linecolor rgb "#0072b2" pointtype 7 pointsize 1.5, \
+     "$out/perplexity.dat" using 1:2:(sprintf("%.2f", \$2)) with labels left offset 0.8,0.8
 GNUPLOT
 }
 

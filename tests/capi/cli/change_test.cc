@@ -100,6 +100,7 @@ TEST(ChangeTest, Drop) {
 }
 
 TEST(ChangeTest, DropAsksOnATerminal) {
+  if (const std::string error = TerminalError(); !error.empty()) GTEST_SKIP() << "no pseudo-terminal: " << error;
   const TempFolder folder;
   {
     Writer writer(folder.store());

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
@@ -14,6 +15,7 @@
 #include <iterator>
 #include <random>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -91,7 +93,19 @@ inline CliResult RunCli(std::vector<std::string> arguments) {
   return result;
 }
 
-// Runs the command on a terminal and types `input`. Both outputs come as `out`.
+// Why no pseudo-terminal can be opened here, as in a container without /dev/pts; empty if one can.
+inline std::string TerminalError() {
+  int terminal = -1;
+  int child_side = -1;
+  if (openpty(&terminal, &child_side, nullptr, nullptr, nullptr) != 0) {
+    return std::generic_category().message(errno);
+  }
+  close(terminal);
+  close(child_side);
+  return "";
+}
+
+// Requires: TerminalError() is empty. Runs the command on a terminal and types `input`. Both outputs come as `out`.
 inline CliResult RunCliOnTerminal(std::vector<std::string> arguments, const std::string& input) {
   arguments.insert(arguments.begin(), MNEME_CLI_PATH);
   const std::vector<char*> argv = MakeArgv(arguments);

@@ -3,10 +3,10 @@
 #include <cstdio>
 #include <memory>
 
+#include "base/temporary_folder.h"
 #include "capi/hosts/llamacpp/main/block_reader.h"
 #include "capi/hosts/llamacpp/main/commands.h"
 #include "capi/hosts/llamacpp/main/session.h"
-#include "capi/hosts/llamacpp/main/temporary_folder.h"
 #include "capi/hosts/llamacpp/main/text.h"
 #include "nlohmann/json.hpp"
 

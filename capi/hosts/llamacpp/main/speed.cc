@@ -6,11 +6,11 @@
 #include <string>
 #include <utility>
 
+#include "base/temporary_folder.h"
 #include "capi/hosts/llamacpp/main/block_reader.h"
 #include "capi/hosts/llamacpp/main/commands.h"
 #include "capi/hosts/llamacpp/main/plain_context.h"
 #include "capi/hosts/llamacpp/main/session.h"
-#include "capi/hosts/llamacpp/main/temporary_folder.h"
 #include "capi/hosts/llamacpp/main/text.h"
 #include "capi/hosts/llamacpp/src/card.h"
 #include "capi/hosts/llamacpp/src/model_shape.h"

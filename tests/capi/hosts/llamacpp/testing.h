@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "base/temporary_folder.h"
 #include "capi/hosts/llamacpp/main/session.h"
 #include "capi/hosts/llamacpp/main/settings.h"
-#include "capi/hosts/llamacpp/main/temporary_folder.h"
 
 namespace mneme::llama {
 
