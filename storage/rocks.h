@@ -73,7 +73,7 @@ inline absl::string_view ToView(const rocksdb::Slice& slice) {
 // RocksDB's own thread that waits for room on a full disk: while it waits nobody else may resume. A database's lock,
 // once taken through it, is held until it is destroyed: a writer that opens its database again lets no other writer in
 // between.
-// `folder`, whose files it opens, is kept open as long.
+// `folder`, whose files it opens, is kept open as long; null: none is.
 std::shared_ptr<rocksdb::Env> MakeEnv(std::shared_ptr<const StoreFolder> folder);
 
 // Settings of the whole database; `env` must outlive it. `log` gets RocksDB's warnings and errors, from any thread.

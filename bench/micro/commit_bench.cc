@@ -83,7 +83,7 @@ enum class Means { kLog, kFlush };
 // A batch for each block, of values of the size of the engine's chunks: keys, or values, of one head.
 double ThroughWriteBatch(const std::vector<uint16_t>& block, Means means, bool sync) {
   const TemporaryFolder folder;
-  const std::shared_ptr<rocksdb::Env> env = MakeEnv();
+  const std::shared_ptr<rocksdb::Env> env = MakeEnv(nullptr);
   rocksdb::DBOptions db_options = MakeDbOptions(env.get(), nullptr, nullptr);
   db_options.create_if_missing = db_options.create_missing_column_families = true;
   std::vector<rocksdb::ColumnFamilyHandle*> families;
