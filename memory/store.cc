@@ -234,6 +234,15 @@ absl::Status Store::List(const std::function<bool(const std::string&, const Memo
   return absl::OkStatus();
 }
 
+namespace {
+
+// Whether this process lacks the right or the means to read, which says nothing about what is stored.
+bool CannotBeRead(const absl::Status& status) {
+  return absl::IsPermissionDenied(status) || absl::IsResourceExhausted(status);
+}
+
+}  // namespace
+
 absl::Status Store::VerifyOne(const MemoryManifest& manifest, const Progress& progress, VerifyReport* report,
                               std::vector<std::string>* messages) {
   uint64_t read = 0;
@@ -256,6 +265,7 @@ absl::Status Store::VerifyOne(const MemoryManifest& manifest, const Progress& pr
         KeyCodes codes(layer.key_dim);
         const absl::Status status = ReadCodes(*database_, ref.id, layer.layer, head, ref.rows, codes);
         if (status.ok()) report->bytes_read += HeadCodeBytes(codes, ref.rows);
+        if (CannotBeRead(status)) return status;
         if (!absl::IsDataLoss(status)) continue;
         messages->push_back(absl::StrCat("memory \"", manifest.name, "\": ", status.message()));
         ++report->damaged_indexes;
@@ -273,6 +283,7 @@ absl::Status Store::VerifyOne(const MemoryManifest& manifest, const Progress& pr
                                         ? absl::OkStatus()
                                         : LoadKeyIndex(*spec, *blob, ref.tokens, layer.key_dim).status();
         if (status.ok()) continue;
+        if (CannotBeRead(blob.status())) return status;
         const std::string where = absl::StrCat("index ", ref.id, " layer ", layer.layer, " head ", head, ": ");
         // What storage says of a blob names it already.
         messages->push_back(absl::StrCat("memory \"", manifest.name, "\": ", blob.ok() ? where : "", status.message()));

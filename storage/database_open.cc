@@ -93,6 +93,10 @@ absl::Status CreateFolder(const std::string& path) {
   std::error_code error;
   fs::create_directories(path, error);
   if (error) {
+    if (error == std::errc::file_exists) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("path: expected a folder or nothing, got a symbolic link to nothing: ", path));
+    }
     return FromErrno(error.value(), absl::StrCat("create the folder ", path));
   }
   fs::path parent = fs::absolute(path, error).lexically_normal();

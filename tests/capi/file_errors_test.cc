@@ -151,6 +151,8 @@ TEST_F(FileErrorsTest, PathsThatCannotBeFolders) {
     ExpectOpenFails(folder + "/none/store", mode, MNEME_NOT_FOUND, MNEME_CLASS_CALLER, "no store");
   }
   EXPECT_FALSE(fs::exists(folder + "/none"));
+  ASSERT_EQ(symlink((folder + "/none").c_str(), (folder + "/dangling").c_str()), 0);
+  ExpectOpenFails(folder + "/dangling", MNEME_READ_WRITE, MNEME_INVALID_ARGUMENT, MNEME_CLASS_CALLER, "symbolic link");
 }
 
 TEST_F(FileErrorsTest, AStoreThatThisUserMayOnlyRead) {
@@ -193,6 +195,33 @@ TEST_F(FileErrorsTest, FilesThatThisUserMayNotTouch) {
   for (const mneme_store_mode mode : kModes) {
     ExpectOpenFails(path, mode, MNEME_PERMISSION_DENIED, MNEME_CLASS_CALLER, "Permission denied");
   }
+}
+
+TEST_F(FileErrorsTest, RowsThatThisUserMayNotReadAreNotDamaged) {
+  const char* const folder = ChildArgument();
+  if (folder == nullptr) return Spawn();
+  const std::string path = folder + std::string("/closed");
+  MakeStore(path, true);
+  for (const fs::directory_entry& entry : fs::directory_iterator(path)) {
+    if (entry.path().extension() == ".blob") chmod(entry.path().c_str(), 0);
+  }
+  BecomeNobody();
+  mneme_store* store = nullptr;
+  ASSERT_OK(Open(path, MNEME_READ_ONLY, &store));
+  mneme_verify_report report = MNEME_VERIFY_REPORT_INIT;
+  const mneme_status status = mneme_store_verify(store, nullptr, nullptr, &report);
+  EXPECT_STREQ(mneme_status_name(status), "PERMISSION_DENIED") << mneme_last_error();
+  EXPECT_EQ(report.damaged_values + report.damaged_indexes, 0);
+  mneme_memory* memory = nullptr;
+  ASSERT_OK(mneme_memory_open(store, "auto", nullptr, &memory));
+  Tensor values({100, kKvHeads, kValueDim});
+  mneme_read_args read = MNEME_READ_ARGS_INIT;
+  read.layer = kLayer;
+  read.tokens = 100;
+  read.values = &values.view;
+  EXPECT_EQ(mneme_read(memory, &read), MNEME_PERMISSION_DENIED) << mneme_last_error();
+  EXPECT_OK(mneme_memory_close(memory));
+  EXPECT_OK(mneme_store_close(store));
 }
 
 TEST_F(FileErrorsTest, AReadOnlyMedium) {
