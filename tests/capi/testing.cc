@@ -5,8 +5,6 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
-#include <system_error>
 
 namespace mneme {
 
@@ -20,15 +18,6 @@ void ExpectRefused(mneme_status status, mneme_status expected, const std::string
     EXPECT_THAT(message, HasSubstr("expected"));
     EXPECT_THAT(message, HasSubstr("got "));
   }
-}
-
-TempFolder::TempFolder(const std::string& root) : path_(root + "/mneme-test-XXXXXX") {
-  if (mkdtemp(path_.data()) == nullptr) std::abort();
-}
-
-TempFolder::~TempFolder() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
 }
 
 pid_t SpawnThisTest(const std::string& argument) {

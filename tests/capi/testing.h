@@ -11,6 +11,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "base/temporary_folder.h"
 #include "mneme.h"
 
 namespace mneme {
@@ -25,16 +26,13 @@ void ExpectRefused(mneme_status status, mneme_status expected, const std::string
 // A folder of its own for one test, removed at its end.
 class TempFolder {
  public:
-  explicit TempFolder(const std::string& root = ::testing::TempDir());
-  ~TempFolder();
-  TempFolder(const TempFolder&) = delete;
-  TempFolder& operator=(const TempFolder&) = delete;
+  explicit TempFolder(const std::string& root = ::testing::TempDir()) : folder_(root) {}
 
-  const std::string& path() const { return path_; }
-  std::string store() const { return path_ + "/store"; }
+  std::string store() const { return path() + "/store"; }
+  const std::string& path() const { return folder_.path(); }
 
  private:
-  std::string path_;
+  const TemporaryFolder folder_;
 };
 
 // Starts the running test once more, alone in a process of its own, where ChildArgument() is `argument`. (A plain fork

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -121,6 +122,7 @@ void ExpectPromises(const std::string& folder, Note& note) {
 TEST(CrashTest, DISABLED_Victim) {
   const char* folder = std::getenv(kFolderVariable);
   if (folder == nullptr) GTEST_SKIP() << "is started by CrashTest.WhatIsAcknowledgedSurvives";
+  prctl(PR_SET_PDEATHSIG, SIGKILL);  // the victim ends with the test that started it
   Note& note = *MapNote(absl::StrCat(folder, "/note"));
   TestRandom random(static_cast<uint32_t>(getpid()));
   const ModelCard card = UnequalCard();

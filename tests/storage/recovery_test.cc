@@ -2,6 +2,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -217,6 +218,7 @@ TEST(RecoveryTest, NoAcknowledgedCommitIsLostToAKill) {
 }
 
 TEST(RecoveryTest, DISABLED_ChildThatHoldsTheStore) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);  // the child ends with the test that started it
   const auto database = OpenOrDie(std::getenv("MNEME_TEST_STORE"));
   const int fd = std::atoi(std::getenv("MNEME_TEST_FD"));
   if (write(fd, "x", 1) != 1) _exit(2);

@@ -16,6 +16,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "base/temporary_folder.h"
 #include "storage/database.h"
 
 namespace mneme {
@@ -31,24 +32,16 @@ namespace mneme {
     ASSERT_TRUE(status_.ok()) << status_.ToString(); \
   } while (false)
 
-// A folder of its own for one test, removed at its end.
+// A folder of its own for one test. A test that is killed leaves it to the next one, which removes it.
 class TempFolder {
  public:
-  explicit TempFolder(const std::string& root = ::testing::TempDir()) : path_(root + "/mneme-test-XXXXXX") {
-    if (mkdtemp(path_.data()) == nullptr) std::abort();
-  }
-  ~TempFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TempFolder(const TempFolder&) = delete;
-  TempFolder& operator=(const TempFolder&) = delete;
+  explicit TempFolder(const std::string& root = ::testing::TempDir()) : folder_(root) {}
 
-  std::string store() const { return path_ + "/store"; }
-  const std::string& path() const { return path_; }
+  std::string store() const { return path() + "/store"; }
+  const std::string& path() const { return folder_.path(); }
 
  private:
-  std::string path_;
+  const TemporaryFolder folder_;
 };
 
 // What du says.

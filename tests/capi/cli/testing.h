@@ -21,28 +21,19 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 
+#include "base/temporary_folder.h"
 #include "mneme.h"
 
 namespace mneme::cli {
 
-// A folder of its own for one test, removed at its end.
+// A folder of its own for one test. A test that is killed leaves it to the next one, which removes it.
 class TempFolder {
  public:
-  TempFolder() : path_(::testing::TempDir() + "/mneme-cli-XXXXXX") {
-    if (mkdtemp(path_.data()) == nullptr) std::abort();
-  }
-  ~TempFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TempFolder(const TempFolder&) = delete;
-  TempFolder& operator=(const TempFolder&) = delete;
-
-  std::string store() const { return path_ + "/store"; }
-  const std::string& path() const { return path_; }
+  std::string store() const { return path() + "/store"; }
+  const std::string& path() const { return folder_.path(); }
 
  private:
-  std::string path_;
+  const TemporaryFolder folder_{::testing::TempDir()};
 };
 
 struct CliResult {
