@@ -1,9 +1,12 @@
 #include "capi/hosts/llamacpp/main/session.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <map>
-#include <thread>
+#include <string>
+
+#include "capi/hosts/llamacpp/main/default_threads.h"
 
 namespace mneme::llama {
 namespace {
@@ -39,7 +42,10 @@ mneme_llama_options OptionsOf(const ModelSettings& settings) {
 }  // namespace
 
 int32_t ThreadsOf(const ModelSettings& settings) {
-  return settings.threads > 0 ? settings.threads : static_cast<int32_t>(std::thread::hardware_concurrency());
+  if (settings.threads > 0) return settings.threads;
+  // Read once: the load that this process makes must not change its own answer.
+  static const int32_t threads = std::min(DefaultThreads(ReadMachineUse()), GGML_MAX_N_THREADS);
+  return threads;
 }
 
 ThreadsPtr MakeThreads(const ModelSettings& settings) {

@@ -30,7 +30,7 @@ struct ThreadsDeleter {
 using AdapterPtr = std::unique_ptr<mneme_llama, AdapterDeleter>;
 using ThreadsPtr = std::unique_ptr<mneme_llama_threads, ThreadsDeleter>;
 
-// `threads` as given, or one a core.
+// `threads` as given, or DefaultThreads.
 int32_t ThreadsOf(const ModelSettings& settings);
 // For sessions and stores that take turns. Throws Failure.
 ThreadsPtr MakeThreads(const ModelSettings& settings);
