@@ -81,9 +81,7 @@ Status Adapter::SetMemory(llama_seq_id id, mneme_memory* memory, mneme_llama_mod
 
 Status Adapter::Resume(llama_seq_id id, int64_t tokens) {
   const auto found = sequences_.find(id);
-  if (found == sequences_.end() || !found->second.append) {
-    return Refused("sequence " + std::to_string(id) + " has no memory that it appends to");
-  }
+  if (found == sequences_.end()) return Refused("sequence " + std::to_string(id) + " has no memory");
   Sequence& sequence = found->second;
   if (sequence.LocalTokens() > 0) return Refused("the sequence's window is not empty");
   mneme_memory_info_t info;
