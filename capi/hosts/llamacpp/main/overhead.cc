@@ -128,7 +128,10 @@ void AddOverhead(CLI::App& program) {
       ->check(CLI::Range(1, 1000000))
       ->capture_default_str();
   command->add_flag("--json", arguments->json, "print the figures as JSON");
-  command->callback([arguments] { Run(*arguments); });
+  command->callback([command, arguments] {
+    CheckModelOptions(*command, arguments->model);
+    Run(*arguments);
+  });
 }
 
 }  // namespace mneme::llama

@@ -5,6 +5,7 @@
 
 #include "capi/hosts/llamacpp/main/block_reader.h"
 #include "capi/hosts/llamacpp/main/commands.h"
+#include "capi/hosts/llamacpp/main/memory_copy.h"
 #include "capi/hosts/llamacpp/main/session.h"
 #include "capi/hosts/llamacpp/main/temporary_folder.h"
 #include "capi/hosts/llamacpp/main/text.h"
@@ -31,13 +32,14 @@ struct Row {
 };
 
 // Goes on where an earlier process ended: the block before the memory's end is decoded once more to refill the local
-// window, then the text that follows is scored.
-Row ScoreStored(const Arguments& arguments, Session& session, const Store& store, const std::string& name,
-                const std::vector<llama_token>& tokens) {
+// window, then the text that follows is scored. It is appended to a copy of the memory.
+Row ScoreStored(const Arguments& arguments, Session& session, const ThreadsPtr& threads, const Store& store,
+                const std::string& name, const std::vector<llama_token>& tokens) {
   const Memory memory(store, name, session, /*create=*/false, 0, "");
   memory.CheckGiven(*arguments.command, session, 0, "");
   CheckSameText(memory, session, tokens);
-  session.Attach(0, memory.get(), MNEME_LLAMA_READ);
+  const MemoryCopy copy(session, memory, threads, tokens);
+  session.Attach(0, copy.memory().get(), MNEME_LLAMA_APPEND);
   CheckAdapter(mneme_llama_resume(session.adapter(), 0, session.window()));
   const mneme_memory_info_t info = memory.Info();
   const auto begin = static_cast<size_t>(info.next_token);
@@ -113,11 +115,11 @@ void Run(const Arguments& arguments) {
   if (!arguments.store.path.empty()) {
     const Store store(arguments.store.path, threads, StoreUse::kRead);
     for (const std::string& name : arguments.memories) {
-      rows.push_back(ScoreStored(arguments, session, store, name, tokens));
+      rows.push_back(ScoreStored(arguments, session, threads, store, name, tokens));
     }
   } else {
     if (arguments.score < 2 || static_cast<size_t>(arguments.score) >= tokens.size()) {
-      throw Failure("--score " + std::to_string(arguments.score) + " does not fit a text of " +
+      throw UsageError("--score " + std::to_string(arguments.score) + " does not fit a text of " +
                     std::to_string(tokens.size()) + " tokens");
     }
     for (const int64_t size : arguments.sizes) rows.push_back(ScoreFresh(arguments, session, threads, size, tokens));
@@ -132,7 +134,7 @@ void AddPerplexity(CLI::App& program) {
   CLI::App* command = program.add_subcommand(
       "perplexity",
       "How well a text is predicted with memories of several sizes. With --store: go on after what the named memories "
-      "hold, which stay as they are; what is scored is remembered in the local window alone. Without: take in all but the text's last tokens once for every size, and score "
+      "hold, which stay as they are: copies of them are appended to. Without: take in all but the text's last tokens once for every size, and score "
       "those. The smallest memory, the pinned first tokens alone, is the baseline.");
   AddModelOptions(command, &arguments->model);
   AddTextOptions(command, &arguments->text);

@@ -77,6 +77,12 @@ TEST(ProgramUsageTest, WrongUsageEndsWith2) {
       "check --memory m --stored-type f32" + store + SmolOptions() + TextOptions(),
       "check --memory m --top-k 5" + store + SmolOptions() + TextOptions(),
       overhead + " --rounds 0",
+      overhead + " --decay-beyond 5",
+      "speed --decay-beyond 5" + SmolOptions() + TextOptions(),
+      "speed --past 1" + SmolOptions() + TextOptions(),
+      "record --output /dev/null --pinned 9 --window 9" + SmolOptions() + TextOptions(),
+      "record --output /dev/null --distance nan" + SmolOptions() + TextOptions(),
+      "record --output /dev/null --layers 1000" + SmolOptions() + TextOptions(),
   };
   for (const std::string& arguments : wrong) {
     const ProgramResult result = RunProgram(arguments);

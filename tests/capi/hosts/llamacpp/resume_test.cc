@@ -17,7 +17,7 @@ namespace {
 constexpr int32_t kWindow = 128;
 const std::string kWindowOption = " --window " + std::to_string(kWindow);
 constexpr int64_t kIngested = 1024;
-constexpr int64_t kScored = 256;
+constexpr int64_t kScored = 512;  // more than the window: what is scored is retrieved, too
 
 // Runs mneme-llama and returns what it prints.
 nlohmann::json RunProgram(const std::string& arguments) {
