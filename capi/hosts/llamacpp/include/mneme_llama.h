@@ -131,7 +131,8 @@ MNEME_API mneme_status mneme_llama_set_memory(mneme_llama* adapter, llama_seq_id
                                               mneme_llama_mode mode);
 
 /* Refills the local window after set_memory: decodes the memory's newest `tokens` tokens once more (their ids are kept
- * with the rows; fewer if it holds fewer in one piece), without appending them. MNEME_LLAMA_APPEND only. */
+ * with the rows; fewer if it holds fewer in one piece), without appending them. Their rows of the memory become visible
+ * as they leave the window. What a reader decodes after them is in no memory once it has left the window. */
 MNEME_API mneme_status mneme_llama_resume(mneme_llama* adapter, llama_seq_id sequence, int64_t tokens);
 
 /* llama_decode for the bound context. Positions are the adapter's: batch.pos may be NULL, and must otherwise be what

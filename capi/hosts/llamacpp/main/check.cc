@@ -22,7 +22,7 @@ void Run(const Arguments& arguments) {
   const ModelPtr model = LoadModel(arguments.model.model);
   const std::vector<llama_token> tokens = ReadText(model.get(), arguments.text);
   const Session session(model.get(), arguments.model);
-  const Store store(arguments.store.path, ThreadsOf(arguments.model));
+  const Store store(arguments.store.path, ThreadsOf(arguments.model), StoreUse::kRead);
   const Memory memory(store, arguments.memory, session, /*create=*/false, 0, "");
   CheckSameText(memory, session, tokens);
   mneme_verify_report report = MNEME_VERIFY_REPORT_INIT;
@@ -49,9 +49,10 @@ void AddCheck(CLI::App& program) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* command = program.add_subcommand(
       "check", "Whether a memory holds the beginning of a text token by token, and the whole store is undamaged.");
-  AddModelOptions(command, &arguments->model);
+  AddModelFileOptions(command, &arguments->model);
+  AddLayersOption(command, &arguments->model);
   AddTextOptions(command, &arguments->text);
-  AddStoreOptions(command, &arguments->store, /*required=*/true);
+  AddStoreOption(command, &arguments->store, /*required=*/true);
   command->add_option("--memory", arguments->memory, "name of the memory")->required();
   command->add_flag("--json", arguments->json, "print the finding as JSON");
   command->callback([arguments] { Run(*arguments); });

@@ -11,7 +11,18 @@ namespace mneme::llama {
 // Ends a command of mneme-llama with a message for the person in front of it.
 class Failure : public std::runtime_error {
  public:
-  using std::runtime_error::runtime_error;
+  explicit Failure(const std::string& message, int exit_code = 1)
+      : std::runtime_error(message), exit_code_(exit_code) {}
+  int exit_code() const { return exit_code_; }
+
+ private:
+  int exit_code_;
+};
+
+// Arguments that do not fit together.
+class UsageError : public Failure {
+ public:
+  explicit UsageError(const std::string& message) : Failure(message, 2) {}
 };
 
 // Throws the engine's message if a call of mneme.h failed.

@@ -3,7 +3,9 @@
 #include <memory>
 #include <optional>
 
+#include "capi/hosts/llamacpp/main/chat.h"
 #include "capi/hosts/llamacpp/main/commands.h"
+#include "capi/hosts/llamacpp/main/interruption.h"
 #include "capi/hosts/llamacpp/main/session.h"
 #include "capi/hosts/llamacpp/main/text.h"
 
@@ -11,6 +13,7 @@ namespace mneme::llama {
 namespace {
 
 struct Arguments {
+  const CLI::App* command = nullptr;
   ModelSettings model;
   StoreSettings store;
   std::string memory;
@@ -40,58 +43,111 @@ SamplerPtr MakeSampler(const Arguments& arguments) {
   return chain;
 }
 
-std::vector<llama_token> PromptTokens(const Arguments& arguments, const llama_model* model) {
-  if (!arguments.chat) return Tokenise(model, arguments.prompt, /*special=*/true);
-  const char* chat_template = llama_model_chat_template(model, nullptr);
-  if (chat_template == nullptr) throw Failure("the model brings no chat template; leave --chat out");
-  const llama_chat_message message = {"user", arguments.prompt.c_str()};
-  std::string text(arguments.prompt.size() + 4096, '\0');
-  const int32_t size = llama_chat_apply_template(chat_template, &message, 1, /*add_ass=*/true, text.data(),
-                                                 static_cast<int32_t>(text.size()));
-  if (size < 0 || static_cast<size_t>(size) > text.size()) throw Failure("the model's chat template is not one known");
-  text.resize(static_cast<size_t>(size));
-  return Tokenise(model, text, /*special=*/true);
+void CheckArguments(const Arguments& arguments) {
+  const CLI::App& command = *arguments.command;
+  CheckModelOptions(command, arguments.model);
+  const auto needs = [&](const char* option, bool there, const char* needed) {
+    if (Given(command, option) && !there) throw UsageError(std::string(option) + " needs " + needed);
+  };
+  needs("--memory", !arguments.store.path.empty(), "--store");
+  for (const char* option : {"--store", "--resume", "--save"}) needs(option, !arguments.memory.empty(), "--memory");
+  needs("--stored-type", arguments.save, "--save");
+  needs("--seed", arguments.temperature > 0.0f, "--temperature above 0");
 }
 
+// One turn: a prompt and its answer, in sequence 0 of a session.
+class Turn {
+ public:
+  Turn(const Arguments& arguments, const llama_model* model, Session& session, const Memory* saved)
+      : arguments_(arguments), model_(model), session_(session), saved_(saved) {
+    if (saved != nullptr) interruption_.emplace();
+  }
+
+  // `begins`: nothing comes before it.
+  void Take(bool begins) {
+    ChatTurn turn;
+    if (arguments_.chat) {
+      turn = MakeChatTurn(model_, arguments_.prompt);
+    } else {
+      turn.opening = Tokenise(model_, arguments_.prompt, /*special=*/false);
+    }
+    const llama_vocab* vocabulary = llama_model_get_vocab(model_);
+    const bool marked = !turn.opening.empty() && turn.opening.front() == llama_vocab_bos(vocabulary);
+    if (begins && llama_vocab_get_add_bos(vocabulary) && !marked) {
+      turn.opening.insert(turn.opening.begin(), llama_vocab_bos(vocabulary));
+    }
+    if (turn.opening.empty()) throw Failure("the prompt is empty");
+    const bool read = Read(turn.opening);
+    Commit();
+    if (read) {
+      Answer(vocabulary);
+      if (saved_ != nullptr) Read(turn.closing, /*whole=*/true);
+      Commit();
+    }
+    std::fputs("\n", stdout);
+    Report();
+  }
+
+ private:
+  bool interrupted() const { return interruption_ && interruption_->requested(); }
+
+  // Decodes block by block; false if it was interrupted before the end.
+  bool Read(std::span<const llama_token> tokens, bool whole = false) {
+    const auto block = static_cast<size_t>(session_.window());
+    for (size_t begin = 0; begin < tokens.size(); begin += block) {
+      session_.Decode(tokens.subspan(begin, std::min(block, tokens.size() - begin)), /*all_logits=*/false);
+      if (!whole && interrupted()) return false;
+    }
+    return true;
+  }
+
+  void Answer(const llama_vocab* vocabulary) {
+    const SamplerPtr sampler = MakeSampler(arguments_);
+    for (int32_t i = 0; i < arguments_.predict && !interrupted(); ++i) {
+      const llama_token token = llama_sampler_sample(sampler.get(), session_.context(), -1);
+      if (llama_vocab_is_eog(vocabulary, token)) break;
+      std::fputs(TokenText(model_, token).c_str(), stdout);
+      std::fflush(stdout);
+      session_.Decode(std::span(&token, 1), /*all_logits=*/false);
+    }
+  }
+
+  void Commit() {
+    if (saved_ != nullptr) CheckEngine(mneme_commit(saved_->get(), MNEME_BUFFERED, &durable_));
+  }
+
+  void Report() const {
+    if (saved_ == nullptr) return;
+    std::fprintf(stderr, "%s now holds tokens up to %lld\n", arguments_.memory.c_str(),
+                 static_cast<long long>(durable_));
+    if (interrupted()) throw Failure("interrupted", 128 + interruption_->signal_number());
+  }
+
+  const Arguments& arguments_;
+  const llama_model* const model_;
+  Session& session_;
+  const Memory* const saved_;  // null: nothing is saved
+  std::optional<Interruption> interruption_;
+  int64_t durable_ = 0;
+};
+
 void Run(const Arguments& arguments) {
+  CheckArguments(arguments);
   const ModelPtr model = LoadModel(arguments.model.model);
-  const llama_vocab* vocabulary = llama_model_get_vocab(model.get());
   const ThreadsPtr threads = MakeThreads(arguments.model);
   Session session(model.get(), arguments.model);
   session.Share(threads);
   std::optional<Store> store;
   std::optional<Memory> memory;
   if (!arguments.memory.empty()) {
-    if (arguments.store.path.empty()) throw Failure("--memory needs --store");
-    store.emplace(arguments.store.path, threads);
+    store.emplace(arguments.store.path, threads, arguments.save ? StoreUse::kWrite : StoreUse::kRead);
     memory.emplace(*store, arguments.memory, session, /*create=*/arguments.save, 0, arguments.store.stored_type);
-    const bool append = arguments.save || arguments.resume;
-    session.Attach(0, memory->get(), append ? MNEME_LLAMA_APPEND : MNEME_LLAMA_READ);
+    memory->CheckGiven(*arguments.command, session, 0, arguments.store.stored_type);
+    session.Attach(0, memory->get(), arguments.save ? MNEME_LLAMA_APPEND : MNEME_LLAMA_READ);
     if (arguments.resume) CheckAdapter(mneme_llama_resume(session.adapter(), 0, session.window()));
   }
-
-  std::vector<llama_token> tokens = PromptTokens(arguments, model.get());
-  const bool begins = !memory || memory->Info().next_token == 0;
-  if (begins && llama_vocab_get_add_bos(vocabulary)) tokens.insert(tokens.begin(), llama_vocab_bos(vocabulary));
-  if (tokens.empty()) throw Failure("the prompt is empty");
-  for (size_t begin = 0; begin < tokens.size(); begin += static_cast<size_t>(session.window())) {
-    const size_t count = std::min(static_cast<size_t>(session.window()), tokens.size() - begin);
-    session.Decode(std::span(tokens).subspan(begin, count), /*all_logits=*/false);
-  }
-  const SamplerPtr sampler = MakeSampler(arguments);
-  for (int32_t i = 0; i < arguments.predict; ++i) {
-    const llama_token token = llama_sampler_sample(sampler.get(), session.context(), -1);
-    if (llama_vocab_is_eog(vocabulary, token)) break;
-    std::fputs(TokenText(model.get(), token).c_str(), stdout);
-    std::fflush(stdout);
-    session.Decode(std::span(&token, 1), /*all_logits=*/false);
-  }
-  std::fputs("\n", stdout);
-  if (arguments.save) {
-    int64_t durable = 0;
-    CheckEngine(mneme_commit(memory->get(), MNEME_BUFFERED, &durable));
-    std::fprintf(stderr, "%s now holds tokens up to %lld\n", arguments.memory.c_str(), static_cast<long long>(durable));
-  }
+  Turn turn(arguments, model.get(), session, arguments.save ? &*memory : nullptr);
+  turn.Take(!memory || memory->Info().next_token == 0);
 }
 
 }  // namespace
@@ -105,10 +161,14 @@ void AddGenerate(CLI::App& program) {
   command->add_option("--prompt", arguments->prompt, "text to continue")->required();
   command->add_flag("--chat", arguments->chat, "put the prompt into the model's chat template");
   command->add_flag("--resume", arguments->resume, "go on right after the memory's last token");
-  command->add_flag("--save", arguments->save, "append prompt and answer to the memory, which is created if need be");
-  command->add_option("--predict", arguments->predict, "tokens at most")->capture_default_str();
-  command->add_option("--temperature", arguments->temperature, "0: the likeliest token")->capture_default_str();
+  command->add_flag("--save", arguments->save, "append prompt and answer to the memory, which is created if need be; Ctrl-C ends the answer and "
+                                              "keeps what is there");
+  command->add_option("--predict", arguments->predict, "tokens at most")->check(AtLeast(0))->capture_default_str();
+  command->add_option("--temperature", arguments->temperature, "0: the likeliest token")
+      ->check(AtLeast(0))
+      ->capture_default_str();
   command->add_option("--seed", arguments->seed, "of the sampling")->capture_default_str();
+  arguments->command = command;
   command->callback([arguments] { Run(*arguments); });
 }
 

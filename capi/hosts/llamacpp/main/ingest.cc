@@ -12,6 +12,7 @@ namespace mneme::llama {
 namespace {
 
 struct Arguments {
+  const CLI::App* command = nullptr;
   ModelSettings model;
   TextSettings text;
   StoreSettings store;
@@ -24,10 +25,17 @@ struct Arguments {
 };
 
 void Run(const Arguments& arguments) {
+  CheckModelOptions(*arguments.command, arguments.model);
   const ModelPtr model = LoadModel(arguments.model.model);
   std::vector<llama_token> tokens = ReadText(model.get(), arguments.text);
-  if (arguments.tokens > 0 && static_cast<size_t>(arguments.tokens) < tokens.size()) {
-    tokens.resize(static_cast<size_t>(arguments.tokens));
+  if (static_cast<size_t>(arguments.tokens) > tokens.size()) {
+    throw UsageError("--tokens: the text has only " + std::to_string(tokens.size()) + " tokens");
+  }
+  if (arguments.tokens > 0) tokens.resize(static_cast<size_t>(arguments.tokens));
+  std::ofstream acknowledgements;
+  if (!arguments.acknowledge.empty()) {
+    acknowledgements.open(arguments.acknowledge, std::ios::app);
+    if (!acknowledgements) throw Failure("--ack-file: cannot write " + arguments.acknowledge);
   }
   const ThreadsPtr threads = MakeThreads(arguments.model);
   Session session(model.get(), arguments.model);
@@ -35,15 +43,16 @@ void Run(const Arguments& arguments) {
   const Store store(arguments.store.path, threads);
   const Memory memory(store, arguments.memory, session, /*create=*/true, arguments.memory_tokens,
                       arguments.store.stored_type);
+  memory.CheckGiven(*arguments.command, session, arguments.memory_tokens, arguments.store.stored_type);
   CheckSameText(memory, session, tokens);
   const int64_t before = memory.Info().next_token;
 
-  std::ofstream acknowledgements;
-  if (!arguments.acknowledge.empty()) acknowledgements.open(arguments.acknowledge, std::ios::app);
   const IngestTimes times =
       Ingest(session, memory, tokens, arguments.memory, arguments.synced ? MNEME_SYNCED : MNEME_BUFFERED,
              [&](int64_t durable) {
-               if (acknowledgements.is_open()) acknowledgements << durable << std::endl;
+               if (!acknowledgements.is_open()) return;
+               acknowledgements << durable << std::endl;
+               if (!acknowledgements) throw Failure("--ack-file: cannot write " + arguments.acknowledge);
              });
   const mneme_memory_info_t info = memory.Info();
   if (arguments.json) {
@@ -58,7 +67,7 @@ void Run(const Arguments& arguments) {
   std::printf("%s: %lld tokens taken in, %lld held (%.1f MB)\n", arguments.memory.c_str(),
               static_cast<long long>(info.next_token - before), static_cast<long long>(info.tokens),
               static_cast<double>(info.bytes) / 1e6);
-  if (times.total > 0) {
+  if (times.model > 0) {
     std::printf("  time: model %.1f s, attending and capturing %.1f s, append and commit %.2f s (%.1f %% of the model's)\n",
                 times.model, times.adapter, times.append, 100.0 * times.append / times.model);
   }
@@ -75,11 +84,14 @@ void AddIngest(CLI::App& program) {
   AddStoreOptions(command, &arguments->store, /*required=*/true);
   command->add_option("--memory", arguments->memory, "name of the memory; created if there is none")->required();
   command->add_option("--memory-tokens", arguments->memory_tokens,
-                      "a new memory's size beyond the window, pinned tokens included; 0: unbounded");
-  command->add_option("--tokens", arguments->tokens, "end with this token of the text; 0: its last");
+                      "a new memory's size beyond the window, pinned tokens included; 0: unbounded")
+      ->check(AtLeast(0));
+  command->add_option("--tokens", arguments->tokens, "end with this token of the text; 0: its last")
+      ->check(AtLeast(0));
   command->add_flag("--synced", arguments->synced, "commits survive the loss of power, not only of the process");
   command->add_option("--ack-file", arguments->acknowledge, "append the number of durable tokens after every commit");
   command->add_flag("--json", arguments->json, "print the report as JSON");
+  arguments->command = command;
   command->callback([arguments] { Run(*arguments); });
 }
 

@@ -125,9 +125,13 @@ void AddOverhead(CLI::App& program) {
   command
       ->add_option("--rounds", arguments->rounds,
                    "measure so often, with and without in turn; the best of the block and of each token counts")
+      ->check(CLI::Range(1, 1000000))
       ->capture_default_str();
   command->add_flag("--json", arguments->json, "print the figures as JSON");
-  command->callback([arguments] { Run(*arguments); });
+  command->callback([command, arguments] {
+    CheckModelOptions(*command, arguments->model);
+    Run(*arguments);
+  });
 }
 
 }  // namespace mneme::llama

@@ -6,6 +6,7 @@
 #include "base/temporary_folder.h"
 #include "capi/hosts/llamacpp/main/block_reader.h"
 #include "capi/hosts/llamacpp/main/commands.h"
+#include "capi/hosts/llamacpp/main/memory_copy.h"
 #include "capi/hosts/llamacpp/main/session.h"
 #include "capi/hosts/llamacpp/main/text.h"
 #include "nlohmann/json.hpp"
@@ -14,6 +15,7 @@ namespace mneme::llama {
 namespace {
 
 struct Arguments {
+  const CLI::App* command = nullptr;
   ModelSettings model;
   TextSettings text;
   StoreSettings store;
@@ -30,12 +32,14 @@ struct Row {
 };
 
 // Goes on where an earlier process ended: the block before the memory's end is decoded once more to refill the local
-// window, then the text that follows is scored.
-Row ScoreStored(const Arguments& arguments, Session& session, const Store& store, const std::string& name,
-                const std::vector<llama_token>& tokens) {
+// window, then the text that follows is scored. It is appended to a copy of the memory.
+Row ScoreStored(const Arguments& arguments, Session& session, const ThreadsPtr& threads, const Store& store,
+                const std::string& name, const std::vector<llama_token>& tokens) {
   const Memory memory(store, name, session, /*create=*/false, 0, "");
+  memory.CheckGiven(*arguments.command, session, 0, "");
   CheckSameText(memory, session, tokens);
-  session.Attach(0, memory.get(), MNEME_LLAMA_APPEND);
+  const MemoryCopy copy(session, memory, threads, tokens);
+  session.Attach(0, copy.memory().get(), MNEME_LLAMA_APPEND);
   CheckAdapter(mneme_llama_resume(session.adapter(), 0, session.window()));
   const mneme_memory_info_t info = memory.Info();
   const auto begin = static_cast<size_t>(info.next_token);
@@ -87,7 +91,21 @@ void Print(const std::vector<Row>& rows, bool json) {
   }
 }
 
+void CheckArguments(const Arguments& arguments) {
+  const CLI::App& command = *arguments.command;
+  CheckModelOptions(command, arguments.model);
+  const bool stored = !arguments.store.path.empty();
+  if (stored && arguments.memories.empty()) throw UsageError("--store needs --memories");
+  if (!stored && !arguments.memories.empty()) throw UsageError("--memories needs --store");
+  for (const char* option : {"--memory-tokens", "--stored-type"}) {
+    if (stored && Given(command, option)) {
+      throw UsageError(std::string(option) + " is for new memories and has no effect with --store");
+    }
+  }
+}
+
 void Run(const Arguments& arguments) {
+  CheckArguments(arguments);
   const ModelPtr model = LoadModel(arguments.model.model);
   const std::vector<llama_token> tokens = ReadText(model.get(), arguments.text);
   const ThreadsPtr threads = MakeThreads(arguments.model);
@@ -95,13 +113,13 @@ void Run(const Arguments& arguments) {
   session.Share(threads);
   std::vector<Row> rows;
   if (!arguments.store.path.empty()) {
-    const Store store(arguments.store.path, threads);
+    const Store store(arguments.store.path, threads, StoreUse::kRead);
     for (const std::string& name : arguments.memories) {
-      rows.push_back(ScoreStored(arguments, session, store, name, tokens));
+      rows.push_back(ScoreStored(arguments, session, threads, store, name, tokens));
     }
   } else {
     if (arguments.score < 2 || static_cast<size_t>(arguments.score) >= tokens.size()) {
-      throw Failure("--score " + std::to_string(arguments.score) + " does not fit a text of " +
+      throw UsageError("--score " + std::to_string(arguments.score) + " does not fit a text of " +
                     std::to_string(tokens.size()) + " tokens");
     }
     for (const int64_t size : arguments.sizes) rows.push_back(ScoreFresh(arguments, session, threads, size, tokens));
@@ -116,7 +134,7 @@ void AddPerplexity(CLI::App& program) {
   CLI::App* command = program.add_subcommand(
       "perplexity",
       "How well a text is predicted with memories of several sizes. With --store: go on after what the named memories "
-      "hold, which stay as they are. Without: take in all but the text's last tokens once for every size, and score "
+      "hold, which stay as they are: copies of them are appended to. Without: take in all but the text's last tokens once for every size, and score "
       "those. The smallest memory, the pinned first tokens alone, is the baseline.");
   AddModelOptions(command, &arguments->model);
   AddTextOptions(command, &arguments->text);
@@ -124,9 +142,11 @@ void AddPerplexity(CLI::App& program) {
   command->add_option("--memories", arguments->memories, "names of stored memories")->delimiter(',');
   command->add_option("--memory-tokens", arguments->sizes, "sizes without --store; 0: unbounded")
       ->delimiter(',')
+      ->check(AtLeast(0))
       ->capture_default_str();
-  command->add_option("--score", arguments->score, "tokens to score")->capture_default_str();
+  command->add_option("--score", arguments->score, "tokens to score")->check(AtLeast(2))->capture_default_str();
   command->add_flag("--json", arguments->json, "print the table as JSON");
+  arguments->command = command;
   command->callback([arguments] { Run(*arguments); });
 }
 

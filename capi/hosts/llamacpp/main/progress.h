@@ -7,6 +7,10 @@
 
 namespace mneme::llama {
 
+// The line of a bar in at most `columns` columns: "WHAT [####....] 10/20 tokens, 5 tokens/s". A narrow terminal loses the
+// end of `what` first, then the bar.
+std::string ProgressLine(const std::string& what, int64_t done, int64_t total, double tokens_per_second, int columns);
+
 // A bar on standard error that rewrites its line, with tokens a second; silent where that is no terminal, but for its
 // last line.
 class Progress {

@@ -49,7 +49,7 @@ std::vector<int32_t> LayersOf(const ModelShape& shape, std::vector<int32_t> want
   wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
   for (const int32_t layer : wanted) {
     if (layer >= 0 && layer < static_cast<int32_t>(shape.layers.size())) continue;
-    throw Failure("--layers: the model has no layer " + std::to_string(layer) + ", only 0 to " +
+    throw UsageError("--layers: the model has no layer " + std::to_string(layer) + ", only 0 to " +
                   std::to_string(shape.layers.size() - 1));
   }
   return wanted;
@@ -122,7 +122,7 @@ void Run(const Arguments& arguments) {
   const std::vector<int32_t> layers = LayersOf(shape, arguments.model.layers);
   const std::vector<llama_token> tokens = ReadText(model.get(), arguments.text);
   if (static_cast<int64_t>(tokens.size()) < plan.tokens()) {
-    throw Failure("--tokens: " + std::to_string(plan.rows) + " keys and, after them, " + std::to_string(plan.queries) +
+    throw UsageError("--tokens: " + std::to_string(plan.rows) + " keys and, after them, " + std::to_string(plan.queries) +
                   " queries of one token in " + std::to_string(RecordingPlan::kQueryStride) + " take " +
                   std::to_string(plan.tokens()) + " tokens, the text has " + std::to_string(tokens.size()));
   }
@@ -161,6 +161,7 @@ void AddRecord(CLI::App& program) {
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   command->add_option("--distance", model.distance, "queries search for rows that stand so many tokens before them")
+      ->check(AtLeast(0))
       ->capture_default_str();
   command->add_option("--pinned", model.pinned, "first tokens that the window keeps")
       ->check(CLI::NonNegativeNumber)
@@ -170,7 +171,7 @@ void AddRecord(CLI::App& program) {
       ->capture_default_str();
   command->add_option("--output", arguments->output, "file to write")->required();
   command->callback([arguments] {
-    if (arguments->model.pinned >= arguments->model.window) throw Failure("--pinned: must be less than --window");
+    if (arguments->model.pinned >= arguments->model.window) throw UsageError("--pinned: must be less than --window");
     Run(*arguments);
   });
 }

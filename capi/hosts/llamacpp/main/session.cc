@@ -1,9 +1,12 @@
 #include "capi/hosts/llamacpp/main/session.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <map>
-#include <thread>
+#include <string>
+
+#include "capi/hosts/llamacpp/main/default_threads.h"
 
 namespace mneme::llama {
 namespace {
@@ -39,7 +42,10 @@ mneme_llama_options OptionsOf(const ModelSettings& settings) {
 }  // namespace
 
 int32_t ThreadsOf(const ModelSettings& settings) {
-  return settings.threads > 0 ? settings.threads : static_cast<int32_t>(std::thread::hardware_concurrency());
+  if (settings.threads > 0) return settings.threads;
+  // Read once: the load that this process makes must not change its own answer.
+  static const int32_t threads = std::min(DefaultThreads(ReadMachineUse()), GGML_MAX_N_THREADS);
+  return threads;
 }
 
 ThreadsPtr MakeThreads(const ModelSettings& settings) {
@@ -114,38 +120,78 @@ std::span<const float> Session::Logits(int32_t i) const {
   return {logits, static_cast<size_t>(size)};
 }
 
-Store::Store(const std::string& path, int32_t threads) {
+Store::Store(const std::string& path, int32_t threads, StoreUse use) {
   mneme_store_options options = MNEME_STORE_OPTIONS_INIT;
   options.threads = threads;
-  Open(path, options);
+  Open(path, options, use);
 }
 
-Store::Store(const std::string& path, const ThreadsPtr& threads) {
+Store::Store(const std::string& path, const ThreadsPtr& threads, StoreUse use) {
   mneme_store_options options = MNEME_STORE_OPTIONS_INIT;
   CheckAdapter(mneme_llama_threads_serve(threads.get(), &options));
-  Open(path, options);
+  Open(path, options, use);
 }
 
-void Store::Open(const std::string& path, const mneme_store_options& options) {
-  CheckEngine(mneme_store_open(path.c_str(), &options, &store_));
+void Store::Open(const std::string& path, mneme_store_options options, StoreUse use) {
+  if (use == StoreUse::kRead) {
+    options.mode = MNEME_READ_ONLY;
+    options.create_if_missing = 0;
+  }
+  const mneme_status opened = mneme_store_open(path.c_str(), &options, &store_);
+  if (opened == MNEME_NOT_FOUND) throw Failure("--store: there is no store at " + path);
+  CheckEngine(opened);
 }
 
 Store::~Store() {
   if (mneme_store_close(store_) != MNEME_OK) std::fprintf(stderr, "closing the store: %s\n", mneme_last_error());
 }
 
-Memory::Memory(const Store& store, const std::string& name, const Session& session, bool create, int64_t tokens,
-               const std::string& stored_type) {
+namespace {
+
+int32_t StoredType(const std::string& name) {
   static const std::map<std::string, int32_t> types = {
       {"f32", MNEME_F32}, {"f16", MNEME_F16}, {"bf16", MNEME_BF16}, {"i8", MNEME_I8}};
+  return types.at(name);
+}
+
+}  // namespace
+
+Memory::Memory(const Store& store, const std::string& name, const Session& session, bool create, int64_t tokens,
+               const std::string& stored_type) {
   const mneme_card* card = mneme_llama_card(session.adapter());
   const mneme_status opened = mneme_memory_open(store.get(), name.c_str(), card, &memory_);
   if (opened == MNEME_OK) return;
   if (opened != MNEME_NOT_FOUND || !create) CheckEngine(opened);
   mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
   CheckAdapter(mneme_llama_memory_options(session.adapter(), tokens, &options));
-  options.stored_dtype = types.at(stored_type);
+  options.stored_dtype = StoredType(stored_type);
   CheckEngine(mneme_memory_create(store.get(), name.c_str(), card, &options, &memory_));
+  created_ = true;
+}
+
+void Memory::CheckGiven(const CLI::App& command, const Session& session, int64_t tokens,
+                        const std::string& stored_type) const {
+  if (created_) return;
+  const mneme_memory_info_t info = Info();
+  mneme_memory_options wanted = MNEME_MEMORY_OPTIONS_INIT;
+  CheckAdapter(mneme_llama_memory_options(session.adapter(), tokens, &wanted));
+  const auto refuse = [&](const char* option, const std::string& is) {
+    if (Given(command, option)) {
+      throw UsageError(std::string(option) + ": is for new memories, and this one is there and differs (" + is + ")");
+    }
+  };
+  const auto bound = [](int64_t most) {
+    return most == 0 ? std::string("unbounded") : std::to_string(most) + " tokens with its window";
+  };
+  if (wanted.max_tokens != info.max_tokens) {
+    refuse("--memory-tokens", "it is " + bound(info.max_tokens) + ", not " + bound(wanted.max_tokens));
+  }
+  if (wanted.pinned_tokens != info.pinned_tokens) {
+    refuse("--pinned", std::to_string(info.pinned_tokens) + " tokens are pinned");
+  }
+  if (!stored_type.empty() && StoredType(stored_type) != info.stored_dtype) {
+    refuse("--stored-type", "its rows have another type");
+  }
 }
 
 Memory::~Memory() {

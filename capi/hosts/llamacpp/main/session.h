@@ -30,7 +30,7 @@ struct ThreadsDeleter {
 using AdapterPtr = std::unique_ptr<mneme_llama, AdapterDeleter>;
 using ThreadsPtr = std::unique_ptr<mneme_llama_threads, ThreadsDeleter>;
 
-// `threads` as given, or one a core.
+// `threads` as given, or DefaultThreads.
 int32_t ThreadsOf(const ModelSettings& settings);
 // For sessions and stores that take turns. Throws Failure.
 ThreadsPtr MakeThreads(const ModelSettings& settings);
@@ -73,12 +73,15 @@ class Session {
   ContextPtr context_;
 };
 
+// kRead: without a writer's lock, beside a writer, and nothing is created.
+enum class StoreUse { kRead, kWrite };
+
 // A store that is closed at the end.
 class Store {
  public:
-  // On threads of its own, or on those of sessions.
-  Store(const std::string& path, int32_t threads);
-  Store(const std::string& path, const ThreadsPtr& threads);
+  // On threads of its own, or on those of sessions. Throws Failure.
+  Store(const std::string& path, int32_t threads, StoreUse use = StoreUse::kWrite);
+  Store(const std::string& path, const ThreadsPtr& threads, StoreUse use = StoreUse::kWrite);
   ~Store();
   Store(const Store&) = delete;
   Store& operator=(const Store&) = delete;
@@ -86,7 +89,7 @@ class Store {
   mneme_store* get() const { return store_; }
 
  private:
-  void Open(const std::string& path, const mneme_store_options& options);
+  void Open(const std::string& path, mneme_store_options options, StoreUse use);
 
   mneme_store* store_ = nullptr;
 };
@@ -103,9 +106,13 @@ class Memory {
 
   mneme_memory* get() const { return memory_; }
   mneme_memory_info_t Info() const;
+  // Throws UsageError if an option for new memories (--memory-tokens, which is `tokens`, --stored-type, --pinned) was given
+  // and the memory, which was there before, is another.
+  void CheckGiven(const CLI::App& command, const Session& session, int64_t tokens, const std::string& stored_type) const;
 
  private:
   mneme_memory* memory_ = nullptr;
+  bool created_ = false;
 };
 
 }  // namespace mneme::llama

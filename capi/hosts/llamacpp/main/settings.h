@@ -12,7 +12,7 @@ namespace mneme::llama {
 // What every command of mneme-llama may be told about the model and the use of its memory.
 struct ModelSettings {
   std::string model;
-  int32_t threads = 0;  // 0: one a core
+  int32_t threads = 0;  // 0: DefaultThreads
   std::vector<int32_t> layers;
   std::string policy = "fixed";
   float distance = 2048.0f;
@@ -37,11 +37,23 @@ struct StoreSettings {
   std::string stored_type = "f16";
 };
 
+// Checks of option values: a finite number, and one that is at least `least`.
+CLI::Validator Finite();
+CLI::Validator AtLeast(double least);
+
 // --model and --threads alone.
 void AddModelFileOptions(CLI::App* command, ModelSettings* settings);
+void AddLayersOption(CLI::App* command, ModelSettings* settings);
 void AddModelOptions(CLI::App* command, ModelSettings* settings);
 void AddTextOptions(CLI::App* command, TextSettings* settings);
+void AddStoreOption(CLI::App* command, StoreSettings* settings, bool required);
+// --store, and --stored-type for a memory that the command makes.
 void AddStoreOptions(CLI::App* command, StoreSettings* settings, bool required);
+
+// Whether the option was given on the command line; false for one that the command does not have.
+bool Given(const CLI::App& command, const std::string& option);
+// Throws UsageError if an option of AddModelOptions was given that the others make useless.
+void CheckModelOptions(const CLI::App& command, const ModelSettings& settings);
 
 }  // namespace mneme::llama
 

@@ -262,16 +262,16 @@ std::vector<Speed> Measure(const std::vector<Variant*>& variants, std::span<cons
 
 void CheckArguments(const Arguments& arguments, const std::vector<llama_token>& tokens) {
   if (arguments.past.front() < arguments.model.window) {
-    throw Failure("--past: must be at least --window, which is " + std::to_string(arguments.model.window) + "; got " +
+    throw UsageError("--past: must be at least --window, which is " + std::to_string(arguments.model.window) + "; got " +
                   std::to_string(arguments.past.front()));
   }
   if (arguments.single > arguments.model.window) {
-    throw Failure("--tokens: must be at most --window, which is " + std::to_string(arguments.model.window) + "; got " +
+    throw UsageError("--tokens: must be at most --window, which is " + std::to_string(arguments.model.window) + "; got " +
                   std::to_string(arguments.single));
   }
   const auto needed = static_cast<size_t>(arguments.past.back() + arguments.single);
   if (tokens.size() < needed) {
-    throw Failure("--past and --tokens take " + std::to_string(needed) + " tokens, the text has " +
+    throw UsageError("--past and --tokens take " + std::to_string(needed) + " tokens, the text has " +
                   std::to_string(tokens.size()));
   }
 }
@@ -392,7 +392,10 @@ void AddSpeed(CLI::App& program) {
       ->check(CLI::IsMember({"shared", "own"}))
       ->capture_default_str();
   command->add_flag("--json", arguments->json, "print the figures as JSON");
-  command->callback([arguments] { Run(*arguments); });
+  command->callback([command, arguments] {
+    CheckModelOptions(*command, arguments->model);
+    Run(*arguments);
+  });
 }
 
 }  // namespace mneme::llama

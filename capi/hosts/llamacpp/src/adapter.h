@@ -48,8 +48,13 @@ class Adapter {
   // Slides the windows that the batch would overfill, and moves the plan's positions where they started again.
   Status MakeRoom(BatchPlan* plan);
   Status BeginSteps(BatchPlan* plan);
-  // After a failure: takes the batch's tokens out of the cache and their rows out of the memories again.
-  void UndoSteps(const BatchPlan& plan);
+  // What llama.cpp would end the process for.
+  Status CheckBatch(const llama_batch& batch) const;
+  Status CheckSequenceId(llama_seq_id id) const;
+  // The last position in the cache (-1: none) of every sequence that the batch has tokens of.
+  std::map<llama_seq_id, llama_pos> LastPositions(const llama_batch& batch) const;
+  // After a failure: takes the batch's tokens, which lie after `last`, out of the cache and their rows out of the memories.
+  void UndoSteps(const BatchPlan& plan, const std::map<llama_seq_id, llama_pos>& last);
   Status DecodePlanned(const llama_batch& batch, BatchPlan& plan);
 
   const llama_model* const model_;

@@ -60,7 +60,7 @@ Status Adapter::SetMemory(llama_seq_id id, mneme_memory* memory, mneme_llama_mod
     return Status();
   }
   if (mode != MNEME_LLAMA_APPEND && mode != MNEME_LLAMA_READ) return Invalid("mode: unknown number");
-  if (id < 0) return Invalid("sequence: must not be negative, got " + std::to_string(id));
+  MNEME_LLAMA_RETURN_IF_ERROR(CheckSequenceId(id));
   if (llama_memory_seq_pos_max(llama_get_memory(context_), id) >= 0) {
     return Refused("sequence " + std::to_string(id) +
                    " is in llama.cpp's cache already; remove it first (llama_memory_seq_rm)");
@@ -81,9 +81,7 @@ Status Adapter::SetMemory(llama_seq_id id, mneme_memory* memory, mneme_llama_mod
 
 Status Adapter::Resume(llama_seq_id id, int64_t tokens) {
   const auto found = sequences_.find(id);
-  if (found == sequences_.end() || !found->second.append) {
-    return Refused("sequence " + std::to_string(id) + " has no memory that it appends to");
-  }
+  if (found == sequences_.end()) return Refused("sequence " + std::to_string(id) + " has no memory");
   Sequence& sequence = found->second;
   if (sequence.LocalTokens() > 0) return Refused("the sequence's window is not empty");
   mneme_memory_info_t info;
@@ -183,10 +181,48 @@ Status Adapter::BeginSteps(BatchPlan* plan) {
   return Status();
 }
 
-void Adapter::UndoSteps(const BatchPlan& plan) {
-  for (size_t token = 0; token < plan.sequences.size(); ++token) {
-    llama_memory_seq_rm(llama_get_memory(context_), plan.sequences[token], plan.positions[token], -1);
+Status Adapter::CheckSequenceId(llama_seq_id id) const {
+  const auto count = static_cast<llama_seq_id>(llama_n_seq_max(context_));
+  if (id >= 0 && id < count) return Status();
+  return Invalid("sequence: expected 0 to " + std::to_string(count - 1) + " (n_seq_max), got " + std::to_string(id));
+}
+
+Status Adapter::CheckBatch(const llama_batch& batch) const {
+  const auto most = static_cast<int64_t>(llama_n_batch(context_));
+  if (batch.n_tokens > most) {
+    return Invalid("batch: has " + std::to_string(batch.n_tokens) + " tokens, the context takes at most " +
+                   std::to_string(most) + " (n_batch)");
   }
+  for (int32_t token = 0; token < batch.n_tokens; ++token) {
+    if (batch.pos != nullptr && batch.pos[token] < 0) {
+      return Invalid("batch: token " + std::to_string(token) + " has position " + std::to_string(batch.pos[token]));
+    }
+    if (batch.seq_id == nullptr || batch.n_seq_id == nullptr) continue;
+    for (int32_t i = 0; i < batch.n_seq_id[token]; ++i) {
+      MNEME_LLAMA_RETURN_IF_ERROR(CheckSequenceId(batch.seq_id[token][i]));
+    }
+  }
+  return Status();
+}
+
+std::map<llama_seq_id, llama_pos> Adapter::LastPositions(const llama_batch& batch) const {
+  std::map<llama_seq_id, llama_pos> last;
+  const auto add = [&](llama_seq_id id) {
+    if (!last.contains(id)) last[id] = llama_memory_seq_pos_max(llama_get_memory(context_), id);
+  };
+  for (int32_t token = 0; token < batch.n_tokens; ++token) {
+    if (batch.seq_id == nullptr || batch.n_seq_id == nullptr) {
+      add(0);
+      break;
+    }
+    for (int32_t i = 0; i < batch.n_seq_id[token]; ++i) add(batch.seq_id[token][i]);
+  }
+  return last;
+}
+
+// What llama.cpp refused may name positions that were in the cache before; only what came after these is the batch's.
+void Adapter::UndoSteps(const BatchPlan& plan, const std::map<llama_seq_id, llama_pos>& last) {
+  for (const auto& [id, position] : last) llama_memory_seq_rm(llama_get_memory(context_), id, position + 1, -1);
   for (const SequenceStep& step : plan.steps) {
     if (step.sequence->append) mneme_truncate(step.sequence->memory, step.next_token);
   }
@@ -196,6 +232,7 @@ Status Adapter::DecodePlanned(const llama_batch& batch, BatchPlan& plan) {
   MNEME_LLAMA_RETURN_IF_ERROR(BeginSteps(&plan));
   llama_batch placed = batch;
   placed.pos = plan.positions.data();
+  const std::map<llama_seq_id, llama_pos> last = LastPositions(batch);
   step_.Begin(&plan, batch.token);
   const int32_t code = llama_decode(context_, placed);
   step_.End();
@@ -207,7 +244,7 @@ Status Adapter::DecodePlanned(const llama_batch& batch, BatchPlan& plan) {
                      " passed the adapter; is the context made from the prepared parameters?");
   }
   if (!status.ok()) {
-    UndoSteps(plan);
+    UndoSteps(plan, last);
     return status;
   }
   for (const SequenceStep& step : plan.steps) {
@@ -228,6 +265,7 @@ Status Adapter::Decode(const llama_batch& batch) {
   if (threads_ != nullptr) {
     turn.emplace(*threads_, batch.n_tokens > 1 ? llama_n_threads_batch(context_) : llama_n_threads(context_));
   }
+  MNEME_LLAMA_RETURN_IF_ERROR(CheckBatch(batch));
   BatchPlan plan;
   MNEME_LLAMA_RETURN_IF_ERROR(PlanBatch(batch, sequences_, context_, settings_.rotated(), &plan));
   MNEME_LLAMA_RETURN_IF_ERROR(MakeRoom(&plan));

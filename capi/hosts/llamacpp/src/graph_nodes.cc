@@ -59,6 +59,9 @@ Status CheckRotary(const ggml_tensor& rope, const RotaryShape& expected) {
   return Status();
 }
 
+// The last stage of queries, keys and values is a reshape of their own product, or a view of a product that all share.
+bool IsByHeads(const ggml_tensor& node) { return node.op == GGML_OP_RESHAPE || node.op == GGML_OP_VIEW; }
+
 bool OnHost(const ggml_tensor& tensor) {
   const ggml_backend_buffer_t buffer = tensor.view_src != nullptr ? tensor.view_src->buffer : tensor.buffer;
   return buffer != nullptr && ggml_backend_buffer_is_host(buffer);
@@ -87,13 +90,15 @@ NodeName ParseNodeName(const ggml_tensor& node, bool normed) {
   if (initial != 'k' && initial != 'K' && initial != 'Q' && initial != 'V') return {};
   const std::string_view name(node.name);
   if (int32_t layer = LayerOf(name, "kqv_out"); layer >= 0) return {NodeKind::kAttentionOut, layer};
-  if (int32_t layer = LayerOf(name, "Vcur"); layer >= 0) return {NodeKind::kValue, layer};
+  if (int32_t layer = LayerOf(name, "Vcur"); layer >= 0) {
+    return {IsByHeads(node) ? NodeKind::kValue : NodeKind::kNone, layer};
+  }
   if (int32_t layer = LayerOf(name, normed ? "Qcur_normed" : "Qcur"); layer >= 0) {
-    return {node.op == GGML_OP_ROPE ? NodeKind::kNone : NodeKind::kQuery, layer};
+    return {normed || IsByHeads(node) ? NodeKind::kQuery : NodeKind::kNone, layer};
   }
   if (int32_t layer = LayerOf(name, "Kcur"); layer >= 0) {
     if (node.op == GGML_OP_ROPE) return {NodeKind::kRotatedKey, layer};
-    return {normed ? NodeKind::kNone : NodeKind::kKey, layer};
+    return {!normed && IsByHeads(node) ? NodeKind::kKey : NodeKind::kNone, layer};
   }
   if (int32_t layer = LayerOf(name, "Kcur_normed"); normed && layer >= 0) return {NodeKind::kKey, layer};
   return {};

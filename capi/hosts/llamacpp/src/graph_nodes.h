@@ -25,7 +25,8 @@ struct NodeName {
 };
 
 // Names are matched whole: "Kcur-3" is a key, "Kcur-3 (view)" is not (such a view may show rotated rows). `normed`: as in
-// ModelShape. A name says nothing of the shape: llama.cpp gives it to the flat product, too.
+// ModelShape. llama.cpp also gives the name to earlier stages: the flat product and its sum with a bias. Those are kNone;
+// the operation tells them from the rows by heads. The shape does not: with one head and one token both are the same.
 NodeName ParseNodeName(const ggml_tensor& node, bool normed);
 
 // Whether `node` has rows by heads: [dim, heads, tokens].

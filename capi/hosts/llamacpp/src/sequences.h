@@ -1,6 +1,7 @@
 #ifndef MNEME_CAPI_HOSTS_LLAMACPP_SRC_SEQUENCES_H_
 #define MNEME_CAPI_HOSTS_LLAMACPP_SRC_SEQUENCES_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -23,7 +24,7 @@ struct Sequence {
 
   int64_t LocalTokens() const { return next_position - first_position; }
   // Rows before this token index are the memory's part, the rest is in the cache.
-  int64_t MemoryEnd() const { return append ? first_position + base : memory_tokens; }
+  int64_t MemoryEnd() const { return std::min(memory_tokens, first_position + base); }
 };
 
 // A step's view of a sequence: what the layers of one decode need to know.

@@ -36,10 +36,25 @@ TEST(GraphNodesTest, KnowsTheNodesOfPlainModels) {
   ExpectNode("Qcur-0", GGML_OP_ROPE, false, NodeKind::kNone, 0);
 }
 
+// With one head and one token the flat product has the shape of the rows by heads.
+TEST(GraphNodesTest, EarlierStagesOfTheSameNameAreNotRows) {
+  for (const ggml_op stage : {GGML_OP_MUL_MAT, GGML_OP_ADD, GGML_OP_MUL, GGML_OP_CLAMP}) {
+    for (const char* name : {"Qcur-3", "Kcur-3", "Vcur-3"}) ExpectNode(name, stage, false, NodeKind::kNone, 0);
+    ExpectNode("Vcur-3", stage, true, NodeKind::kNone, 0);
+  }
+}
+
+TEST(GraphNodesTest, KnowsViewsOfAProductThatAllShare) {
+  ExpectNode("Qcur-3", GGML_OP_VIEW, false, NodeKind::kQuery, 3);
+  ExpectNode("Kcur-3", GGML_OP_VIEW, false, NodeKind::kKey, 3);
+  ExpectNode("Vcur-3", GGML_OP_VIEW, false, NodeKind::kValue, 3);
+}
+
 TEST(GraphNodesTest, KnowsTheNodesOfNormedModels) {
   ExpectNode("Qcur_normed-5", GGML_OP_MUL, true, NodeKind::kQuery, 5);
   ExpectNode("Kcur_normed-5", GGML_OP_MUL, true, NodeKind::kKey, 5);
   ExpectNode("Kcur-5", GGML_OP_ROPE, true, NodeKind::kRotatedKey, 5);
+  ExpectNode("Vcur-5", GGML_OP_RESHAPE, true, NodeKind::kValue, 5);
   ExpectNode("Qcur-5", GGML_OP_RESHAPE, true, NodeKind::kNone, 0);  // before the norm
   ExpectNode("Kcur-5", GGML_OP_RESHAPE, true, NodeKind::kNone, 0);
 }

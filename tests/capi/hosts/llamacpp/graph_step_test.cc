@@ -22,11 +22,8 @@ class GraphStepTest : public ::testing::Test {
   GraphStepTest() : context_(ggml_init({1 << 20, nullptr, /*no_alloc=*/false}), &ggml_free) {
     shape_.layers.assign(2, {4, 2, 8, 8, 0.25f, 0, {false, 8, 1e4f, 1.0f, {}}});
     settings_.position_policy = MNEME_POSITION_FIXED_DISTANCE;
-    ggml_context* c = context_.get();
-    values_ = ggml_new_tensor_3d(c, GGML_TYPE_F32, 8, 2, kTokens);
-    keys_ = ggml_new_tensor_3d(c, GGML_TYPE_F32, 8, 2, kTokens);
-    ggml_set_name(values_, "Vcur-1");
-    ggml_set_name(keys_, "Kcur-1");
+    values_ = NewProduct("Vcur-1", 2, kTokens, nullptr);
+    keys_ = NewProduct("Kcur-1", 2, kTokens, nullptr);
     attention_ = NewAttention("kqv_out-1", &output_);
     plan_.positions = {0, 1, 2};
     plan_.sequences = {0, 0, 0};
@@ -34,6 +31,18 @@ class GraphStepTest : public ::testing::Test {
     plan_.steps[0].sequence = &sequence_;
     plan_.steps[0].visible = true;
     plan_.runs = {{0, kTokens, 0}};
+  }
+
+  // Rows by heads, which are a flat product of the same name reshaped.
+  ggml_tensor* NewProduct(const char* name, int64_t heads, int64_t tokens, ggml_tensor** product) {
+    ggml_context* c = context_.get();
+    ggml_tensor* weights = ggml_new_tensor_2d(c, GGML_TYPE_F32, 4, 8 * heads);
+    ggml_tensor* flat = ggml_mul_mat(c, weights, ggml_new_tensor_2d(c, GGML_TYPE_F32, 4, tokens));
+    ggml_set_name(flat, name);
+    if (product != nullptr) *product = flat;
+    ggml_tensor* rows = ggml_reshape_3d(c, flat, 8, heads, tokens);
+    ggml_set_name(rows, name);
+    return rows;
   }
 
   ggml_tensor* NewAttention(const char* name, ggml_tensor** output) {
@@ -112,6 +121,28 @@ TEST_F(GraphStepTest, ComputesOtherLayersAttention) {
   step.Begin(&plan_, nullptr);
   EXPECT_FALSE(step.Wants(*attention_)) << "no layer's keys came before it";
   EXPECT_TRUE(IsComputed(attention_));
+}
+
+// One KV head and one token: the flat products have the shape of the rows by heads.
+TEST_F(GraphStepTest, StopsOnceForKeysAndOnceForValues) {
+  shape_.layers.assign(2, {4, 1, 8, 8, 0.25f, 0, {false, 8, 1e4f, 1.0f, {}}});
+  plan_.steps[0].visible = false;
+  ggml_tensor *value_product, *key_product;
+  ggml_tensor* values = NewProduct("Vcur-1", 1, 1, &value_product);
+  ggml_tensor* keys = NewProduct("Kcur-1", 1, 1, &key_product);
+  GraphStep keys_first(shape_, layers_, settings_);
+  keys_first.Begin(&plan_, nullptr);
+  EXPECT_FALSE(keys_first.Wants(*key_product));
+  EXPECT_TRUE(keys_first.Wants(*keys));
+  keys_first.Computed(*keys);
+  EXPECT_FALSE(keys_first.Wants(*value_product));
+  EXPECT_TRUE(keys_first.Wants(*values));
+  GraphStep values_first(shape_, layers_, settings_);
+  values_first.Begin(&plan_, nullptr);
+  EXPECT_FALSE(values_first.Wants(*value_product));
+  EXPECT_FALSE(values_first.Wants(*values)) << "copied where the keys are";
+  EXPECT_FALSE(values_first.Wants(*key_product));
+  EXPECT_TRUE(values_first.Wants(*keys));
 }
 
 TEST_F(GraphStepTest, RefusesAnOutputOfOtherAttention) {

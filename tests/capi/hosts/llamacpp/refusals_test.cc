@@ -13,12 +13,12 @@ using ::testing::HasSubstr;
 
 class RefusalsTest : public ::testing::Test {
  protected:
-  // A session with a window of 64 tokens and an empty memory in sequence 0.
-  void Start(const std::string& policy) {
+  // A session with a window of 64 tokens and an empty memory in sequence 0; further sequences have none.
+  void Start(const std::string& policy, int32_t sequences = 1) {
     ModelSettings settings = SettingsFor(SmolPath());
     settings.policy = policy;
     settings.window = 64;
-    session_ = std::make_unique<Session>(Smol(), settings);
+    session_ = std::make_unique<Session>(Smol(), settings, sequences);
     memory_ = std::make_unique<Memory>(store_, policy, *session_, /*create=*/true, 0, "f16");
     session_->Attach(0, memory_->get(), MNEME_LLAMA_APPEND);
   }
@@ -33,6 +33,20 @@ class RefusalsTest : public ::testing::Test {
     llama_batch batch = llama_batch_get_one(tokens.data(), static_cast<int32_t>(tokens.size()));
     if (position >= 0) batch.pos = positions.data();
     return mneme_llama_decode(session_->adapter(), batch);
+  }
+  // Tokens of sequences that may have no memory, at positions from `position` on.
+  mneme_status DecodeIn(std::vector<llama_seq_id> ids, int64_t count, llama_pos position) {
+    std::vector<llama_token> tokens = TextTokens(Smol(), 0, count);
+    std::vector<llama_pos> positions(tokens.size());
+    for (size_t i = 0; i < positions.size(); ++i) positions[i] = position + static_cast<llama_pos>(i);
+    std::vector<llama_seq_id*> pointers(tokens.size(), ids.data());
+    std::vector<int32_t> counts(tokens.size(), static_cast<int32_t>(ids.size()));
+    return mneme_llama_decode(session_->adapter(), {static_cast<int32_t>(count), tokens.data(), nullptr,
+                                                    positions.data(), counts.data(), pointers.data(), nullptr});
+  }
+  void ExpectCached(llama_seq_id id, llama_pos first, llama_pos last) {
+    EXPECT_EQ(llama_memory_seq_pos_min(cache(), id), first) << id;
+    EXPECT_EQ(llama_memory_seq_pos_max(cache(), id), last) << id;
   }
   llama_memory_t cache() { return llama_get_memory(session_->context()); }
   void ExpectRefused(mneme_status status, const std::string& reason) {
@@ -94,8 +108,58 @@ TEST_F(RefusalsTest, AFailedStepLeavesNothingBehind) {
   EXPECT_EQ(memory_->Info().next_token, 72);
 }
 
-TEST_F(RefusalsTest, AMemoryOfAnotherModel) {
+TEST_F(RefusalsTest, ARefusedBatchLeavesSequencesWithoutMemoryAlone) {
+  Start("fixed", 3);
+  ASSERT_EQ(DecodeIn({1}, 40, 0), MNEME_OK) << mneme_llama_last_error();
+  EXPECT_NE(DecodeIn({1}, 8, 0), MNEME_OK) << "positions that are taken";
+  ExpectCached(1, 0, 39);
+  EXPECT_NE(DecodeIn({1}, 8, 20), MNEME_OK);
+  ExpectCached(1, 0, 39);
+  EXPECT_NE(DecodeIn({1, 2}, 8, 0), MNEME_OK) << "sequences that have nothing in common";
+  ExpectCached(1, 0, 39);
+  ExpectCached(2, -1, -1);
+  EXPECT_EQ(DecodeIn({1}, 8, 40), MNEME_OK) << mneme_llama_last_error();
+}
+
+// The step of sequence 0 fails; sequences 1 and 2 lose the batch's tokens and nothing else.
+TEST_F(RefusalsTest, AFailedStepIsTakenBackInEverySequence) {
+  Start("fixed", 3);
+  ASSERT_EQ(DecodeIn({0}, 40, 0), MNEME_OK) << mneme_llama_last_error();
+  ASSERT_EQ(DecodeIn({1, 2}, 10, 0), MNEME_OK) << mneme_llama_last_error();
+  llama_memory_seq_rm(cache(), 0, 0, 20);
+  std::vector<llama_token> tokens = TextTokens(Smol(), 0, 2);
+  llama_seq_id first = 0;
+  llama_seq_id others[] = {1, 2};
+  llama_seq_id* ids[] = {&first, others};
+  int32_t counts[] = {1, 2};
+  llama_pos positions[] = {40, 10};
+  ExpectRefused(mneme_llama_decode(session_->adapter(), {2, tokens.data(), nullptr, positions, counts, ids, nullptr}),
+                "the cache holds 21 tokens of sequence 0, expected 41");
+  ExpectCached(0, 20, 39);
+  ExpectCached(1, 0, 9);
+  ExpectCached(2, 0, 9);
+}
+
+// Each of these would end the process inside llama.cpp.
+TEST_F(RefusalsTest, BatchesThatLlamaWouldAbortFor) {
   Start("fixed");
+  const auto expect = [](mneme_status status, const std::string& reason) {
+    EXPECT_EQ(status, MNEME_INVALID_ARGUMENT);
+    EXPECT_THAT(mneme_llama_last_error(), HasSubstr(reason));
+  };
+  expect(Decode(0, 65), "batch: has 65 tokens, the context takes at most 64 (n_batch)");
+  expect(DecodeIn({1}, 1, 0), "sequence: expected 0 to 0 (n_seq_max), got 1");
+  expect(DecodeIn({100000}, 1, 0), "sequence: expected 0 to 0 (n_seq_max), got 100000");
+  expect(DecodeIn({-1}, 1, 0), "sequence: expected 0 to 0 (n_seq_max), got -1");
+  expect(DecodeIn({0}, 1, -5), "batch: token 0 has position -5");
+  expect(mneme_llama_set_memory(session_->adapter(), 100000, memory_->get(), MNEME_LLAMA_READ),
+         "sequence: expected 0 to 0 (n_seq_max), got 100000");
+  EXPECT_EQ(Decode(0, 64), MNEME_OK) << mneme_llama_last_error();
+  EXPECT_EQ(memory_->Info().next_token, 64);
+}
+
+TEST_F(RefusalsTest, AMemoryOfAnotherModel) {
+  Start("fixed", 2);
   mneme_llama_options options = MNEME_LLAMA_OPTIONS_INIT;
   options.weights_fingerprint = "other weights";
   mneme_llama* other = nullptr;
@@ -112,7 +176,7 @@ TEST_F(RefusalsTest, AMemoryOfAnotherModel) {
 }
 
 TEST_F(RefusalsTest, KeysOfTheOtherKind) {
-  Start("fixed");
+  Start("fixed", 2);
   mneme_memory_options rows = MNEME_MEMORY_OPTIONS_INIT;
   rows.keys_rotated = 1;
   mneme_memory* rotated = nullptr;
@@ -123,7 +187,7 @@ TEST_F(RefusalsTest, KeysOfTheOtherKind) {
 }
 
 TEST_F(RefusalsTest, TwoWritersAndLateMemories) {
-  Start("fixed");
+  Start("fixed", 2);
   mneme_llama* adapter = session_->adapter();
   ExpectRefused(mneme_llama_set_memory(adapter, 1, memory_->get(), MNEME_LLAMA_APPEND), "only readers can share");
   ExpectRefused(mneme_llama_set_memory(adapter, 1, memory_->get(), MNEME_LLAMA_READ), "only readers can share");

@@ -15,14 +15,14 @@ namespace mneme::llama {
 namespace {
 
 constexpr int32_t kWindow = 128;
+const std::string kWindowOption = " --window " + std::to_string(kWindow);
 constexpr int64_t kIngested = 1024;
-constexpr int64_t kScored = 256;
+constexpr int64_t kScored = 512;  // more than the window: what is scored is retrieved, too
 
 // Runs mneme-llama and returns what it prints.
 nlohmann::json RunProgram(const std::string& arguments) {
-  const std::string command = "'" MNEME_TEST_PROGRAM "' " + arguments + " --json --threads 2 --window " +
-                              std::to_string(kWindow) + " --model '" + SmolPath() + "' --text '" MNEME_TEST_TEXT
-                              "' --bytes 100000 2>/dev/null";
+  const std::string command = "'" MNEME_TEST_PROGRAM "' " + arguments + " --json --threads 2 --model '" + SmolPath() +
+                              "' --text '" MNEME_TEST_TEXT "' --bytes 100000 2>/dev/null";
   FILE* pipe = popen(command.c_str(), "r");
   std::string output;
   std::array<char, 4096> buffer;
@@ -67,11 +67,11 @@ double NllInThisProcess(const std::string& folder, bool reopen) {
 TEST(ResumeTest, AnotherProcessPredictsTheSame) {
   const TemporaryFolder other;
   const std::string store = " --store '" + other.path() + "/store'";
-  const nlohmann::json ingested =
-      RunProgram("ingest --memory m --memory-tokens 512 --tokens " + std::to_string(kIngested) + store);
+  const nlohmann::json ingested = RunProgram("ingest --memory m --memory-tokens 512 --tokens " +
+                                             std::to_string(kIngested) + kWindowOption + store);
   EXPECT_EQ(ingested["next_token"], kIngested);
   EXPECT_EQ(ingested["tokens"], 512 + kWindow);
-  const std::string score = "perplexity --memories m --score " + std::to_string(kScored) + store;
+  const std::string score = "perplexity --memories m --score " + std::to_string(kScored) + kWindowOption + store;
   const nlohmann::json first = RunProgram(score);
   const nlohmann::json second = RunProgram(score);
   const TemporaryFolder own;
@@ -90,8 +90,8 @@ TEST(ResumeTest, AnotherProcessPredictsTheSame) {
 TEST(ResumeTest, AnIngestGoesOnWhereItWas) {
   const TemporaryFolder folder;
   const std::string store = " --store '" + folder.path() + "/store'";
-  RunProgram("ingest --memory m --tokens 300" + store);
-  const nlohmann::json rest = RunProgram("ingest --memory m --tokens 500" + store);
+  RunProgram("ingest --memory m --tokens 300" + kWindowOption + store);
+  const nlohmann::json rest = RunProgram("ingest --memory m --tokens 500" + kWindowOption + store);
   EXPECT_EQ(rest["ingested"], 200);
   EXPECT_EQ(rest["next_token"], 500);
   const nlohmann::json checked = RunProgram("check --memory m" + store);

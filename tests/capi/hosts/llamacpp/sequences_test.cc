@@ -95,7 +95,10 @@ TEST(SequencesTest, WhatIsLocalIsNotRetrieved) {
   sequence.memory_tokens = 150;
   EXPECT_EQ(sequence.LocalTokens(), 30);
   EXPECT_EQ(sequence.MemoryEnd(), 120);
+  // A reader's window may begin within the memory or after it.
   sequence.append = false;
+  EXPECT_EQ(sequence.MemoryEnd(), 120);
+  sequence.first_position = 60;
   EXPECT_EQ(sequence.MemoryEnd(), 150);
 }
 
