@@ -5,8 +5,8 @@
 #include <span>
 #include <string>
 
+#include "base/temporary_folder.h"
 #include "capi/hosts/llamacpp/main/session.h"
-#include "capi/hosts/llamacpp/main/temporary_folder.h"
 #include "llama.h"
 
 namespace mneme::llama {
