@@ -76,6 +76,8 @@ class Memory : public std::enable_shared_from_this<Memory> {
   // It lies in `memory`, which outlives it; copies of it do not.
   Snapshot TakeSnapshot(std::pmr::memory_resource* memory = std::pmr::get_default_resource()) const;
   MemoryInfo Info() const;
+  // Bytes of memory that this object holds beside segments and indices: the card, the manifest, what queries found last.
+  int64_t OwnBytes() const;
   absl::Status Read(const ReadRequest& request) const;
 
   // Builds the indices that sealed segments are due and drops those that others replaced. Called inside Commit or by the

@@ -363,7 +363,7 @@ absl::StatusOr<StoreStats> Store::Stats() {
   absl::flat_hash_map<const Segment*, int64_t> segments;
   for (const auto& memory : open) {
     const std::shared_ptr<const MemoryState> state = memory->TakeSnapshot().state;
-    stats.ram_bytes += static_cast<int64_t>(state->tail->MemoryBytes());
+    stats.ram_bytes += memory->OwnBytes() + static_cast<int64_t>(state->tail->MemoryBytes());
     for (const SegmentView& view : state->sealed) {
       segments[view.segment.get()] = static_cast<int64_t>(view.segment->MemoryBytes());
     }
@@ -375,6 +375,7 @@ absl::StatusOr<StoreStats> Store::Stats() {
 
 std::shared_ptr<Segment> Store::SharedSegment(SegmentId id, const ModelCard& card, DType dtype, int64_t rows) {
   MutexLock lock(&segments_mutex_);
+  ForgetFreedSegments();
   std::weak_ptr<Segment>& place = segments_[id];
   if (std::shared_ptr<Segment> segment = place.lock()) {
     segment->HasAtLeast(rows);
@@ -385,8 +386,15 @@ std::shared_ptr<Segment> Store::SharedSegment(SegmentId id, const ModelCard& car
   return segment;
 }
 
+void Store::ForgetFreedSegments() {
+  if (segments_.size() < forget_at_) return;
+  absl::erase_if(segments_, [](const auto& entry) { return entry.second.expired(); });
+  forget_at_ = std::max(kFewSegments, 2 * segments_.size());
+}
+
 void Store::RegisterSegment(const std::shared_ptr<Segment>& segment) {
   MutexLock lock(&segments_mutex_);
+  ForgetFreedSegments();
   segments_[segment->id()] = segment;
 }
 

@@ -168,7 +168,13 @@ class Store {
   Mutex mutex_;  // held while a memory is opened, so that a name is opened once
   absl::flat_hash_map<std::string, OpenMemoryEntry> open_ ABSL_GUARDED_BY(mutex_);
 
+  // Lets go of the entries of segments that no longer exist, once they may be half of all.
+  void ForgetFreedSegments() ABSL_EXCLUSIVE_LOCKS_REQUIRED(segments_mutex_);
+
+  static constexpr size_t kFewSegments = 1024;
+
   Mutex segments_mutex_;
+  size_t forget_at_ ABSL_GUARDED_BY(segments_mutex_) = kFewSegments;
   absl::flat_hash_map<SegmentId, std::weak_ptr<Segment>> segments_ ABSL_GUARDED_BY(segments_mutex_);
   absl::flat_hash_map<SegmentId, int64_t> segment_references_ ABSL_GUARDED_BY(segments_mutex_);
   absl::flat_hash_map<IndexId, int64_t> index_references_ ABSL_GUARDED_BY(segments_mutex_);
