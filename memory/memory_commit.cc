@@ -34,6 +34,9 @@ class ABSL_SCOPED_LOCKABLE TryMutexLock {
 // More small segments than this are merged by the next commit, not left for Maintain.
 constexpr size_t kManySmallSegments = 16;
 
+// A fork copies at most so much of the tail; beyond that, writing it twice costs more than sealing it.
+constexpr int64_t kMostCopiedBytes = int64_t{1} << 20;
+
 // A bounded memory is sealed in about this many segments: so much of its disk at most is held by what is evicted.
 constexpr int64_t kSegmentsOfABound = 16;
 
@@ -387,7 +390,11 @@ absl::Status Memory::ForkTo(const std::string& name, int64_t at_token) {
   if (at_token < 0 || at_token > end) {
     return absl::OutOfRangeError(absl::StrCat("at_token: expected 0 to ", end, " (the next token), got ", at_token));
   }
-  MNEME_RETURN_IF_ERROR(CommitLocked(Durability::kBuffered, at_token > now->tail_first));
+  // Few rows of the tail are copied as log records; more are sealed, so that both memories share their chunks.
+  const int64_t tail_bytes = (at_token - now->tail_first) * TokenBytes(card_, options_.stored_dtype);
+  const bool seal = at_token - now->tail_first >= kChunkRows || tail_bytes > kMostCopiedBytes;
+  if (!seal && tail_bytes > 0) MNEME_RETURN_IF_ERROR(store_->CheckDiskBudget(tail_bytes));
+  MNEME_RETURN_IF_ERROR(CommitLocked(Durability::kBuffered, seal));
   MNEME_RETURN_IF_ERROR(MergeIfMany());
 
   // Until the child is counted as naming them, no index build may replace what this manifest names.
@@ -403,6 +410,13 @@ absl::Status Memory::ForkTo(const std::string& name, int64_t at_token) {
   }
   std::erase_if(child.indexes, [&](const IndexRef& ref) { return ref.first_token + ref.tokens > at_token; });
   const std::unique_ptr<Transaction> transaction = store_->database().Begin();
+  const std::shared_ptr<const MemoryState> committed = state();
+  if (const int64_t copied = at_token - committed->tail_first; copied > 0) {
+    const SegmentId id = store_->database().NewSegmentId();
+    MNEME_RETURN_IF_ERROR(
+        WriteLogs(*transaction, card_, options_.stored_dtype, *committed->tail, 0, copied, id, 0));
+    child.segments.push_back({id, committed->tail_first, copied, 0, false});
+  }
   MNEME_RETURN_IF_ERROR(transaction->PutManifest(child));
   MNEME_RETURN_IF_ERROR(transaction->Commit(Durability::kBuffered));
   store_->ManifestReplaced(nullptr, &child);
@@ -427,7 +441,7 @@ absl::Status Memory::Maintain(const Progress& progress) {
     return MergeSmallSegments();
   };
   const absl::Status status = commit_and_merge();
-  store_->CollectDropped();
+  store_->CollectDropped(/*all=*/true);
   MNEME_RETURN_IF_ERROR(status);
   return WantsIndexes() ? BuildIndexes(progress) : absl::OkStatus();
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 
 #include "base/status.h"
@@ -16,6 +17,11 @@ namespace {
 
 constexpr size_t kMaxNameBytes = 255;
 constexpr int kMaxThreads = 1024;
+
+// Dropped chunks are freed when they have become so many, or so large: see Store::CollectDropped.
+constexpr int64_t kManyDroppedSegments = 1024;
+constexpr int64_t kLeastDroppedBytes = int64_t{1} << 20;
+constexpr int64_t kManyDroppedBytes = int64_t{64} << 20;
 
 absl::Status CheckName(absl::string_view field, const std::string& name) {
   if (!name.empty() && name.size() <= kMaxNameBytes) return absl::OkStatus();
@@ -105,6 +111,7 @@ Store::~Store() {
   }
   background_due_.NotifyAll();
   if (background_.joinable()) background_.join();
+  if (writable()) CollectDropped(/*all=*/true);
 }
 
 absl::Status Store::Close() {
@@ -200,20 +207,36 @@ absl::Status Store::CloseMemory(const std::shared_ptr<Memory>& memory) {
 }
 
 absl::Status Store::DropMemory(const std::string& name) {
-  MNEME_RETURN_IF_ERROR(CheckName("name", name));
+  return DropNamed("name", {name});
+}
+
+absl::Status Store::DropMemories(const std::vector<std::string>& names) {
+  return DropNamed("names", names);
+}
+
+absl::Status Store::DropNamed(absl::string_view field, const std::vector<std::string>& names) {
+  for (const std::string& name : names) MNEME_RETURN_IF_ERROR(CheckName(field, name));
   if (!writable()) return absl::FailedPreconditionError("store: expected one open for writing, got a read-only one");
   {
     MutexLock lock(&mutex_);
-    if (open_.contains(name)) {
-      return absl::FailedPreconditionError(absl::StrCat("name: memory \"", name, "\" is open; close it first"));
-    }
-    const absl::StatusOr<MemoryManifest> manifest = database_->ReadManifest(name);
-    // A damaged manifest can be dropped; its rows are collected when the store is opened next.
-    if (!manifest.ok() && manifest.status().code() != absl::StatusCode::kDataLoss) return manifest.status();
+    std::vector<MemoryManifest> manifests;
+    absl::flat_hash_set<std::string> seen;
     const std::unique_ptr<Transaction> transaction = database_->Begin();
-    MNEME_RETURN_IF_ERROR(transaction->DeleteManifest(name));
+    for (const std::string& name : names) {
+      if (!seen.insert(name).second) {
+        return absl::InvalidArgumentError(absl::StrCat(field, ": memory \"", name, "\" is named twice"));
+      }
+      if (open_.contains(name)) {
+        return absl::FailedPreconditionError(absl::StrCat(field, ": memory \"", name, "\" is open; close it first"));
+      }
+      absl::StatusOr<MemoryManifest> manifest = database_->ReadManifest(name);
+      // A damaged manifest can be dropped; its rows are collected when the store is opened next.
+      if (!manifest.ok() && manifest.status().code() != absl::StatusCode::kDataLoss) return manifest.status();
+      MNEME_RETURN_IF_ERROR(transaction->DeleteManifest(name));
+      if (manifest.ok()) manifests.push_back(*std::move(manifest));
+    }
     MNEME_RETURN_IF_ERROR(transaction->Commit(Durability::kBuffered));
-    if (manifest.ok()) ManifestReplaced(&*manifest, nullptr);
+    for (const MemoryManifest& manifest : manifests) ManifestReplaced(&manifest, nullptr);
   }
   CollectDropped();
   return absl::OkStatus();
@@ -411,7 +434,7 @@ void Store::ManifestReplaced(const MemoryManifest* before, const MemoryManifest*
       for (const SegmentRef& ref : before->segments) {
         if (--segment_references_[ref.id] > 0) continue;
         segment_references_.erase(ref.id);
-        dropped_.push_back(ref.id);
+        dropped_.push_back({ref.id, ref.chunked_rows * TokenBytes(before->card, before->options.stored_dtype)});
       }
       for (const IndexRef& ref : before->indexes) {
         if (--index_references_[ref.id] > 0) continue;
@@ -425,30 +448,55 @@ void Store::ManifestReplaced(const MemoryManifest* before, const MemoryManifest*
   if (const absl::Status status = database_->DropIndexes(unnamed_indexes); !status.ok()) Log(status.message());
 }
 
-void Store::CollectDropped() {
-  std::vector<SegmentId> free;
-  {
-    MutexLock lock(&segments_mutex_);
-    std::erase_if(dropped_, [&](SegmentId id) {
-      const auto place = segments_.find(id);
-      if (place != segments_.end() && !place->second.expired()) return false;
-      if (place != segments_.end()) segments_.erase(place);
-      free.push_back(id);
-      return true;
-    });
+void Store::TakeDropped(bool all, std::vector<SegmentId>* logged, std::vector<SegmentId>* chunked) {
+  const auto free = [this](const DroppedSegment& dropped) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    const auto place = segments_.find(dropped.id);
+    return place == segments_.end() || place->second.expired();
+  };
+  MutexLock lock(&segments_mutex_);
+  int64_t bytes = 0, segments = 0;
+  for (const DroppedSegment& dropped : dropped_) {
+    if (dropped.chunk_bytes == 0 || !free(dropped)) continue;
+    bytes += dropped.chunk_bytes;
+    ++segments;
   }
-  if (free.empty()) return;
+  const bool take_chunked = segments > 0 && (all || segments >= kManyDroppedSegments ||
+                                             (bytes >= kLeastDroppedBytes &&
+                                              bytes >= std::min(kManyDroppedBytes,
+                                                                static_cast<int64_t>(database_->ChunkDiskBytes()) / 4)));
+  std::erase_if(dropped_, [&](const DroppedSegment& dropped) {
+    if ((dropped.chunk_bytes > 0 && !take_chunked) || !free(dropped)) return false;
+    segments_.erase(dropped.id);
+    (dropped.chunk_bytes > 0 ? chunked : logged)->push_back(dropped.id);
+    return true;
+  });
+}
+
+void Store::CollectDropped(bool all) {
+  std::vector<SegmentId> logged, chunked;
+  TakeDropped(all, &logged, &chunked);
   // What cannot be dropped now is an orphan, and collected when the store is opened next.
-  if (const absl::Status status = database_->DropSegments(free); !status.ok()) Log(status.message());
+  absl::Status status = database_->DropLogs(logged);
+  status.Update(database_->DropSegments(chunked));
+  if (all || !logged.empty() || !chunked.empty()) status.Update(database_->Compact(all));
+  if (!status.ok()) Log(status.message());
+}
+
+absl::StatusOr<int64_t> Store::DiskBytesBeyondBudget(int64_t more_bytes) {
+  MNEME_ASSIGN_OR_RETURN(const DatabaseStats stats, database_->Stats());
+  return static_cast<int64_t>(stats.disk_bytes) + more_bytes - options_.disk_budget_bytes;
 }
 
 absl::Status Store::CheckDiskBudget(int64_t more_bytes) {
   if (options_.disk_budget_bytes <= 0) return absl::OkStatus();
-  MNEME_ASSIGN_OR_RETURN(const DatabaseStats stats, database_->Stats());
-  const int64_t after = static_cast<int64_t>(stats.disk_bytes) + more_bytes;
-  if (after <= options_.disk_budget_bytes) return absl::OkStatus();
+  MNEME_ASSIGN_OR_RETURN(int64_t beyond, DiskBytesBeyondBudget(more_bytes));
+  if (beyond <= 0) return absl::OkStatus();
+  CollectDropped(/*all=*/true);
+  MNEME_ASSIGN_OR_RETURN(beyond, DiskBytesBeyondBudget(more_bytes));
+  if (beyond <= 0) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrCat("disk_budget_bytes: the commit would take the store to about ",
-                                                   after, " bytes, the budget is ", options_.disk_budget_bytes));
+                                                   options_.disk_budget_bytes + beyond, " bytes, the budget is ",
+                                                   options_.disk_budget_bytes));
 }
 
 void Store::ScheduleIndexBuild(const std::shared_ptr<Memory>& memory) {
