@@ -20,7 +20,6 @@ constexpr int kMaxThreads = 1024;
 
 // Dropped chunks are freed when they have become so many, or so large: see Store::CollectDropped.
 constexpr int64_t kManyDroppedSegments = 1024;
-constexpr int64_t kLeastDroppedBytes = int64_t{1} << 20;
 constexpr int64_t kManyDroppedBytes = int64_t{64} << 20;
 
 absl::Status CheckName(absl::string_view field, const std::string& name) {
@@ -434,7 +433,8 @@ void Store::ManifestReplaced(const MemoryManifest* before, const MemoryManifest*
       for (const SegmentRef& ref : before->segments) {
         if (--segment_references_[ref.id] > 0) continue;
         segment_references_.erase(ref.id);
-        dropped_.push_back({ref.id, ref.chunked_rows * TokenBytes(before->card, before->options.stored_dtype)});
+        dropped_.push_back({ref.id, ref.chunked_rows * TokenBytes(before->card, before->options.stored_dtype),
+                            after != nullptr});
       }
       for (const IndexRef& ref : before->indexes) {
         if (--index_references_[ref.id] > 0) continue;
@@ -455,15 +455,15 @@ void Store::TakeDropped(bool all, std::vector<SegmentId>* logged, std::vector<Se
   };
   MutexLock lock(&segments_mutex_);
   int64_t bytes = 0, segments = 0;
+  bool evicted = false;
   for (const DroppedSegment& dropped : dropped_) {
     if (dropped.chunk_bytes == 0 || !free(dropped)) continue;
     bytes += dropped.chunk_bytes;
     ++segments;
+    evicted |= dropped.evicted;
   }
-  const bool take_chunked = segments > 0 && (all || segments >= kManyDroppedSegments ||
-                                             (bytes >= kLeastDroppedBytes &&
-                                              bytes >= std::min(kManyDroppedBytes,
-                                                                static_cast<int64_t>(database_->ChunkDiskBytes()) / 4)));
+  const bool take_chunked = segments > 0 && (all || evicted || segments >= kManyDroppedSegments ||
+                                             bytes >= std::min(kManyDroppedBytes, static_cast<int64_t>(database_->ChunkDiskBytes()) / 4));
   std::erase_if(dropped_, [&](const DroppedSegment& dropped) {
     if ((dropped.chunk_bytes > 0 && !take_chunked) || !free(dropped)) return false;
     segments_.erase(dropped.id);

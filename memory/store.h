@@ -136,7 +136,8 @@ class Store {
   // nobody names any more as soon as no reader holds them.
   void ManifestReplaced(const MemoryManifest* before, const MemoryManifest* after);
   // Gives back the disk of dropped segments that no reader holds. Each time costs flushes and syncs, so it waits until
-  // much has come together, a quarter of the chunks that there are and at least a MiB; `all` does not wait.
+  // much has come together, a quarter of the chunks that there are, or chunks that a memory which is still there has
+  // evicted; `all` does not wait.
   void CollectDropped(bool all = false);
 
   // Tries to give back disk before it refuses.
@@ -189,6 +190,7 @@ class Store {
   struct DroppedSegment {
     SegmentId id = 0;
     int64_t chunk_bytes = 0;  // 0: it has log records only
+    bool evicted = false;     // by a memory that is still there, whose disk is to stay within its bound
   };
   std::vector<DroppedSegment> dropped_ ABSL_GUARDED_BY(segments_mutex_);  // unnamed, perhaps still held by readers
 

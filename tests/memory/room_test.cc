@@ -120,6 +120,29 @@ TEST_F(RoomTest, ABatchDropsAllOrNone) {
   EXPECT_EQ(store_->Stats()->database.memory_count, 0u);
 }
 
+TEST_F(RoomTest, EvictedAndTruncatedRowsOfShortMemoriesGiveBackTheirRoom) {
+  constexpr int kMemories = 100;
+  for (const bool evict : {true, false}) {
+    SCOPED_TRACE(evict ? "evict" : "truncate");
+    for (int i = 0; i < kMemories; ++i) Make(absl::StrCat(i), 200);
+    const uint64_t full = DiskUsage(folder_.store());
+    for (int i = 0; i < kMemories; ++i) {
+      const std::shared_ptr<Memory> memory = *store_->OpenMemory(absl::StrCat(i), nullptr);
+      if (evict) {
+        ASSERT_OK(memory->Evict(5));
+      } else {
+        ASSERT_OK(memory->Truncate(5));
+        ASSERT_OK(memory->Commit(Durability::kBuffered, nullptr));
+      }
+      EXPECT_EQ(memory->Info().tokens, 5);
+      EXPECT_EQ(memory->Info().next_token, evict ? 200 : 5);
+      ASSERT_OK(store_->CloseMemory(memory));
+    }
+    EXPECT_LE(DiskUsageBelow(folder_.store(), full / 2), full / 2) << "of " << full;
+    for (int i = 0; i < kMemories; ++i) ASSERT_OK(store_->DropMemory(absl::StrCat(i)));
+  }
+}
+
 TEST_F(RoomTest, ABudgetMakesRoomOfWhatWasDropped) {
   for (int i = 0; i < 100; ++i) Make(absl::StrCat(i), 60);
   for (int i = 0; i < 100; ++i) ASSERT_OK(store_->DropMemory(absl::StrCat(i)));  // less than is collected by itself
