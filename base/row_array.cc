@@ -10,30 +10,47 @@
 namespace mneme {
 namespace {
 
-constexpr int64_t kFirstRows = 256;
+// From here on arenas end at the same rows however small the first one was, and pieces are long enough for any scan.
+constexpr int64_t kPieceRows = 256;
+
+// What an allocation that begins at a multiple of 64 bytes leaves unused, on average.
+constexpr size_t kAlignmentSlack = 16;
+
+// The least first arena: two cache lines.
+constexpr size_t kLeastBytes = 128;
 
 }  // namespace
+
+int64_t RowArray::FirstArenaRows(int64_t rows, size_t row_bytes) {
+  if (rows >= kPieceRows) return rows;
+  const size_t least = (kLeastBytes + row_bytes - 1) / row_bytes;
+  const size_t wanted = std::bit_ceil(std::max(static_cast<size_t>(rows), least));
+  return std::min(static_cast<int64_t>(wanted), kPieceRows);
+}
 
 RowArray::RowArray(size_t row_bytes) : row_bytes_(row_bytes) {}
 
 RowArray::~RowArray() {
   const int64_t first = first_.load(std::memory_order_relaxed);
   for (int i = 0; i < used_; ++i) {
-    FreeArena(arenas_[i].load(std::memory_order_relaxed),
-              static_cast<size_t>(End(first, i) - Begin(first, i)) * row_bytes_);
+    FreeArena(ArenaStart(i), static_cast<size_t>(End(first, i) - Begin(first, i)) * row_bytes_);
   }
+  delete[] more_arenas_.load(std::memory_order_relaxed);
 }
 
 void RowArray::Reserve(int64_t rows) {
   if (rows <= 0) return;
   int64_t first = first_.load(std::memory_order_relaxed);
   if (first == 0) {
-    first = std::max(rows, kFirstRows);
+    first = FirstArenaRows(rows, row_bytes_);
     first_.store(first, std::memory_order_release);
   }
   while (used_ == 0 || End(first, used_ - 1) < rows) {
     const auto more = static_cast<size_t>(End(first, used_) - Begin(first, used_));
-    arenas_[used_].store(AllocateArena(more * row_bytes_), std::memory_order_release);
+    if (used_ == kOwnArenas && more_arenas_.load(std::memory_order_relaxed) == nullptr) {
+      more_arenas_.store(new ArenaTable[1](), std::memory_order_release);
+    }
+    Arena(used_).store(AllocateArena(more * row_bytes_), std::memory_order_release);
     ++used_;
   }
   if (room_ == 0) FindRoom();
@@ -81,20 +98,24 @@ const char* RowArray::Rows(int64_t row, int64_t* contiguous) const {
   const int64_t first = first_.load(std::memory_order_acquire);
   const int arena = row < first ? 0 : static_cast<int>(std::bit_width(static_cast<uint64_t>(row / first)));
   *contiguous = End(first, arena) - row;
-  return arenas_[arena].load(std::memory_order_acquire) + static_cast<size_t>(row - Begin(first, arena)) * row_bytes_;
+  return ArenaStart(arena) + static_cast<size_t>(row - Begin(first, arena)) * row_bytes_;
 }
 
 size_t RowArray::MemoryBytes() const {
   size_t bytes = sizeof(*this);
+  if (more_arenas_.load(std::memory_order_acquire) != nullptr) bytes += AllocatedBytes(sizeof(ArenaTable));
   const int64_t rows = size();
   const int64_t first = first_.load(std::memory_order_acquire);
-  // What has been written, in the pages that the kernel gives for it; arenas not yet reached are not resident.
+  // An arena that no row has reached is either mapped, so not resident, or was allocated just now by an append.
   for (int i = 0; i < kArenas && rows > 0 && Begin(first, i) < rows; ++i) {
     const int64_t begin = Begin(first, i);
     const size_t all = static_cast<size_t>(End(first, i) - begin) * row_bytes_;
+    if (all < kHugePage) {
+      bytes += AllocatedBytes(all) + kAlignmentSlack;
+      continue;
+    }
     const size_t written = static_cast<size_t>(std::min(rows, End(first, i)) - begin) * row_bytes_;
-    const size_t page = all >= kHugePage ? kHugePage : kPage;
-    bytes += std::min((written + page - 1) / page * page, PageRoundUp(all));
+    bytes += std::min((written + kHugePage - 1) / kHugePage * kHugePage, PageRoundUp(all));
   }
   return bytes;
 }

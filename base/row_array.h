@@ -9,8 +9,9 @@
 namespace mneme {
 
 // Rows of equal size in append order that never move once written: the growing part of a memory that readers look at
-// while it grows. Arenas double in size, begin at multiples of 64 bytes, and ask for huge pages where that helps; memory
-// is resident only once rows are written to it.
+// while it grows. The first arena has room for what is asked for first, and the arrays double in size from there, so that
+// an array of one row costs little more than the row. Arenas begin at multiples of 64 bytes and ask for huge pages where
+// that helps; large ones are resident only once rows are written to them.
 //
 // One thread appends at a time; any number read meanwhile, rows below the size() that they loaded.
 class RowArray {
@@ -61,13 +62,22 @@ class RowArray {
   // The same, and how many rows from there on (>= 1, up to capacity) lie contiguously.
   const char* Rows(int64_t row, int64_t* contiguous) const;
 
-  // Bytes of memory held.
+  // Bytes of memory held: what was allocated, and of arenas that are mapped the pages that were written.
   size_t MemoryBytes() const;
 
  private:
   // Arena 0 has `first` rows, arena i >= 1 has first * 2^(i-1): row r < first lies in arena 0, any other in arena
   // bit_width(r / first). An arena's pointer is published before the size() that covers it.
   static constexpr int kArenas = 48;
+  static constexpr int kOwnArenas = 3;  // the others' pointers are allocated when they are needed
+  using ArenaTable = std::atomic<char*>[kArenas - kOwnArenas];
+
+  std::atomic<char*>& Arena(int arena) {
+    return arena < kOwnArenas ? arenas_[arena]
+                              : (*more_arenas_.load(std::memory_order_acquire))[arena - kOwnArenas];
+  }
+  char* ArenaStart(int arena) const { return const_cast<RowArray*>(this)->Arena(arena).load(std::memory_order_acquire); }
+  static int64_t FirstArenaRows(int64_t rows, size_t row_bytes);
 
   // The last row is n rows further on.
   void Advance(int64_t n) {
@@ -92,7 +102,8 @@ class RowArray {
   int64_t room_ = 0;
   int used_ = 0;                   // arenas; the writer's own
   std::atomic<int64_t> first_{0};  // 0: nothing allocated yet
-  std::atomic<char*> arenas_[kArenas] = {};
+  std::atomic<char*> arenas_[kOwnArenas] = {};
+  std::atomic<ArenaTable*> more_arenas_{nullptr};
 };
 
 }  // namespace mneme

@@ -61,7 +61,9 @@ class KeyCodes {
   float MeanNorm(int64_t row) const { return Mean(row)[dim_]; }
 
   // Bytes of memory held.
-  size_t MemoryBytes() const { return blocks_.MemoryBytes() + means_.MemoryBytes(); }
+  size_t MemoryBytes() const {
+    return sizeof(*this) - sizeof(blocks_) - sizeof(means_) + blocks_.MemoryBytes() + means_.MemoryBytes();
+  }
 
  private:
   struct Workspace;  // of one call of Extend

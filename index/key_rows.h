@@ -34,7 +34,7 @@ class KeyRows {
   void Decode(int64_t row, float* destination) const { DecodeRow(dtype_, Row(row), destination, dim_); }
 
   // Bytes of memory held.
-  size_t MemoryBytes() const { return rows_.MemoryBytes(); }
+  size_t MemoryBytes() const { return sizeof(*this) - sizeof(rows_) + rows_.MemoryBytes(); }
 
  private:
   const DType dtype_;

@@ -47,6 +47,16 @@ class LastFound {
     own.ends = found.ends;
   }
 
+  // Bytes of memory held.
+  size_t MemoryBytes() const {
+    MutexLock lock(&mutex_);
+    size_t bytes = found_.capacity() * sizeof(FoundTokens);
+    for (const FoundTokens& layer : found_) {
+      bytes += layer.tokens.capacity() * sizeof(int64_t) + layer.ends.capacity() * sizeof(size_t);
+    }
+    return bytes;
+  }
+
  private:
   mutable Mutex mutex_;
   std::vector<FoundTokens> found_ ABSL_GUARDED_BY(mutex_);

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "base/arenas.h"
 #include "base/status.h"
 #include "memory/mirror.h"
 #include "memory/segment_writer.h"
@@ -40,6 +41,15 @@ bool EncodeRows(const RowTensor& tensor, int64_t head, int64_t first, int64_t n,
     if (stored != DType::kI8 && !AllFinite(stored, out, dim)) return false;
   }
   return true;
+}
+
+size_t CardBytes(const ModelCard& card) {
+  size_t bytes = AllocatedBytes(card.layers.capacity() * sizeof(LayerCard));
+  for (const LayerCard& layer : card.layers) {
+    const size_t frequencies = layer.rotary.inverse_frequencies.capacity() * sizeof(float);
+    if (frequencies > 0) bytes += AllocatedBytes(frequencies);
+  }
+  return bytes;
 }
 
 absl::Status CheckShape(absl::string_view name, const RowTensor& tensor, int64_t rows, int64_t heads, int64_t dim) {
@@ -247,6 +257,11 @@ Snapshot Memory::TakeSnapshot(std::pmr::memory_resource* memory) const {
   return snapshot;
 }
 
+int64_t Memory::OwnBytes() const {
+  // The card is there twice: by itself and in the manifest.
+  return static_cast<int64_t>(sizeof(*this) + 2 * CardBytes(card_) + last_found_.MemoryBytes());
+}
+
 MemoryInfo Memory::Info() const {
   const std::shared_ptr<const MemoryState> now = state();
   MemoryInfo info;
@@ -257,7 +272,7 @@ MemoryInfo Memory::Info() const {
   info.tail_tokens = now->tail->WholeRows();
   info.indexes = static_cast<int64_t>(now->runs.size());
   info.bytes = info.tokens * TokenBytes(card_, options_.stored_dtype);
-  info.ram_bytes = static_cast<int64_t>(now->tail->MemoryBytes());
+  info.ram_bytes = OwnBytes() + static_cast<int64_t>(now->tail->MemoryBytes());
   for (const SegmentView& view : now->sealed) info.ram_bytes += static_cast<int64_t>(view.segment->MemoryBytes());
   for (const auto& run : now->runs) info.ram_bytes += static_cast<int64_t>(run->MemoryBytes());
   info.tokens_durable = tokens_durable_;

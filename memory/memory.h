@@ -6,6 +6,7 @@
 #include <memory>
 #include <memory_resource>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -76,6 +77,8 @@ class Memory : public std::enable_shared_from_this<Memory> {
   // It lies in `memory`, which outlives it; copies of it do not.
   Snapshot TakeSnapshot(std::pmr::memory_resource* memory = std::pmr::get_default_resource()) const;
   MemoryInfo Info() const;
+  // Bytes of memory that this object holds beside segments and indices: the card, the manifest, what queries found last.
+  int64_t OwnBytes() const;
   absl::Status Read(const ReadRequest& request) const;
 
   // Builds the indices that sealed segments are due and drops those that others replaced. Called inside Commit or by the
@@ -120,6 +123,8 @@ class Memory : public std::enable_shared_from_this<Memory> {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_);
   absl::Status CommitAndMerge(Durability durability, int64_t* tokens_durable, bool* sealed);
   absl::Status EvictAndCommit(int64_t keep_tokens);
+  // Where at least half of the tail `now` has is evicted and nothing in it is pinned, a tail without those rows.
+  absl::Status CutTail(const MemoryState& now, int64_t first_kept) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_);
   // A tail of this many tokens is sealed: fewer than options say in a memory whose bound such segments would dwarf,
   // because disk is given back by segments.
   int64_t SealTokens() const;
@@ -169,6 +174,11 @@ class Memory : public std::enable_shared_from_this<Memory> {
   MemoryManifest manifest_ ABSL_GUARDED_BY(commit_mutex_);          // as last committed
   int64_t tail_persisted_ ABSL_GUARDED_BY(mutator_) = 0;            // rows of the present tail in the database
   int64_t tail_chunked_ ABSL_GUARDED_BY(mutator_) = 0;
+  // What forks have copied of a tail.
+  int64_t CopiedBytes(SegmentId tail) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_) {
+    return copied_bytes_.first == tail ? copied_bytes_.second : 0;
+  }
+  std::pair<SegmentId, int64_t> copied_bytes_ ABSL_GUARDED_BY(mutator_) = {0, 0};
   bool synced_ ABSL_GUARDED_BY(mutator_) = false;  // the last commit was
   std::atomic<int64_t> tokens_durable_{0};         // of manifest_, for those who do not wait for a commit
   std::atomic<bool> retired_{false};               // set under mutator_ and commit_mutex_

@@ -34,6 +34,9 @@ class ABSL_SCOPED_LOCKABLE TryMutexLock {
 // More small segments than this are merged by the next commit, not left for Maintain.
 constexpr size_t kManySmallSegments = 16;
 
+// Forks copy at most so much of one tail; beyond that, writing it twice costs more than sealing it.
+constexpr int64_t kMostCopiedBytes = int64_t{1} << 20;
+
 // A bounded memory is sealed in about this many segments: so much of its disk at most is held by what is evicted.
 constexpr int64_t kSegmentsOfABound = 16;
 
@@ -354,6 +357,27 @@ absl::Status Memory::Evict(int64_t keep_tokens) {
   return status;
 }
 
+absl::Status Memory::CutTail(const MemoryState& now, int64_t first_kept) {
+  const int64_t evicted = first_kept - now.tail_first;
+  if (now.pinned_tokens > now.tail_first || 2 * evicted < now.tail->WholeRows() || evicted <= 0) {
+    return absl::OkStatus();
+  }
+  const std::shared_ptr<Segment> tail = NewTail();
+  const absl::Status status = CopyRows(card_, *now.tail, evicted, std::numeric_limits<int64_t>::max(), *tail);
+  if (!status.ok()) {
+    UpdateState([&](MemoryState& next) { next.first_kept = now.first_kept; });
+    return status;
+  }
+  store_->RegisterSegment(tail);
+  tail_persisted_ = 0;
+  tail_chunked_ = 0;
+  UpdateState([&](MemoryState& next) {
+    next.tail = tail;
+    next.tail_first = first_kept;
+  });
+  return absl::OkStatus();
+}
+
 absl::Status Memory::EvictAndCommit(int64_t keep_tokens) {
   TryMutexLock lock(&mutator_);
   if (!lock.held()) return BusyError(name_);
@@ -365,13 +389,22 @@ absl::Status Memory::EvictAndCommit(int64_t keep_tokens) {
     return absl::InvalidArgumentError(
         absl::StrCat("keep_tokens: expected at least the ", pinned, " pinned tokens, got ", keep_tokens));
   }
+  const int64_t persisted = tail_persisted_, chunked = tail_chunked_;
   if (now->HeldBelow(end) > keep_tokens) {
-    UpdateState([&](MemoryState& next) { next.first_kept = end - (keep_tokens - pinned); });
+    const int64_t first_kept = end - (keep_tokens - pinned);
+    UpdateState([&](MemoryState& next) { next.first_kept = first_kept; });
+    MNEME_RETURN_IF_ERROR(CutTail(*now, first_kept));
   }
   const absl::Status status = CommitLocked(Durability::kBuffered, false, /*may_exceed_budget=*/true);
   // What is still on disk is still there.
   if (!status.ok()) {
-    UpdateState([&](MemoryState& next) { next.first_kept = now->first_kept; });
+    UpdateState([&](MemoryState& next) {
+      next.first_kept = now->first_kept;
+      next.tail = now->tail;
+      next.tail_first = now->tail_first;
+    });
+    tail_persisted_ = persisted;
+    tail_chunked_ = chunked;
     return status;
   }
   GiveBackEvicted(/*wholly=*/false);
@@ -387,7 +420,11 @@ absl::Status Memory::ForkTo(const std::string& name, int64_t at_token) {
   if (at_token < 0 || at_token > end) {
     return absl::OutOfRangeError(absl::StrCat("at_token: expected 0 to ", end, " (the next token), got ", at_token));
   }
-  MNEME_RETURN_IF_ERROR(CommitLocked(Durability::kBuffered, at_token > now->tail_first));
+  // Few rows of the tail are copied as log records; more, or few time and again, are sealed, so that memories share them.
+  const int64_t tail_bytes = (at_token - now->tail_first) * TokenBytes(card_, options_.stored_dtype);
+  const bool seal = at_token - now->tail_first >= kChunkRows || tail_bytes > kMostCopiedBytes - CopiedBytes(now->tail->id());
+  if (!seal && tail_bytes > 0) MNEME_RETURN_IF_ERROR(store_->CheckDiskBudget(tail_bytes));
+  MNEME_RETURN_IF_ERROR(CommitLocked(Durability::kBuffered, seal));
   MNEME_RETURN_IF_ERROR(MergeIfMany());
 
   // Until the child is counted as naming them, no index build may replace what this manifest names.
@@ -403,6 +440,14 @@ absl::Status Memory::ForkTo(const std::string& name, int64_t at_token) {
   }
   std::erase_if(child.indexes, [&](const IndexRef& ref) { return ref.first_token + ref.tokens > at_token; });
   const std::unique_ptr<Transaction> transaction = store_->database().Begin();
+  const std::shared_ptr<const MemoryState> committed = state();
+  if (const int64_t copied = at_token - committed->tail_first; copied > 0) {
+    const SegmentId id = store_->database().NewSegmentId();
+    MNEME_RETURN_IF_ERROR(
+        WriteLogs(*transaction, card_, options_.stored_dtype, *committed->tail, 0, copied, id, 0));
+    child.segments.push_back({id, committed->tail_first, copied, 0, false});
+    copied_bytes_ = {committed->tail->id(), CopiedBytes(committed->tail->id()) + tail_bytes};
+  }
   MNEME_RETURN_IF_ERROR(transaction->PutManifest(child));
   MNEME_RETURN_IF_ERROR(transaction->Commit(Durability::kBuffered));
   store_->ManifestReplaced(nullptr, &child);
@@ -427,7 +472,7 @@ absl::Status Memory::Maintain(const Progress& progress) {
     return MergeSmallSegments();
   };
   const absl::Status status = commit_and_merge();
-  store_->CollectDropped();
+  store_->CollectDropped(/*all=*/true);
   MNEME_RETURN_IF_ERROR(status);
   return WantsIndexes() ? BuildIndexes(progress) : absl::OkStatus();
 }

@@ -5,9 +5,14 @@
 #include <string>
 #include <utility>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 
+#include "base/arenas.h"
 #include "base/status.h"
 #include "memory/code_columns.h"
 
@@ -47,10 +52,23 @@ absl::Status ReadColumn(Database& database, SegmentId segment, const Column& col
   return absl::OkStatus();
 }
 
+// What a segment needs of a card. Rotary frequencies are the larger part of one, and every segment has a copy.
+std::vector<LayerCard> WithoutRotary(const std::vector<LayerCard>& layers) {
+  std::vector<LayerCard> slim(layers.size());
+  for (size_t i = 0; i < layers.size(); ++i) {
+    slim[i].layer = layers[i].layer;
+    slim[i].kv_heads = layers[i].kv_heads;
+    slim[i].key_dim = layers[i].key_dim;
+    slim[i].value_dim = layers[i].value_dim;
+  }
+  return slim;
+}
+
 template <typename Heads>
 size_t BytesOf(const Heads& heads) {
-  size_t bytes = 0;
-  for (const auto& head : heads) bytes += head->MemoryBytes();
+  // The list itself, in an object with a count of references, and what each head's object takes beside its own bytes.
+  size_t bytes = AllocatedBytes(sizeof(heads) + 2 * sizeof(void*)) + AllocatedBytes(heads.capacity() * sizeof(void*));
+  for (const auto& head : heads) bytes += AllocatedBytes(head->MemoryBytes());
   return bytes;
 }
 
@@ -74,7 +92,7 @@ size_t LayerValues::MemoryBytes() const {
 Segment::Segment(SegmentId id, const ModelCard& card, DType dtype, Database* database,
                  std::shared_ptr<SegmentContext> context, int64_t persisted_rows, int64_t chunked_rows)
     : id_(id),
-      cards_(card.layers),
+      cards_(WithoutRotary(card.layers)),
       dtype_(dtype),
       database_(database),
       context_(std::move(context)),
@@ -87,6 +105,21 @@ Segment::Segment(SegmentId id, const ModelCard& card, DType dtype, Database* dat
 
 Segment::~Segment() {
   context_->cache.Forget(this);
+  const size_t bytes = MemoryBytes();
+  layers_.clear();
+  {
+    MutexLock lock(&mutex_);
+    columns_.reset();
+  }
+  context_->Freed(bytes);
+}
+
+void SegmentContext::Freed(size_t bytes) {
+  if (freed_bytes.fetch_add(bytes, std::memory_order_relaxed) + bytes < kTrimBytes) return;
+  freed_bytes.store(0, std::memory_order_relaxed);
+#if defined(__GLIBC__)
+  malloc_trim(0);
+#endif
 }
 
 std::shared_ptr<Segment> Segment::Sealed(SegmentId id, const ModelCard& card, DType dtype, Database* database,
@@ -146,6 +179,7 @@ absl::StatusOr<std::shared_ptr<LayerKeys>> Segment::LoadKeys(size_t layer, int64
   const size_t key_bytes = RowBytes(dtype_, card.key_dim);
   const size_t value_bytes = RowBytes(dtype_, card.value_dim);
   auto loaded = std::make_shared<LayerKeys>();
+  loaded->heads.reserve(static_cast<size_t>(card.kv_heads));
   for (int32_t head = 0; head < card.kv_heads; ++head) {
     auto head_rows = std::make_unique<KeyRows>(dtype_, card.key_dim);
     if (wanted > 0) head_rows->Reserve(wanted);
@@ -169,6 +203,7 @@ absl::StatusOr<std::shared_ptr<LayerCodes>> Segment::LoadCodes(size_t layer, int
   const LayerCard& card = cards_[layer];
   const auto none = [&] {
     auto made = std::make_shared<LayerCodes>();
+    made->heads.reserve(static_cast<size_t>(card.kv_heads));
     for (int32_t head = 0; head < card.kv_heads; ++head) {
       made->heads.push_back(std::make_unique<KeyCodes>(card.key_dim));
     }
@@ -259,8 +294,10 @@ absl::StatusOr<std::shared_ptr<LayerValues>> Segment::LoadValues(size_t layer, i
   const size_t key_bytes = RowBytes(dtype_, card.key_dim);
   const size_t value_bytes = RowBytes(dtype_, card.value_dim);
   auto loaded = std::make_shared<LayerValues>();
+  loaded->heads.reserve(static_cast<size_t>(card.kv_heads));
   for (int32_t head = 0; head < card.kv_heads; ++head) {
     auto head_rows = std::make_unique<RowArray>(value_bytes);
+    if (wanted > 0) head_rows->Reserve(wanted);
     MNEME_RETURN_IF_ERROR(ReadColumn(
         *database_, id_, {card.layer, head, ColumnKind::kValues}, chunked, wanted, value_bytes, records,
         [&](const LogRecord& record) {
@@ -474,7 +511,8 @@ void Segment::Release(size_t layer, RowKind kind) {
 size_t Segment::MemoryBytes() const {
   MutexLock lock(&mutex_);
   if (counted_bytes_ > 0) return counted_bytes_;
-  size_t bytes = 0;
+  size_t bytes = AllocatedBytes(sizeof(*this)) + AllocatedBytes(layers_.capacity() * sizeof(Layer)) +
+                 AllocatedBytes(cards_.capacity() * sizeof(LayerCard));
   for (const Layer& layer : layers_) {
     if (layer.keys != nullptr) bytes += layer.keys->MemoryBytes();
     if (layer.codes != nullptr) bytes += layer.codes->MemoryBytes();

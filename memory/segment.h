@@ -77,6 +77,12 @@ struct SegmentContext {
   std::atomic<int64_t> codes_loaded{0};              // a layer's of a segment, as the next
   std::atomic<int64_t> codes_rebuilt{0};             // from the keys: they were missing or damaged
   std::atomic<int64_t> rows_read{0};                 // one by one, of what is not in memory
+
+  // A segment has freed so many bytes. Many small arrays leave malloc with free pages that it keeps for the process;
+  // they go back to the system each time that this much was freed, which costs a walk through malloc's free lists.
+  static constexpr size_t kTrimBytes = size_t{16} << 20;
+  void Freed(size_t bytes);
+  std::atomic<size_t> freed_bytes{0};  // since then
 };
 
 // Owner of rows [0, n) of all layers: the growing tail of one memory, and once sealed an immutable range that forks
@@ -185,7 +191,7 @@ class Segment : public std::enable_shared_from_this<Segment> {
   absl::StatusOr<std::shared_ptr<TokenColumns>> LoadColumns(int64_t rows) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const SegmentId id_;
-  const std::vector<LayerCard> cards_;
+  const std::vector<LayerCard> cards_;  // numbers and shapes only
   const DType dtype_;
   Database* const database_;
   const std::shared_ptr<SegmentContext> context_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 
 #include "base/floating_point.h"
@@ -17,6 +18,10 @@ namespace {
 
 constexpr size_t kMaxNameBytes = 255;
 constexpr int kMaxThreads = 1024;
+
+// Dropped chunks are freed when they have become so many, or so large: see Store::CollectDropped.
+constexpr int64_t kManyDroppedSegments = 1024;
+constexpr int64_t kManyDroppedBytes = int64_t{64} << 20;
 
 absl::Status CheckName(absl::string_view field, const std::string& name) {
   if (!name.empty() && name.size() <= kMaxNameBytes) return absl::OkStatus();
@@ -106,6 +111,7 @@ Store::~Store() {
   }
   background_due_.NotifyAll();
   if (background_.joinable()) background_.join();
+  if (writable()) CollectDropped(/*all=*/true);
 }
 
 absl::Status Store::Close() {
@@ -201,20 +207,36 @@ absl::Status Store::CloseMemory(const std::shared_ptr<Memory>& memory) {
 }
 
 absl::Status Store::DropMemory(const std::string& name) {
-  MNEME_RETURN_IF_ERROR(CheckName("name", name));
+  return DropNamed("name", {name});
+}
+
+absl::Status Store::DropMemories(const std::vector<std::string>& names) {
+  return DropNamed("names", names);
+}
+
+absl::Status Store::DropNamed(absl::string_view field, const std::vector<std::string>& names) {
+  for (const std::string& name : names) MNEME_RETURN_IF_ERROR(CheckName(field, name));
   if (!writable()) return absl::FailedPreconditionError("store: expected one open for writing, got a read-only one");
   {
     MutexLock lock(&mutex_);
-    if (open_.contains(name)) {
-      return absl::FailedPreconditionError(absl::StrCat("name: memory \"", name, "\" is open; close it first"));
-    }
-    const absl::StatusOr<MemoryManifest> manifest = database_->ReadManifest(name);
-    // A damaged manifest can be dropped; its rows are collected when the store is opened next.
-    if (!manifest.ok() && manifest.status().code() != absl::StatusCode::kDataLoss) return manifest.status();
+    std::vector<MemoryManifest> manifests;
+    absl::flat_hash_set<std::string> seen;
     const std::unique_ptr<Transaction> transaction = database_->Begin();
-    MNEME_RETURN_IF_ERROR(transaction->DeleteManifest(name));
+    for (const std::string& name : names) {
+      if (!seen.insert(name).second) {
+        return absl::InvalidArgumentError(absl::StrCat(field, ": memory \"", name, "\" is named twice"));
+      }
+      if (open_.contains(name)) {
+        return absl::FailedPreconditionError(absl::StrCat(field, ": memory \"", name, "\" is open; close it first"));
+      }
+      absl::StatusOr<MemoryManifest> manifest = database_->ReadManifest(name);
+      // A damaged manifest can be dropped; its rows are collected when the store is opened next.
+      if (!manifest.ok() && manifest.status().code() != absl::StatusCode::kDataLoss) return manifest.status();
+      MNEME_RETURN_IF_ERROR(transaction->DeleteManifest(name));
+      if (manifest.ok()) manifests.push_back(*std::move(manifest));
+    }
     MNEME_RETURN_IF_ERROR(transaction->Commit(Durability::kBuffered));
-    if (manifest.ok()) ManifestReplaced(&*manifest, nullptr);
+    for (const MemoryManifest& manifest : manifests) ManifestReplaced(&manifest, nullptr);
   }
   CollectDropped();
   return absl::OkStatus();
@@ -375,7 +397,7 @@ absl::StatusOr<StoreStats> Store::Stats() {
   absl::flat_hash_map<const Segment*, int64_t> segments;
   for (const auto& memory : open) {
     const std::shared_ptr<const MemoryState> state = memory->TakeSnapshot().state;
-    stats.ram_bytes += static_cast<int64_t>(state->tail->MemoryBytes());
+    stats.ram_bytes += memory->OwnBytes() + static_cast<int64_t>(state->tail->MemoryBytes());
     for (const SegmentView& view : state->sealed) {
       segments[view.segment.get()] = static_cast<int64_t>(view.segment->MemoryBytes());
     }
@@ -387,6 +409,7 @@ absl::StatusOr<StoreStats> Store::Stats() {
 
 std::shared_ptr<Segment> Store::SharedSegment(SegmentId id, const ModelCard& card, DType dtype, int64_t rows) {
   MutexLock lock(&segments_mutex_);
+  ForgetFreedSegments();
   std::weak_ptr<Segment>& place = segments_[id];
   if (std::shared_ptr<Segment> segment = place.lock()) {
     segment->HasAtLeast(rows);
@@ -397,8 +420,15 @@ std::shared_ptr<Segment> Store::SharedSegment(SegmentId id, const ModelCard& car
   return segment;
 }
 
+void Store::ForgetFreedSegments() {
+  if (segments_.size() < forget_at_) return;
+  absl::erase_if(segments_, [](const auto& entry) { return entry.second.expired(); });
+  forget_at_ = std::max(kFewSegments, 2 * segments_.size());
+}
+
 void Store::RegisterSegment(const std::shared_ptr<Segment>& segment) {
   MutexLock lock(&segments_mutex_);
+  ForgetFreedSegments();
   segments_[segment->id()] = segment;
 }
 
@@ -415,7 +445,8 @@ void Store::ManifestReplaced(const MemoryManifest* before, const MemoryManifest*
       for (const SegmentRef& ref : before->segments) {
         if (--segment_references_[ref.id] > 0) continue;
         segment_references_.erase(ref.id);
-        dropped_.push_back(ref.id);
+        dropped_.push_back({ref.id, ref.chunked_rows * TokenBytes(before->card, before->options.stored_dtype),
+                            after != nullptr});
       }
       for (const IndexRef& ref : before->indexes) {
         if (--index_references_[ref.id] > 0) continue;
@@ -429,30 +460,55 @@ void Store::ManifestReplaced(const MemoryManifest* before, const MemoryManifest*
   if (const absl::Status status = database_->DropIndexes(unnamed_indexes); !status.ok()) Log(status.message());
 }
 
-void Store::CollectDropped() {
-  std::vector<SegmentId> free;
-  {
-    MutexLock lock(&segments_mutex_);
-    std::erase_if(dropped_, [&](SegmentId id) {
-      const auto place = segments_.find(id);
-      if (place != segments_.end() && !place->second.expired()) return false;
-      if (place != segments_.end()) segments_.erase(place);
-      free.push_back(id);
-      return true;
-    });
+void Store::TakeDropped(bool all, std::vector<SegmentId>* logged, std::vector<SegmentId>* chunked) {
+  const auto free = [this](const DroppedSegment& dropped) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    const auto place = segments_.find(dropped.id);
+    return place == segments_.end() || place->second.expired();
+  };
+  MutexLock lock(&segments_mutex_);
+  int64_t bytes = 0, segments = 0;
+  bool evicted = false;
+  for (const DroppedSegment& dropped : dropped_) {
+    if (dropped.chunk_bytes == 0 || !free(dropped)) continue;
+    bytes += dropped.chunk_bytes;
+    ++segments;
+    evicted |= dropped.evicted;
   }
-  if (free.empty()) return;
+  const bool take_chunked = segments > 0 && (all || evicted || segments >= kManyDroppedSegments ||
+                                             bytes >= std::min(kManyDroppedBytes, static_cast<int64_t>(database_->ChunkDiskBytes()) / 4));
+  std::erase_if(dropped_, [&](const DroppedSegment& dropped) {
+    if ((dropped.chunk_bytes > 0 && !take_chunked) || !free(dropped)) return false;
+    segments_.erase(dropped.id);
+    (dropped.chunk_bytes > 0 ? chunked : logged)->push_back(dropped.id);
+    return true;
+  });
+}
+
+void Store::CollectDropped(bool all) {
+  std::vector<SegmentId> logged, chunked;
+  TakeDropped(all, &logged, &chunked);
   // What cannot be dropped now is an orphan, and collected when the store is opened next.
-  if (const absl::Status status = database_->DropSegments(free); !status.ok()) Log(status.message());
+  absl::Status status = database_->DropLogs(logged);
+  status.Update(database_->DropSegments(chunked));
+  if (all || !logged.empty() || !chunked.empty()) status.Update(database_->Compact(all));
+  if (!status.ok()) Log(status.message());
+}
+
+absl::StatusOr<int64_t> Store::DiskBytesBeyondBudget(int64_t more_bytes) {
+  MNEME_ASSIGN_OR_RETURN(const DatabaseStats stats, database_->Stats());
+  return static_cast<int64_t>(stats.disk_bytes) + more_bytes - options_.disk_budget_bytes;
 }
 
 absl::Status Store::CheckDiskBudget(int64_t more_bytes) {
   if (options_.disk_budget_bytes <= 0) return absl::OkStatus();
-  MNEME_ASSIGN_OR_RETURN(const DatabaseStats stats, database_->Stats());
-  const int64_t after = static_cast<int64_t>(stats.disk_bytes) + more_bytes;
-  if (after <= options_.disk_budget_bytes) return absl::OkStatus();
+  MNEME_ASSIGN_OR_RETURN(int64_t beyond, DiskBytesBeyondBudget(more_bytes));
+  if (beyond <= 0) return absl::OkStatus();
+  CollectDropped(/*all=*/true);
+  MNEME_ASSIGN_OR_RETURN(beyond, DiskBytesBeyondBudget(more_bytes));
+  if (beyond <= 0) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrCat("disk_budget_bytes: the commit would take the store to about ",
-                                                   after, " bytes, the budget is ", options_.disk_budget_bytes));
+                                                   options_.disk_budget_bytes + beyond, " bytes, the budget is ",
+                                                   options_.disk_budget_bytes));
 }
 
 void Store::ScheduleIndexBuild(const std::shared_ptr<Memory>& memory) {

@@ -107,6 +107,8 @@ class Store {
                                                      const std::string& new_name);
   absl::Status CloseMemory(const std::shared_ptr<Memory>& memory);
   absl::Status DropMemory(const std::string& name);
+  // All of them or none, in one write. FailedPrecondition names one that is open, NotFound one that there is not.
+  absl::Status DropMemories(const std::vector<std::string>& names);
 
   // Calls visit(name, manifest) in name order until it returns false.
   absl::Status List(const std::function<bool(const std::string&, const MemoryManifest&)>& visit);
@@ -133,9 +135,12 @@ class Store {
   // A manifest replaced another (either may be null): counts who names what, and gives back the disk of segments that
   // nobody names any more as soon as no reader holds them.
   void ManifestReplaced(const MemoryManifest* before, const MemoryManifest* after);
-  // Tries again to give back what readers held.
-  void CollectDropped();
+  // Gives back the disk of dropped segments that no reader holds. Each time costs flushes and syncs, so it waits until
+  // much has come together, a quarter of the chunks that there are, or chunks that a memory which is still there has
+  // evicted; `all` does not wait.
+  void CollectDropped(bool all = false);
 
+  // Tries to give back disk before it refuses.
   absl::Status CheckDiskBudget(int64_t more_bytes);
 
   // Has Memory::BuildIndexes called soon by the background thread.
@@ -148,6 +153,10 @@ class Store {
   absl::Status VerifyOne(const MemoryManifest& manifest, const Progress& progress, VerifyReport* report,
                          std::vector<std::string>* messages);
   void Background();
+  absl::Status DropNamed(absl::string_view field, const std::vector<std::string>& names);
+  // Takes those of dropped_ that can be freed now out of it.
+  void TakeDropped(bool all, std::vector<SegmentId>* logged, std::vector<SegmentId>* chunked);
+  absl::StatusOr<int64_t> DiskBytesBeyondBudget(int64_t more_bytes);
   std::shared_ptr<Memory> FindOpen(const std::string& name, bool count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   struct OpenMemoryEntry {
@@ -168,11 +177,22 @@ class Store {
   Mutex mutex_;  // held while a memory is opened, so that a name is opened once
   absl::flat_hash_map<std::string, OpenMemoryEntry> open_ ABSL_GUARDED_BY(mutex_);
 
+  // Lets go of the entries of segments that no longer exist, once they may be half of all.
+  void ForgetFreedSegments() ABSL_EXCLUSIVE_LOCKS_REQUIRED(segments_mutex_);
+
+  static constexpr size_t kFewSegments = 1024;
+
   Mutex segments_mutex_;
+  size_t forget_at_ ABSL_GUARDED_BY(segments_mutex_) = kFewSegments;
   absl::flat_hash_map<SegmentId, std::weak_ptr<Segment>> segments_ ABSL_GUARDED_BY(segments_mutex_);
   absl::flat_hash_map<SegmentId, int64_t> segment_references_ ABSL_GUARDED_BY(segments_mutex_);
   absl::flat_hash_map<IndexId, int64_t> index_references_ ABSL_GUARDED_BY(segments_mutex_);
-  std::vector<SegmentId> dropped_ ABSL_GUARDED_BY(segments_mutex_);  // unnamed, perhaps still held by readers
+  struct DroppedSegment {
+    SegmentId id = 0;
+    int64_t chunk_bytes = 0;  // 0: it has log records only
+    bool evicted = false;     // by a memory that is still there, whose disk is to stay within its bound
+  };
+  std::vector<DroppedSegment> dropped_ ABSL_GUARDED_BY(segments_mutex_);  // unnamed, perhaps still held by readers
 
   Mutex background_mutex_;
   CondVar background_due_;

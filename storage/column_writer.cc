@@ -7,6 +7,13 @@
 #include "storage/rocks.h"
 
 namespace mneme {
+namespace {
+
+std::string EndKey(uint64_t last) {
+  return last == std::numeric_limits<uint64_t>::max() ? std::string(9, '\xff') : OwnerKey(last + 1);
+}
+
+}  // namespace
 
 rocksdb::Status ColumnWriter::Write(uint64_t owner, rocksdb::WriteBatch* batch) {
   const std::lock_guard lock(mutex_);
@@ -30,21 +37,33 @@ rocksdb::Status ColumnWriter::Flush() {
   return FinishFlush();
 }
 
-rocksdb::Status ColumnWriter::Drop(uint64_t first, uint64_t last) {
-  const std::string begin = OwnerKey(first);
-  const std::string end = last == std::numeric_limits<uint64_t>::max() ? std::string(9, '\xff') : OwnerKey(last + 1);
-  const rocksdb::Slice begin_slice = ToSlice(begin);
-  const rocksdb::Slice end_slice = ToSlice(end);
+rocksdb::Status ColumnWriter::Drop(const std::vector<Range>& ranges) {
+  if (ranges.empty()) return rocksdb::Status::OK();
   {
     const std::lock_guard lock(mutex_);
     rocksdb::WriteOptions options;
     options.disableWAL = true;
-    if (rocksdb::Status status = db_->DeleteRange(options, family_, begin_slice, end_slice); !status.ok()) {
-      return status;
+    rocksdb::WriteBatch batch;
+    for (const auto& [first, last] : ranges) {
+      const rocksdb::Status status = batch.DeleteRange(family_, ToSlice(OwnerKey(first)), ToSlice(EndKey(last)));
+      if (!status.ok()) return status;
     }
+    if (rocksdb::Status status = db_->Write(options, &batch); !status.ok()) return status;
     ++unflushed_bytes_;
     if (rocksdb::Status status = FinishFlush(); !status.ok()) return status;
   }
+  // Each compaction costs files and syncs; many ranges become one, over what lies between them, too.
+  constexpr size_t kFewRanges = 4;
+  if (ranges.size() > kFewRanges) return Compact(ranges.front().first, ranges.back().second);
+  for (const auto& [first, last] : ranges) {
+    if (rocksdb::Status status = Compact(first, last); !status.ok()) return status;
+  }
+  return rocksdb::Status::OK();
+}
+
+rocksdb::Status ColumnWriter::Compact(uint64_t first, uint64_t last) {
+  const std::string begin = OwnerKey(first), end = EndKey(last);
+  const rocksdb::Slice begin_slice = ToSlice(begin), end_slice = ToSlice(end);
   // The tree learns that the blobs are garbage only when their keys are compacted away; a blob file that is all
   // garbage is deleted.
   rocksdb::CompactRangeOptions compact;

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+#include <utility>
+#include <vector>
 
 #include "rocksdb/db.h"
 #include "rocksdb/write_batch.h"
@@ -39,9 +41,13 @@ class ColumnWriter {
   rocksdb::Status Flush();
 
   // Deletes owner ids [first, last] and gives back their disk.
-  rocksdb::Status Drop(uint64_t first, uint64_t last);
+  rocksdb::Status Drop(uint64_t first, uint64_t last) { return Drop({{first, last}}); }
+  // The same for several ranges, ascending: one flush for all, and few compactions.
+  using Range = std::pair<uint64_t, uint64_t>;
+  rocksdb::Status Drop(const std::vector<Range>& ranges);
 
  private:
+  rocksdb::Status Compact(uint64_t first, uint64_t last);
   // Both are called with mutex_ held.
   rocksdb::Status BeginFlush();
   rocksdb::Status FinishFlush();

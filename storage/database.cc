@@ -443,10 +443,84 @@ absl::StatusOr<std::vector<LogRecord>> DatabaseImpl::ReadLogs(SegmentId segment,
   });
 }
 
-absl::Status DatabaseImpl::DropLogs(uint64_t first, uint64_t last) {
+absl::Status DatabaseImpl::DropLogRange(uint64_t first, uint64_t last) {
   return Wrote(db()->DeleteRange(rocksdb::WriteOptions(), family(kLogFamily), ToSlice(OwnerKey(first)),
                                  ToSlice(OwnerKey(last + 1))),
                "drop logs");
+}
+
+absl::Status DatabaseImpl::DeleteLogRecords(absl::Span<const SegmentId> segments) {
+  // Record by record while there are few: RocksDB searches all range deletions of a memtable anew after each new one.
+  constexpr int kFewRecords = 512;
+  const std::set<SegmentId> sorted(segments.begin(), segments.end());
+  const std::unique_ptr<rocksdb::Iterator> it(db()->NewIterator(rocksdb::ReadOptions(), family(kLogFamily)));
+  rocksdb::WriteBatch batch;
+  uint64_t bytes = 0;
+  for (const SegmentId segment : sorted) {
+    int records = 0;
+    for (it->Seek(ToSlice(OwnerKey(segment))); it->Valid() && ParseOwner(ToView(it->key())) == segment; it->Next()) {
+      bytes += it->key().size() + it->value().size();
+      if (++records <= kFewRecords) MNEME_RETURN_IF_ERROR(FromRocks(batch.Delete(family(kLogFamily), it->key()), "drop logs"));
+    }
+    MNEME_RETURN_IF_ERROR(FromRocksRead(it->status(), "drop logs"));
+    if (records <= kFewRecords) continue;
+    MNEME_RETURN_IF_ERROR(FromRocks(
+        batch.DeleteRange(family(kLogFamily), ToSlice(OwnerKey(segment)), ToSlice(OwnerKey(segment + 1))), "drop logs"));
+  }
+  if (batch.Count() == 0) return absl::OkStatus();
+  MNEME_RETURN_IF_ERROR(Wrote(db()->Write(rocksdb::WriteOptions(), &batch), "drop logs"));
+  dropped_bytes_ += bytes;
+  return absl::OkStatus();
+}
+
+absl::Status DatabaseImpl::DropLogs(absl::Span<const SegmentId> segments) {
+  return Guarded("drop logs", [&]() -> absl::Status {
+    if (segments.empty()) return absl::OkStatus();
+    std::shared_lock<std::shared_mutex> lock;
+    MNEME_RETURN_IF_ERROR(LockWriter(lock));
+    // Not synced: in the same log behind the commits that stopped naming them.
+    return DeleteLogRecords(segments);
+  });
+}
+
+absl::Status DatabaseImpl::Compact(bool all) {
+  return Guarded("compact", [&]() -> absl::Status {
+    constexpr uint64_t kLeastBytes = uint64_t{1} << 20;
+    if (dropped_bytes_ < (all ? 1 : kLeastBytes)) return absl::OkStatus();
+    std::shared_lock<std::shared_mutex> lock;
+    MNEME_RETURN_IF_ERROR(LockWriter(lock));
+    const std::lock_guard compact(compact_mutex_);
+    const uint64_t logged = statistics_->getTickerCount(rocksdb::WAL_FILE_BYTES);
+    uint64_t beside = logged - logged_before_compact_;
+    for (const Family f : {kDefaultFamily, kLogFamily}) {
+      uint64_t bytes = 0;
+      if (db()->GetIntProperty(family(f), rocksdb::DB::Properties::kTotalSstFilesSize, &bytes)) beside += bytes;
+    }
+    const uint64_t dropped = dropped_bytes_;
+    if (dropped < (all ? 1 : std::max(kLeastBytes, beside / 3))) return absl::OkStatus();
+    rocksdb::FlushOptions flush;
+    flush.allow_write_stall = true;
+    MNEME_RETURN_IF_ERROR(Wrote(db()->Flush(flush, {family(kDefaultFamily), family(kLogFamily)}), "compact"));
+    flushes_since_trim_ = 0;
+    logged_before_compact_ = logged;
+    for (const Family f : {kDefaultFamily, kLogFamily}) {
+      rocksdb::CompactRangeOptions options;
+      options.exclusive_manual_compaction = false;
+      options.allow_write_stall = true;
+      MNEME_RETURN_IF_ERROR(Wrote(db()->CompactRange(options, family(f), nullptr, nullptr), "compact"));
+    }
+    dropped_bytes_ -= dropped;
+    return absl::OkStatus();
+  });
+}
+
+uint64_t DatabaseImpl::ChunkDiskBytes() {
+  std::shared_lock<std::shared_mutex> lock;
+  if (!LockWriter(lock).ok()) return 0;
+  uint64_t tree = 0, blobs = 0;
+  if (!db()->GetIntProperty(family(kRowsFamily), rocksdb::DB::Properties::kTotalSstFilesSize, &tree)) tree = 0;
+  if (!db()->GetIntProperty(family(kRowsFamily), rocksdb::DB::Properties::kLiveBlobFileSize, &blobs)) blobs = 0;
+  return tree + blobs;
 }
 
 absl::Status DatabaseImpl::DropSegments(absl::Span<const SegmentId> segments) {
@@ -456,11 +530,9 @@ absl::Status DatabaseImpl::DropSegments(absl::Span<const SegmentId> segments) {
     MNEME_RETURN_IF_ERROR(LockWriter(lock));
     // The commits that stopped naming them must not be lost after their rows.
     MNEME_RETURN_IF_ERROR(Wrote(db()->FlushWAL(true), "sync before a drop"));
-    for (const auto& [first, last] : Runs(segments)) {
-      MNEME_RETURN_IF_ERROR(DropLogs(first, last));
-      MNEME_RETURN_IF_ERROR(Wrote(rows_writer_->Drop(first, last), "drop segments"));
-    }
-    return absl::OkStatus();
+    MNEME_RETURN_IF_ERROR(DeleteLogRecords(segments));
+    MNEME_RETURN_IF_ERROR(Wrote(rows_writer_->Drop(Runs(segments)), "drop segments"));
+    return TrimLogs();
   });
 }
 

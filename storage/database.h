@@ -149,6 +149,13 @@ class Database {
 
   // Gives back the disk of segments and indices that no manifest names any more.
   virtual absl::Status DropSegments(absl::Span<const SegmentId> segments) = 0;
+  // The same for segments that have log records only: one logged write. The disk comes back with Compact.
+  virtual absl::Status DropLogs(absl::Span<const SegmentId> segments) = 0;
+  // Gives back the disk of dropped log records and manifests: at once, or (`all` false) once they are a third of what
+  // lies beside them and a MiB, so that a drop costs little more than its own bytes.
+  virtual absl::Status Compact(bool all) = 0;
+  // Disk that chunks take.
+  virtual uint64_t ChunkDiskBytes() = 0;
   virtual absl::Status DropIndexes(absl::Span<const IndexId> indexes) = 0;
 
   // Re-reads every chunk and log record of a memory against its checksums; `damaged` is called for each bad one.

@@ -44,6 +44,9 @@ class DatabaseImpl final : public Database {
   absl::Status PutIndexBlob(IndexId index, int32_t layer, int32_t head, absl::string_view blob) override;
   absl::StatusOr<std::string> GetIndexBlob(IndexId index, int32_t layer, int32_t head) override;
   absl::Status DropSegments(absl::Span<const SegmentId> segments) override;
+  absl::Status DropLogs(absl::Span<const SegmentId> segments) override;
+  absl::Status Compact(bool all) override;
+  uint64_t ChunkDiskBytes() override;
   absl::Status DropIndexes(absl::Span<const IndexId> indexes) override;
   absl::Status VerifyMemory(const MemoryManifest& manifest, const std::function<bool(uint64_t, uint64_t)>& progress,
                             const std::function<void(const absl::Status&)>& damaged) override;
@@ -87,7 +90,9 @@ class DatabaseImpl final : public Database {
   // Flushes what keeps old write-ahead logs alive, once in a while.
   absl::Status TrimLogs();
 
-  absl::Status DropLogs(uint64_t first, uint64_t last);
+  // Requires: LockWriter's lock, as of the next.
+  absl::Status DropLogRange(uint64_t first, uint64_t last);
+  absl::Status DeleteLogRecords(absl::Span<const SegmentId> segments);
   // Of the files that the database lives on, those that are missing or have another size than they should, as
   // "000013.blob, 000018.sst". RocksDB does not always say which file it found damaged.
   absl::StatusOr<std::string> WrongFiles();
@@ -168,6 +173,9 @@ class DatabaseImpl final : public Database {
   std::atomic<bool> write_failed_{false};
   std::atomic<int> flushes_since_trim_{0};
   std::atomic<uint64_t> appended_bytes_{0};
+  std::mutex compact_mutex_;                       // one Compact at a time
+  std::atomic<uint64_t> dropped_bytes_{0};         // of log records and manifests, since the last Compact
+  std::atomic<uint64_t> logged_before_compact_{0};  // bytes that the write-ahead log had got by then
   uint64_t orphans_collected_ = 0;
   std::mutex index_mutex_;  // one PutIndexBlob at a time: generations are read, then written; guards the next
   std::unordered_set<IndexId> dropped_indexes_;  // since open

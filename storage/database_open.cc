@@ -460,7 +460,7 @@ absl::Status DatabaseImpl::CollectOrphans() {
     return absl::OkStatus();
   };
   MNEME_RETURN_IF_ERROR(collect(stored_segments, named_segments, [&](uint64_t first, uint64_t last) -> absl::Status {
-    MNEME_RETURN_IF_ERROR(DropLogs(first, last));
+    MNEME_RETURN_IF_ERROR(DropLogRange(first, last));
     return Wrote(rows_writer_->Drop(first, last), "collect orphans");
   }));
   MNEME_RETURN_IF_ERROR(collect(stored_indexes, named_indexes, [&](uint64_t first, uint64_t last) {

@@ -227,7 +227,7 @@ rocksdb::DBOptions MakeDbOptions(rocksdb::Env* env, const std::function<void(abs
   // A small store stays small: nothing is allocated ahead.
   options.allow_fallocate = false;
   options.manifest_preallocation_size = 64 << 10;
-  options.max_manifest_file_size = 8 * kMiB;
+  options.max_manifest_file_size = kMiB;
   options.keep_log_file_num = 1;
   options.recycle_log_file_num = 0;
   options.max_total_wal_size = 16 * kMiB;

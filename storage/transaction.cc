@@ -130,6 +130,10 @@ absl::Status TransactionImpl::DeleteManifest(absl::string_view name) {
     std::shared_lock<std::shared_mutex> lock;
     MNEME_RETURN_IF_ERROR(database_->LockWriter(lock));
     const std::string key = ManifestKey(name);
+    rocksdb::PinnableSlice value;
+    if (database_->db()->Get(rocksdb::ReadOptions(), database_->family(kDefaultFamily), ToSlice(key), &value).ok()) {
+      database_->dropped_bytes_ += key.size() + value.size();
+    }
     return FromRocks(commit_.Delete(database_->family(kDefaultFamily), ToSlice(key)), "delete manifest");
   });
 }

@@ -67,8 +67,8 @@ class CommandLine {
         ->required()
         ->check(CLI::NonNegativeNumber);
 
-    CLI::App* drop = Add("drop", "Remove one memory for good", Drop);
-    AddName(drop);
+    CLI::App* drop = Add("drop", "Remove memories for good, all or none", Drop);
+    drop->add_option("NAME", arguments_.names, "The memories")->required();
     drop->add_flag("--yes", arguments_.yes, "Do not ask");
 
     Add("stats", "What the store holds and takes on disk", Stats);

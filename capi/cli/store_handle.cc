@@ -64,8 +64,10 @@ mneme_verify_report StoreHandle::Verify(mneme_progress progress, void* context) 
   return report;
 }
 
-void StoreHandle::Drop(const std::string& name) {
-  Check(mneme_memory_drop(store_, name.c_str()));
+void StoreHandle::Drop(const std::vector<std::string>& names) {
+  std::vector<const char*> pointers;
+  for (const std::string& name : names) pointers.push_back(name.c_str());
+  Check(mneme_memory_drop_many(store_, pointers.data(), pointers.size()));
 }
 
 void StoreHandle::Close() {

@@ -49,7 +49,7 @@ class StoreHandle {
   std::vector<ListedMemory> List() const;
   mneme_store_stats_t Stats() const;
   mneme_verify_report Verify(mneme_progress progress, void* context) const;
-  void Drop(const std::string& name);
+  void Drop(const std::vector<std::string>& names);  // all or none
 
   // The destructor closes, too, but cannot tell an error.
   void Close();

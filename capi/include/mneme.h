@@ -277,12 +277,17 @@ MNEME_API mneme_status mneme_memory_create(mneme_store* store, const char* name,
 /* expected NULL: no check of the model. The same name twice: the same memory, counted, to be closed twice. */
 MNEME_API mneme_status mneme_memory_open(mneme_store* store, const char* name, const mneme_card* expected,
                                          mneme_memory** memory);
-/* A new memory that starts as this one's first `at_token` tokens and shares their rows. Whole tokens of the parent
+/* A new memory that starts as this one's first `at_token` tokens and shares their rows, but for the newest few, which
+ * are copied. Whole tokens of the parent
  * are committed (buffered) on the way. Cost: O(segments). */
 MNEME_API mneme_status mneme_memory_fork(mneme_memory* memory, int64_t at_token, const char* new_name,
                                          mneme_memory** fork);
-/* Refused while open. Disk is given back before this returns. */
+/* Refused while open. Disk is given back soon: when dropped rows are a part of the store worth a flush, when the disk
+ * budget is short, by mneme_maintain, and when the store is closed. */
 MNEME_API mneme_status mneme_memory_drop(mneme_store* store, const char* name);
+/* All `count` memories or none, in one write. MNEME_FAILED_PRECONDITION names one that is open, MNEME_NOT_FOUND one that
+ * there is not, MNEME_INVALID_ARGUMENT one that is named twice. */
+MNEME_API mneme_status mneme_memory_drop_many(mneme_store* store, const char* const* names, size_t count);
 /* What was not committed is gone. */
 MNEME_API mneme_status mneme_memory_close(mneme_memory* memory);
 

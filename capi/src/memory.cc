@@ -230,6 +230,19 @@ mneme_status mneme_memory_drop(mneme_store* store, const char* name) {
   });
 }
 
+mneme_status mneme_memory_drop_many(mneme_store* store, const char* const* names, size_t count) {
+  return Guard([&]() -> absl::Status {
+    MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<StoreObject> object, FindHandle<StoreObject>("store", store));
+    if (names == nullptr && count > 0) return NullArgument("names");
+    std::vector<std::string> texts;
+    for (size_t i = 0; i < count; ++i) {
+      MNEME_ASSIGN_OR_RETURN(std::string text, ReadName("names", names[i]));
+      texts.push_back(std::move(text));
+    }
+    return object->store->DropMemories(texts);
+  });
+}
+
 mneme_status mneme_memory_close(mneme_memory* memory) {
   if (memory == nullptr) return MNEME_OK;
   return Guard([&]() -> absl::Status {

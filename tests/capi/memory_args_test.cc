@@ -362,6 +362,12 @@ TEST_F(MemoryArgsTest, CreateAndOpenRefuse) {
   ExpectRefused(mneme_memory_drop(store_, longer.c_str()), MNEME_INVALID_ARGUMENT, "name");
   ExpectRefused(mneme_memory_drop(store_, "none"), MNEME_NOT_FOUND, "none");
   ExpectRefused(mneme_memory_drop(store_, "m"), MNEME_FAILED_PRECONDITION, "name");
+  ExpectRefused(mneme_memory_drop_many(nullptr, nullptr, 0), MNEME_INVALID_ARGUMENT, "store");
+  ExpectRefused(mneme_memory_drop_many(store_, nullptr, 1), MNEME_INVALID_ARGUMENT, "names");
+  const char* const names[] = {"m", "none"};
+  ExpectRefused(mneme_memory_drop_many(store_, names, 2), MNEME_FAILED_PRECONDITION, "\"m\"");
+  ExpectRefused(mneme_memory_drop_many(store_, names + 1, 1), MNEME_NOT_FOUND, "none");
+  EXPECT_OK(mneme_memory_drop_many(store_, nullptr, 0));
 
   struct OptionsCase {
     const char* argument;
