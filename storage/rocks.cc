@@ -44,7 +44,7 @@ class HostLogger : public rocksdb::Logger {
     const int size = std::vsnprintf(line, sizeof(line), format, arguments);
     if (size <= 0) return;
     try {
-      log_(WithoutIoPaths(absl::string_view(line, std::min<size_t>(size, sizeof(line) - 1))));
+      log_(WithRealPaths(absl::string_view(line, std::min<size_t>(size, sizeof(line) - 1))));
     } catch (...) {
       // A host's callback that throws must not unwind RocksDB's threads.
     }
@@ -158,7 +158,7 @@ absl::StatusCode CodeOfIoError(const rocksdb::Status& status) {
 // The text of `status` and what to do about it.
 std::string Explained(const rocksdb::Status& status) {
   const absl::string_view advice = AdviceOnErrno(ErrnoOf(status));
-  return absl::StrCat(WithoutIoPaths(status.ToString()), advice.empty() ? "" : "; ", advice);
+  return absl::StrCat(WithRealPaths(status.ToString()), advice.empty() ? "" : "; ", advice);
 }
 
 absl::StatusCode CodeOf(const rocksdb::Status& status) {

@@ -1,6 +1,7 @@
 #include "storage/store_folder.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -98,21 +99,19 @@ absl::Status StoreFolder::Check() const {
       absl::StrCat("the folder of the store was moved or replaced while it is open: ", path_));
 }
 
-std::string WithoutIoPaths(absl::string_view text) {
+std::string WithRealPaths(absl::string_view text) {
   std::string result;
-  for (;;) {
-    const size_t at = text.find(kDescriptors);
-    if (at == absl::string_view::npos) return absl::StrCat(result, text);
+  for (size_t at; (at = text.find(kDescriptors)) != absl::string_view::npos;) {
     size_t end = at + kDescriptors.size();
     while (end < text.size() && absl::ascii_isdigit(static_cast<unsigned char>(text[end]))) ++end;
-    absl::StrAppend(&result, text.substr(0, at));
-    if (end < text.size() && text[end] == '/') {
-      ++end;
-    } else {
-      absl::StrAppend(&result, "the store's folder");
-    }
+    const std::string link(text.substr(at, end - at));
+    char path[PATH_MAX];
+    const ssize_t size = ::readlink(link.c_str(), path, sizeof(path));
+    absl::StrAppend(&result, text.substr(0, at),
+                    size > 0 ? absl::string_view(path, static_cast<size_t>(size)) : absl::string_view(link));
     text.remove_prefix(end);
   }
+  return absl::StrCat(result, text);
 }
 
 }  // namespace mneme

@@ -48,8 +48,9 @@ class StoreFolder {
   std::string io_path_;
 };
 
-// `text` with paths below io_path() as names within the store: "/proc/self/fd/7/000012.sst" becomes "000012.sst".
-std::string WithoutIoPaths(absl::string_view text);
+// `text` with the names that files of open folders have for a person: "/proc/self/fd/7/000012.sst" becomes
+// "/var/lib/chat/000012.sst", where the folder is now.
+std::string WithRealPaths(absl::string_view text);
 
 }  // namespace mneme
 

@@ -112,6 +112,7 @@ class FileErrorsTest : public ::testing::Test {
   // Runs the test again in a process of its own that may change what it is. The folder is everybody's to enter.
   void Spawn() {
     ASSERT_EQ(chmod(folder_.path().c_str(), 0755), 0);
+    ASSERT_EQ(chmod(fs::path(folder_.path()).parent_path().c_str(), 0711), 0);
     const int status = WaitFor(SpawnThisTest(folder_.path()));
     if (status == kSkip) GTEST_SKIP() << "the system does not permit it";
     EXPECT_EQ(status, 0);

@@ -131,7 +131,8 @@ TEST(ChangeTest, RefusedBesideAWriter) {
     const CliResult result = RunCli(command);
     EXPECT_EQ(result.exit_code, 1);
     EXPECT_THAT(result.out, IsEmpty());
-    EXPECT_EQ(result.err, "mneme: FAILED_PRECONDITION: store is open by another writer: " + folder.store() + "\n");
+    EXPECT_EQ(result.err, "mneme: FAILED_PRECONDITION: store is open by another writer: " + folder.store() +
+                              "; close it there, or open it for reading only\n");
   }
   EXPECT_EQ(RunCli({"info", folder.store(), "chat", "--json"}).Json()["tokens"], 300);
 }
