@@ -278,8 +278,7 @@ MNEME_API mneme_status mneme_memory_create(mneme_store* store, const char* name,
 MNEME_API mneme_status mneme_memory_open(mneme_store* store, const char* name, const mneme_card* expected,
                                          mneme_memory** memory);
 /* A new memory that starts as this one's first `at_token` tokens and shares their rows, but for the newest few, which
- * are copied. Whole tokens of the parent
- * are committed (buffered) on the way. Cost: O(segments). */
+ * are copied. Whole tokens of the parent are committed (buffered) on the way. Cost: O(segments). */
 MNEME_API mneme_status mneme_memory_fork(mneme_memory* memory, int64_t at_token, const char* new_name,
                                          mneme_memory** fork);
 /* Refused while open. Disk is given back soon: when dropped rows are a part of the store worth a flush, when the disk
