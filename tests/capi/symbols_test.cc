@@ -63,4 +63,9 @@ TEST(SymbolsTest, TheSonameCarriesTheAbiNumber) {
   EXPECT_THAT(Output(MNEME_TEST_READELF " -d " MNEME_TEST_LIBRARY), HasSubstr("soname: [libmneme.so.0]"));
 }
 
+TEST(SymbolsTest, TheLibraryIsNeverUnloaded) {
+  // fork() and exit() call handlers that lie in it.
+  EXPECT_THAT(Output(MNEME_TEST_READELF " -d " MNEME_TEST_LIBRARY), HasSubstr("NODELETE"));
+}
+
 }  // namespace
