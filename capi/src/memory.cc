@@ -3,11 +3,11 @@
 #include <string>
 #include <utility>
 
-#include "base/floating_point.h"
 #include "base/status.h"
 #include "capi/src/attend_args.h"
 #include "capi/src/device_tensors.h"
 #include "capi/src/handles.h"
+#include "capi/src/host_progress.h"
 #include "capi/src/structs.h"
 #include "capi/src/tensors.h"
 #include "index/key_index.h"
@@ -315,14 +315,7 @@ mneme_status mneme_evict(mneme_memory* memory, int64_t keep_tokens) {
 mneme_status mneme_maintain(mneme_memory* memory, mneme_progress progress, void* context) {
   return Guard([&]() -> absl::Status {
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
-    Progress wrapped;
-    if (progress != nullptr) {
-      wrapped = [&](int64_t done, int64_t total) {
-        const HostFloatingPointScope environment;
-        return progress(context, done, total) == 0;
-      };
-    }
-    return object->memory->Maintain(wrapped);
+    return object->memory->Maintain(WrapProgress(progress, context));
   });
 }
 

@@ -6,6 +6,7 @@
 #include "base/status.h"
 #include "capi/src/handles.h"
 #include "capi/src/host_executor.h"
+#include "capi/src/host_progress.h"
 #include "capi/src/structs.h"
 #include "memory/segment_writer.h"
 
@@ -83,14 +84,6 @@ absl::StatusOr<std::shared_ptr<StoreObject>> OpenStore(const std::string& path, 
   }
   MNEME_ASSIGN_OR_RETURN(object->store, Store::Open(path, options));
   return object;
-}
-
-Progress WrapProgress(mneme_progress progress, void* context) {
-  if (progress == nullptr) return nullptr;
-  return [progress, context](int64_t done, int64_t total) {
-    const HostFloatingPointScope environment;
-    return progress(context, done, total) == 0;
-  };
 }
 
 }  // namespace
