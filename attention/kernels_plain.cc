@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The kernels of target "plain". See kernels.h for what must not be called from here.
 #define MNEME_LANES 4
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Attention over the local rows, one tile of kLocalTile rows after another, with a running maximum and sum (online
 // softmax: Milakov and Gimelshein 2018; FlashAttention, Dao et al. 2022):
 //   m' = max(m, max_j logit_j)     c = exp(m - m')     p_j = exp(logit_j - m')

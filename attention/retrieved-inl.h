@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Softmax over retrieved rows, which lie anywhere. The maximum is found first, so nothing is ever rescaled:
 //   m = max_j logit_j     p_j = exp(logit_j - m)     output = sum_j p_j v_j / sum_j p_j
 // Rows come in chunks, each summed for itself, which keeps the error of long sums down.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Vectors of one target, and what the kernels need of them. Included only by kernels_<target>.cc, which defines
 // MNEME_LANES (4, 8 or 16 floats a vector). Everything is in an anonymous namespace, for the reason in kernels.h. GCC's
 // and Clang's vector extensions, so that any architecture has them; intrinsics only to widen elements, which GCC 12

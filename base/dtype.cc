@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "base/dtype.h"
 
 #include <algorithm>
@@ -76,9 +77,13 @@ size_t NarrowMost([[maybe_unused]] const float* source, [[maybe_unused]] void* d
 
 }  // namespace
 
-float F16ToF32(uint16_t bits) { return WidenF16(bits); }
+float F16ToF32(uint16_t bits) {
+  return WidenF16(bits);
+}
 
-uint16_t F32ToF16(float value) { return NarrowF16(value); }
+uint16_t F32ToF16(float value) {
+  return NarrowF16(value);
+}
 
 uint16_t F32ToBF16(float value) {
   const auto bits = std::bit_cast<uint32_t>(value);
@@ -89,9 +94,7 @@ uint16_t F32ToBF16(float value) {
 
 void ConvertToF32(DType dtype, const void* source, float* destination, size_t n) {
   switch (dtype) {
-    case DType::kF32:
-      std::memcpy(destination, source, n * sizeof(float));
-      return;
+    case DType::kF32: std::memcpy(destination, source, n * sizeof(float)); return;
     case DType::kF16:
       for (size_t i = WidenMost(source, destination, n); i < n; ++i) {
         destination[i] = WidenF16(Load16(source, i));
@@ -100,16 +103,13 @@ void ConvertToF32(DType dtype, const void* source, float* destination, size_t n)
     case DType::kBF16:
       for (size_t i = 0; i < n; ++i) destination[i] = BF16ToF32(Load16(source, i));
       return;
-    case DType::kI8:
-      return;
+    case DType::kI8: return;
   }
 }
 
 void ConvertFromF32(const float* source, DType dtype, void* destination, size_t n) {
   switch (dtype) {
-    case DType::kF32:
-      std::memcpy(destination, source, n * sizeof(float));
-      return;
+    case DType::kF32: std::memcpy(destination, source, n * sizeof(float)); return;
     case DType::kF16:
       for (size_t i = NarrowMost(source, destination, n); i < n; ++i) {
         Store16(destination, i, NarrowF16(source[i]));
@@ -118,8 +118,7 @@ void ConvertFromF32(const float* source, DType dtype, void* destination, size_t 
     case DType::kBF16:
       for (size_t i = 0; i < n; ++i) Store16(destination, i, F32ToBF16(source[i]));
       return;
-    case DType::kI8:
-      return;
+    case DType::kI8: return;
   }
 }
 
@@ -179,8 +178,7 @@ bool AllFinite(DType dtype, const void* data, size_t n) {
     case DType::kBF16:
       for (size_t i = 0; i < n; ++i) bad |= static_cast<uint32_t>((Load16(data, i) & 0x7f80u) == 0x7f80u);
       break;
-    case DType::kI8:
-      break;
+    case DType::kI8: break;
   }
   return bad == 0;
 }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_BASE_DTYPE_H_
 #define MNEME_BASE_DTYPE_H_
 
@@ -59,9 +60,9 @@ void DecodeRow(DType dtype, const void* row, float* destination, int64_t dim);
 // True if all n elements are finite (neither NaN nor infinite). Not for kI8.
 bool AllFinite(DType dtype, const void* data, size_t n);
 
-// Encodes `rows` rows of `dim` elements of `from` (not kI8), which lie `stride` bytes apart, as rows of `to` (nor this),
-// one behind the other, and tells whether all elements are finite, as they come and as they are stored. If not, what was
-// written means nothing.
+// Encodes `rows` rows of `dim` elements of `from` (not kI8), which lie `stride` bytes apart, as rows of `to` (nor
+// this), one behind the other, and tells whether all elements are finite, as they come and as they are stored. If not,
+// what was written means nothing.
 bool EncodeFinite(DType from, const void* source, int64_t stride, int64_t rows, int64_t dim, DType to, void* encoded);
 
 }  // namespace mneme

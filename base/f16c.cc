@@ -1,4 +1,6 @@
-// Compiled for CPUs with F16C and AVX2: nothing here may run unasked, nor come from a header that others compile as well.
+// SPDX-License-Identifier: Apache-2.0
+// Compiled for CPUs with F16C and AVX2: nothing here may run unasked, nor come from a header that others compile as
+// well.
 
 #include "base/f16c.h"
 

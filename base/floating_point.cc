@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "base/floating_point.h"
 
 namespace mneme {
@@ -20,7 +21,9 @@ uint32_t Mxcsr() {
   return value;
 }
 
-void SetMxcsr(uint32_t value) { asm volatile("ldmxcsr %0" : : "m"(value) : "memory"); }
+void SetMxcsr(uint32_t value) {
+  asm volatile("ldmxcsr %0" : : "m"(value) : "memory");
+}
 
 uint16_t X87Control() {
   uint16_t value;
@@ -37,19 +40,29 @@ uint16_t X87Status() {
 using X87Environment = uint32_t[7];
 
 // FNSTENV masks all exceptions, too, so that no pending one is raised by what follows.
-void StoreX87(X87Environment& environment) { asm volatile("fnstenv %0" : "=m"(environment) : : "memory"); }
+void StoreX87(X87Environment& environment) {
+  asm volatile("fnstenv %0" : "=m"(environment) : : "memory");
+}
 
-void LoadX87(const X87Environment& environment) { asm volatile("fldenv %0" : : "m"(environment) : "memory"); }
+void LoadX87(const X87Environment& environment) {
+  asm volatile("fldenv %0" : : "m"(environment) : "memory");
+}
 
-void SetX87Control(uint16_t value) { asm volatile("fldcw %0" : : "m"(value) : "memory"); }
+void SetX87Control(uint16_t value) {
+  asm volatile("fldcw %0" : : "m"(value) : "memory");
+}
 
-void ClearX87Flags() { asm volatile("fnclex" : : : "memory"); }
+void ClearX87Flags() {
+  asm volatile("fnclex" : : : "memory");
+}
 
 bool HasDefaultX87(const FloatingPointState& state) {
   return (state.x87_control & kX87Modes) == (kX87Default & kX87Modes);
 }
 
-bool HasX87Traps(const FloatingPointState& state) { return (state.x87_control & kX87Traps) != kX87Traps; }
+bool HasX87Traps(const FloatingPointState& state) {
+  return (state.x87_control & kX87Traps) != kX87Traps;
+}
 
 // Saves the state and sets the default modes. Where traps are unmasked, FNSTENV and FLDENV change the masks three times
 // faster than FLDCW, which would raise a pending exception, too.
@@ -62,7 +75,8 @@ void Enter(FloatingPointState& state) {
   } else {
     state.x87_status = X87Status();
   }
-  if ((state.x87_control & kX87Modes & ~kX87Traps) != (kX87Default & kX87Modes & ~kX87Traps)) SetX87Control(kX87Default);
+  if ((state.x87_control & kX87Modes & ~kX87Traps) != (kX87Default & kX87Modes & ~kX87Traps))
+    SetX87Control(kX87Default);
 }
 
 void RestoreX87Flags(uint16_t flags) {
@@ -111,7 +125,9 @@ void Enter(FloatingPointState& state) {
   std::fesetenv(FE_DFL_ENV);
 }
 
-void Leave(const FloatingPointState& state) { std::fesetenv(&state.environment); }
+void Leave(const FloatingPointState& state) {
+  std::fesetenv(&state.environment);
+}
 
 #endif
 

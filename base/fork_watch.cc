@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "base/fork_watch.h"
 
 #include <pthread.h>
@@ -48,7 +49,9 @@ void SkipEarlierDestructorsInForkedChild() {
   std::call_once(once, [] { ::on_exit(LeaveForkedChild, nullptr); });
 }
 
-bool IsForkedChild() { return forked.load(std::memory_order_relaxed); }
+bool IsForkedChild() {
+  return forked.load(std::memory_order_relaxed);
+}
 
 void CloseInForkedChild(int fd) {
   for (std::atomic<int>& place : descriptors) {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "base/parallel.h"
 
 #include <atomic>
@@ -11,9 +12,9 @@
 namespace mneme {
 namespace {
 
-// The next call often comes within microseconds, the second phase of a step or the next layer's, and waking a thread that
-// sleeps takes longer than that: who runs out of work looks on for a while, some tens of microseconds, before it sleeps.
-// False if `done` did not become true.
+// The next call often comes within microseconds, the second phase of a step or the next layer's, and waking a thread
+// that sleeps takes longer than that: who runs out of work looks on for a while, some tens of microseconds, before it
+// sleeps. False if `done` did not become true.
 template <typename Done>
 bool SpinUntil(const Done& done) {
   constexpr int kLooks = 2000;
@@ -135,6 +136,8 @@ Executor& InlineExecutor() {
   return executor;
 }
 
-std::unique_ptr<Executor> MakeThreadPool(size_t threads) { return std::make_unique<ThreadPool>(threads); }
+std::unique_ptr<Executor> MakeThreadPool(size_t threads) {
+  return std::make_unique<ThreadPool>(threads);
+}
 
 }  // namespace mneme

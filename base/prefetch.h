@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_BASE_PREFETCH_H_
 #define MNEME_BASE_PREFETCH_H_
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_BASE_ROW_ARRAY_H_
 #define MNEME_BASE_ROW_ARRAY_H_
 
@@ -9,9 +10,9 @@
 namespace mneme {
 
 // Rows of equal size in append order that never move once written: the growing part of a memory that readers look at
-// while it grows. The first arena has room for what is asked for first, and the arrays double in size from there, so that
-// an array of one row costs little more than the row. Arenas begin at multiples of 64 bytes and ask for huge pages where
-// that helps; large ones are resident only once rows are written to them.
+// while it grows. The first arena has room for what is asked for first, and the arrays double in size from there, so
+// that an array of one row costs little more than the row. Arenas begin at multiples of 64 bytes and ask for huge pages
+// where that helps; large ones are resident only once rows are written to them.
 //
 // One thread appends at a time; any number read meanwhile, rows below the size() that they loaded.
 class RowArray {
@@ -73,10 +74,11 @@ class RowArray {
   using ArenaTable = std::atomic<char*>[kArenas - kOwnArenas];
 
   std::atomic<char*>& Arena(int arena) {
-    return arena < kOwnArenas ? arenas_[arena]
-                              : (*more_arenas_.load(std::memory_order_acquire))[arena - kOwnArenas];
+    return arena < kOwnArenas ? arenas_[arena] : (*more_arenas_.load(std::memory_order_acquire))[arena - kOwnArenas];
   }
-  char* ArenaStart(int arena) const { return const_cast<RowArray*>(this)->Arena(arena).load(std::memory_order_acquire); }
+  char* ArenaStart(int arena) const {
+    return const_cast<RowArray*>(this)->Arena(arena).load(std::memory_order_acquire);
+  }
   static int64_t FirstArenaRows(int64_t rows, size_t row_bytes);
 
   // The last row is n rows further on.

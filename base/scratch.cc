@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "base/scratch.h"
 
 #include <algorithm>
@@ -56,8 +57,8 @@ class Piece {
 
 struct Pile {
   std::vector<Piece> pieces;
-  size_t piece = 0;  // which is taken from; those behind it are free
-  size_t used = 0;   // of that one
+  size_t piece = 0;           // which is taken from; those behind it are free
+  size_t used = 0;            // of that one
   size_t next = kFirstPiece;  // a new piece has as many bytes at least
   Scratch* top = nullptr;
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_BASE_STATUS_H_
 #define MNEME_BASE_STATUS_H_
 
@@ -13,10 +14,10 @@
 //   DataLoss                                                                                damaged data
 //   Internal, Unknown                                                                       mneme or a library
 
-#define MNEME_RETURN_IF_ERROR(expression)                  \
-  do {                                                     \
-    ::absl::Status mneme_status_ = (expression);           \
-    if (!mneme_status_.ok()) return mneme_status_;         \
+#define MNEME_RETURN_IF_ERROR(expression)          \
+  do {                                             \
+    ::absl::Status mneme_status_ = (expression);   \
+    if (!mneme_status_.ok()) return mneme_status_; \
   } while (false)
 
 #define MNEME_CONCAT_INNER_(a, b) a##b

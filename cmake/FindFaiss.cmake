@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # FAISS: Debian's libfaiss-dev, or a newer one given by -Dfaiss_DIR / CMAKE_PREFIX_PATH. Gives the target mneme_faiss,
 # MNEME_FAISS_VERSION and MNEME_FAISS_HAS_GPU. FAISS needs OpenMP and a BLAS; it is linked statically where it is a static
 # library, and its symbols stay inside libmneme.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Whether the CUDA kernels are built: ON wherever an nvcc is found that can compile them (12.0 or newer), and no sanitizer
 # is asked for. Nothing else of mneme depends on it.
 find_program(MNEME_NVCC nvcc HINTS ENV CUDACXX ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin

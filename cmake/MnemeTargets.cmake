@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Small helpers that give every target the same language level, warnings and include root.
 
 set(CMAKE_CXX_STANDARD 20)

@@ -1,4 +1,6 @@
-/* A memory of one layer that survives the process. The first run appends 1,000 tokens; every later run finds one of them.
+// SPDX-License-Identifier: Apache-2.0
+/* A memory of one layer that survives the process. The first run appends 1,000 tokens; every later run finds one of
+ * them.
  *
  *   quickstart STORE [MODEL]     STORE: a folder; MODEL: the model's name, "my-model" unless said otherwise */
 #include <mneme.h>

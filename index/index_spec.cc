@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <charconv>
 #include <string>
 #include <vector>
@@ -8,8 +9,8 @@
 #include "absl/strings/str_split.h"
 
 #include "base/status.h"
-#include "index/faiss_gpu.h"
-#include "index/faiss_index.h"
+#include "index/faiss/faiss_gpu.h"
+#include "index/faiss/faiss_index.h"
 #include "index/key_index.h"
 
 namespace mneme {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "index/key_index.h"
 
 #include <optional>
@@ -7,10 +8,10 @@
 
 #include "base/dtype.h"
 #include "base/status.h"
-#include "index/faiss_call.h"
-#include "index/faiss_index.h"
-#include "index/grouped_index.h"
-#include "index/row_groups.h"
+#include "index/faiss/faiss_call.h"
+#include "index/faiss/faiss_index.h"
+#include "index/faiss/grouped_index.h"
+#include "index/faiss/row_groups.h"
 
 namespace mneme {
 namespace {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_INDEX_KEY_SOURCE_H_
 #define MNEME_INDEX_KEY_SOURCE_H_
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_INDEX_TOP_K_H_
 #define MNEME_INDEX_TOP_K_H_
 
@@ -49,9 +50,9 @@ class TopK {
   void ReplaceWorst(Scored row);
 
   int64_t k_ = 0;
-  float threshold_ = 0;          // the worst row's score once k are in …
-  int64_t threshold_index_ = 0;  // … and its token index
-  bool heap_ = false;            // k rows are in and lie as a heap, the worst of them first
+  float threshold_ = 0;            // the worst row's score once k are in …
+  int64_t threshold_index_ = 0;    // … and its token index
+  bool heap_ = false;              // k rows are in and lie as a heap, the worst of them first
   std::pmr::vector<Scored> rows_;  // memory follows rows, never k
 };
 

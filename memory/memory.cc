@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "memory/memory.h"
 
 #include <algorithm>
@@ -9,8 +10,8 @@
 
 #include "base/arenas.h"
 #include "base/status.h"
-#include "memory/mirror.h"
-#include "memory/segment_writer.h"
+#include "memory/device/mirror.h"
+#include "memory/segment/segment_writer.h"
 
 namespace mneme {
 namespace {
@@ -67,9 +68,9 @@ absl::Status RefusedRow(absl::string_view name, const RowTensor& tensor, int64_t
           absl::StrCat(name, ": expected finite numbers, got NaN or infinity in row ", row, " of head ", head));
     }
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      name, ": expected numbers within the range of ", DTypeName(stored), ", which the memory stores (",
-      stored == DType::kF16 ? "65504" : "3.39e38", "), got a greater one in head ", head));
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, ": expected numbers within the range of ", DTypeName(stored), ", which the memory stores (",
+                   stored == DType::kF16 ? "65504" : "3.39e38", "), got a greater one in head ", head));
 }
 
 }  // namespace
@@ -109,8 +110,8 @@ absl::StatusOr<std::shared_ptr<Memory>> Memory::Load(Store* store, MemoryManifes
     const bool last = i + 1 == manifest.segments.size();
     if (ref.first_token < end || ref.rows < 0 || ref.chunked_rows > ref.rows ||
         (ref.sealed ? ref.chunked_rows != ref.rows : !last)) {
-      return absl::DataLossError(absl::StrCat("memory \"", manifest.name, "\": its manifest contradicts itself at segment ",
-                                              ref.id, " (entry ", i, ")"));
+      return absl::DataLossError(absl::StrCat(
+          "memory \"", manifest.name, "\": its manifest contradicts itself at segment ", ref.id, " (entry ", i, ")"));
     }
     end = ref.first_token + ref.rows;
     if (ref.sealed) {
@@ -221,15 +222,16 @@ absl::Status Memory::Append(int32_t layer, const RowTensor& keys, const RowTenso
   const std::shared_ptr<const MemoryState> now = state();
   const int64_t row = now->tail->LayerRows(static_cast<size_t>(place));
   std::vector<float>& scratch = row_buffer_;
-  MNEME_RETURN_IF_ERROR(now->tail->FillRows(
-      static_cast<size_t>(place), keys.rows,
-      [&](RowKind kind, int32_t head, int64_t first, int64_t n, char* out) -> absl::Status {
-        const bool of_keys = kind == RowKind::kKeys;
-        const RowTensor& tensor = of_keys ? keys : values;
-        const bool normalise = of_keys && options_.normalise_keys;
-        if (EncodeRows(tensor, head, first, n, stored, normalise, scratch, out)) return absl::OkStatus();
-        return RefusedRow(of_keys ? "keys" : "values", tensor, head, first, n, stored);
-      }));
+  MNEME_RETURN_IF_ERROR(
+      now->tail->FillRows(static_cast<size_t>(place), keys.rows,
+                          [&](RowKind kind, int32_t head, int64_t first, int64_t n, char* out) -> absl::Status {
+                            const bool of_keys = kind == RowKind::kKeys;
+                            const RowTensor& tensor = of_keys ? keys : values;
+                            const bool normalise = of_keys && options_.normalise_keys;
+                            if (EncodeRows(tensor, head, first, n, stored, normalise, scratch, out))
+                              return absl::OkStatus();
+                            return RefusedRow(of_keys ? "keys" : "values", tensor, head, first, n, stored);
+                          }));
   MNEME_RETURN_IF_ERROR(AppendColumns(*now, row, keys.rows, positions, token_ids));
   now->tail->PublishRows(static_cast<size_t>(place), keys.rows);
   EvictBeyondBound();
@@ -296,8 +298,8 @@ absl::Status Memory::Read(const ReadRequest& request) const {
   std::vector<float> scratch(static_cast<size_t>(std::max(shape.key_dim, shape.value_dim)));
   for (int64_t token = request.begin; token < end;) {
     if (token >= now->pinned_tokens && token < now->first_kept) {
-      return absl::OutOfRangeError(absl::StrCat("begin, tokens: token ", token, " is evicted; tokens ",
-                                                now->first_kept, " to ", layer_end, " are held"));
+      return absl::OutOfRangeError(absl::StrCat("begin, tokens: token ", token, " is evicted; tokens ", now->first_kept,
+                                                " to ", layer_end, " are held"));
     }
     // The piece of one owner that starts at `token`.
     std::shared_ptr<Segment> owner = now->tail;

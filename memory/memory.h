@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_MEMORY_MEMORY_H_
 #define MNEME_MEMORY_MEMORY_H_
 
@@ -14,7 +15,7 @@
 
 #include "base/mutex.h"
 #include "base/tensor.h"
-#include "memory/last_found.h"
+#include "memory/attend/last_found.h"
 #include "memory/state.h"
 #include "memory/store.h"
 #include "storage/manifest.h"
@@ -77,12 +78,13 @@ class Memory : public std::enable_shared_from_this<Memory> {
   // It lies in `memory`, which outlives it; copies of it do not.
   Snapshot TakeSnapshot(std::pmr::memory_resource* memory = std::pmr::get_default_resource()) const;
   MemoryInfo Info() const;
-  // Bytes of memory that this object holds beside segments and indices: the card, the manifest, what queries found last.
+  // Bytes of memory that this object holds beside segments and indices: the card, the manifest, what queries found
+  // last.
   int64_t OwnBytes() const;
   absl::Status Read(const ReadRequest& request) const;
 
-  // Builds the indices that sealed segments are due and drops those that others replaced. Called inside Commit or by the
-  // store's background thread.
+  // Builds the indices that sealed segments are due and drops those that others replaced. Called inside Commit or by
+  // the store's background thread.
   absl::Status BuildIndexes(const Progress& progress);
 
   // For searches of this memory.
@@ -167,12 +169,12 @@ class Memory : public std::enable_shared_from_this<Memory> {
   std::vector<int64_t> new_positions_ ABSL_GUARDED_BY(mutator_);
   std::vector<int32_t> new_ids_ ABSL_GUARDED_BY(mutator_);
 
-  Mutex build_mutex_;  // one index build at a time
+  Mutex build_mutex_;                                                    // one index build at a time
   std::vector<TokenRange> not_indexable_ ABSL_GUARDED_BY(build_mutex_);  // the index kind refused them: scanned
 
   mutable Mutex commit_mutex_ ABSL_ACQUIRED_AFTER(mutator_);  // the manifest on disk
-  MemoryManifest manifest_ ABSL_GUARDED_BY(commit_mutex_);          // as last committed
-  int64_t tail_persisted_ ABSL_GUARDED_BY(mutator_) = 0;            // rows of the present tail in the database
+  MemoryManifest manifest_ ABSL_GUARDED_BY(commit_mutex_);    // as last committed
+  int64_t tail_persisted_ ABSL_GUARDED_BY(mutator_) = 0;      // rows of the present tail in the database
   int64_t tail_chunked_ ABSL_GUARDED_BY(mutator_) = 0;
   // What forks have copied of a tail.
   int64_t CopiedBytes(SegmentId tail) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_) {

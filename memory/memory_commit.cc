@@ -1,4 +1,6 @@
-// What makes a memory durable and changes its shape: commit with sealing and merging, truncate, evict, fork, index builds.
+// SPDX-License-Identifier: Apache-2.0
+// What makes a memory durable and changes its shape: commit with sealing and merging, truncate, evict, fork, index
+// builds.
 
 #include <algorithm>
 #include <limits>
@@ -7,10 +9,10 @@
 #include "absl/strings/str_cat.h"
 
 #include "base/status.h"
-#include "memory/code_columns.h"
+#include "memory/device/mirror.h"
 #include "memory/memory.h"
-#include "memory/mirror.h"
-#include "memory/segment_writer.h"
+#include "memory/segment/code_columns.h"
+#include "memory/segment/segment_writer.h"
 
 namespace mneme {
 namespace {
@@ -152,11 +154,10 @@ absl::Status Memory::CommitOnce(Durability durability, bool seal_all, bool may_e
   }
   if (seal) {
     MNEME_RETURN_IF_ERROR(WriteSealedCodes(*transaction, tail, seal_rows));
-    MNEME_RETURN_IF_ERROR(
-        WriteLogs(*transaction, card_, dtype, tail, seal_rows, whole, next_tail->id(), seal_rows));
+    MNEME_RETURN_IF_ERROR(WriteLogs(*transaction, card_, dtype, tail, seal_rows, whole, next_tail->id(), seal_rows));
   } else {
-    MNEME_RETURN_IF_ERROR(WriteLogs(*transaction, card_, dtype, tail, std::max(tail_persisted_, chunks_until), whole,
-                                    tail.id(), 0));
+    MNEME_RETURN_IF_ERROR(
+        WriteLogs(*transaction, card_, dtype, tail, std::max(tail_persisted_, chunks_until), whole, tail.id(), 0));
   }
   MNEME_RETURN_IF_ERROR(PutManifest(std::move(next), *transaction, durability));
   synced_ = durability == Durability::kSynced;
@@ -224,9 +225,8 @@ absl::Status Memory::Commit(Durability durability, int64_t* tokens_durable) {
 
 absl::Status Memory::MergeIfMany() {
   const std::shared_ptr<const MemoryState> now = state();
-  const auto small = std::count_if(now->sealed.begin(), now->sealed.end(), [&](const SegmentView& view) {
-    return view.rows < SealTokens();
-  });
+  const auto small = std::count_if(now->sealed.begin(), now->sealed.end(),
+                                   [&](const SegmentView& view) { return view.rows < SealTokens(); });
   return static_cast<size_t>(small) > kManySmallSegments ? MergeSmallSegments() : absl::OkStatus();
 }
 
@@ -420,9 +420,11 @@ absl::Status Memory::ForkTo(const std::string& name, int64_t at_token) {
   if (at_token < 0 || at_token > end) {
     return absl::OutOfRangeError(absl::StrCat("at_token: expected 0 to ", end, " (the next token), got ", at_token));
   }
-  // Few rows of the tail are copied as log records; more, or few time and again, are sealed, so that memories share them.
+  // Few rows of the tail are copied as log records; more, or few time and again, are sealed, so that memories share
+  // them.
   const int64_t tail_bytes = (at_token - now->tail_first) * TokenBytes(card_, options_.stored_dtype);
-  const bool seal = at_token - now->tail_first >= kChunkRows || tail_bytes > kMostCopiedBytes - CopiedBytes(now->tail->id());
+  const bool seal =
+      at_token - now->tail_first >= kChunkRows || tail_bytes > kMostCopiedBytes - CopiedBytes(now->tail->id());
   if (!seal && tail_bytes > 0) MNEME_RETURN_IF_ERROR(store_->CheckDiskBudget(tail_bytes));
   MNEME_RETURN_IF_ERROR(CommitLocked(Durability::kBuffered, seal));
   MNEME_RETURN_IF_ERROR(MergeIfMany());
@@ -443,8 +445,7 @@ absl::Status Memory::ForkTo(const std::string& name, int64_t at_token) {
   const std::shared_ptr<const MemoryState> committed = state();
   if (const int64_t copied = at_token - committed->tail_first; copied > 0) {
     const SegmentId id = store_->database().NewSegmentId();
-    MNEME_RETURN_IF_ERROR(
-        WriteLogs(*transaction, card_, options_.stored_dtype, *committed->tail, 0, copied, id, 0));
+    MNEME_RETURN_IF_ERROR(WriteLogs(*transaction, card_, options_.stored_dtype, *committed->tail, 0, copied, id, 0));
     child.segments.push_back({id, committed->tail_first, copied, 0, false});
     copied_bytes_ = {committed->tail->id(), CopiedBytes(committed->tail->id()) + tail_bytes};
   }
@@ -510,7 +511,8 @@ absl::Status Memory::BuildIndexes(const Progress& progress) {
     for (size_t layer = 0; layer < card_.layers.size() && refused.ok(); ++layer) {
       for (int32_t head = 0; head < card_.layers[layer].kv_heads && refused.ok(); ++head) {
         if (retired_) return absl::OkStatus();
-        if (progress && !progress(rows_done, rows_due)) return absl::CancelledError("cancelled by its progress callback");
+        if (progress && !progress(rows_done, rows_due))
+          return absl::CancelledError("cancelled by its progress callback");
         const absl::Status status = run->Build(layer, head, [&](size_t l, int32_t h, float* keys) {
           return DecodeKeys(*now, l, h, range.begin, tokens, keys);
         });

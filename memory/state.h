@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_MEMORY_STATE_H_
 #define MNEME_MEMORY_STATE_H_
 
@@ -6,8 +7,8 @@
 #include <memory_resource>
 #include <vector>
 
-#include "memory/index_run.h"
-#include "memory/segment.h"
+#include "memory/segment/index_run.h"
+#include "memory/segment/segment.h"
 
 namespace mneme {
 
@@ -25,11 +26,11 @@ struct SegmentView {
 struct MemoryState {
   std::vector<SegmentView> sealed;  // in token order; gaps only where tokens were evicted
   std::shared_ptr<Segment> tail;
-  int64_t tail_first = 0;           // token index of the tail's row 0
+  int64_t tail_first = 0;  // token index of the tail's row 0
   int64_t pinned_tokens = 0;
-  int64_t first_kept = 0;           // tokens [pinned_tokens, first_kept) are evicted
-  uint64_t epoch = 0;               // truncations so far: tokens of the same index may differ between epochs
-  bool has_positions = false;       // some rotary position differs from its token index
+  int64_t first_kept = 0;      // tokens [pinned_tokens, first_kept) are evicted
+  uint64_t epoch = 0;          // truncations so far: tokens of the same index may differ between epochs
+  bool has_positions = false;  // some rotary position differs from its token index
   std::vector<std::shared_ptr<IndexRun>> runs;  // in token order, disjoint, over sealed tokens only
 
   int64_t LayerEnd(size_t layer) const { return tail_first + tail->LayerRows(layer); }

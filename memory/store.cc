@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "memory/store.h"
 
 #include <algorithm>
@@ -8,10 +9,10 @@
 
 #include "base/floating_point.h"
 #include "base/status.h"
-#include "memory/code_columns.h"
-#include "memory/device.h"
+#include "memory/device/device.h"
 #include "memory/memory.h"
-#include "memory/segment_writer.h"
+#include "memory/segment/code_columns.h"
+#include "memory/segment/segment_writer.h"
 
 namespace mneme {
 namespace {
@@ -445,8 +446,8 @@ void Store::ManifestReplaced(const MemoryManifest* before, const MemoryManifest*
       for (const SegmentRef& ref : before->segments) {
         if (--segment_references_[ref.id] > 0) continue;
         segment_references_.erase(ref.id);
-        dropped_.push_back({ref.id, ref.chunked_rows * TokenBytes(before->card, before->options.stored_dtype),
-                            after != nullptr});
+        dropped_.push_back(
+            {ref.id, ref.chunked_rows * TokenBytes(before->card, before->options.stored_dtype), after != nullptr});
       }
       for (const IndexRef& ref : before->indexes) {
         if (--index_references_[ref.id] > 0) continue;
@@ -474,8 +475,9 @@ void Store::TakeDropped(bool all, std::vector<SegmentId>* logged, std::vector<Se
     ++segments;
     evicted |= dropped.evicted;
   }
-  const bool take_chunked = segments > 0 && (all || evicted || segments >= kManyDroppedSegments ||
-                                             bytes >= std::min(kManyDroppedBytes, static_cast<int64_t>(database_->ChunkDiskBytes()) / 4));
+  const bool take_chunked =
+      segments > 0 && (all || evicted || segments >= kManyDroppedSegments ||
+                       bytes >= std::min(kManyDroppedBytes, static_cast<int64_t>(database_->ChunkDiskBytes()) / 4));
   std::erase_if(dropped_, [&](const DroppedSegment& dropped) {
     if ((dropped.chunk_bytes > 0 && !take_chunked) || !free(dropped)) return false;
     segments_.erase(dropped.id);

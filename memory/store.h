@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_MEMORY_STORE_H_
 #define MNEME_MEMORY_STORE_H_
 
@@ -16,10 +17,10 @@
 
 #include "base/mutex.h"
 #include "base/parallel.h"
-#include "index/certified_scan.h"
-#include "memory/age_penalties.h"
-#include "memory/index_run.h"
-#include "memory/segment.h"
+#include "index/scan/certified_scan.h"
+#include "memory/attend/age_penalties.h"
+#include "memory/segment/index_run.h"
+#include "memory/segment/segment.h"
 #include "storage/database.h"
 
 namespace mneme {
@@ -38,8 +39,8 @@ struct StoreOptions {
   // not in memory cost more than the whole. About 10 KB where the page cache has them, 40 KB where a fast device has.
   int64_t row_read_cost = 16 << 10;
   int64_t disk_budget_bytes = 0;
-  // Rows of memories are mirrored on this device and searched there, as far as they have room; 0: on none. Where there is
-  // no device, memories stay with the CPU, and the log says so.
+  // Rows of memories are mirrored on this device and searched there, as far as they have room; 0: on none. Where there
+  // is no device, memories stay with the CPU, and the log says so.
   int64_t device_budget_bytes = 0;
   int32_t device_ordinal = 0;
 };

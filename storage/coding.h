@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_STORAGE_CODING_H_
 #define MNEME_STORAGE_CODING_H_
 

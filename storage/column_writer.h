@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_STORAGE_COLUMN_WRITER_H_
 #define MNEME_STORAGE_COLUMN_WRITER_H_
 
@@ -18,9 +19,9 @@ namespace mneme {
 // whole blob files and nothing has to be moved. Thread-safe.
 class ColumnWriter {
  public:
-  // At most about this much lies in memory unflushed before a flush is begun. Two flushes run at a time (MakeDbOptions):
-  // half of their time are RocksDB's checksums, so a commit of some MB is done sooner in two or three pieces, which are
-  // flushed while the next one is being written; in more the files' own cost eats that up.
+  // At most about this much lies in memory unflushed before a flush is begun. Two flushes run at a time
+  // (MakeDbOptions): half of their time are RocksDB's checksums, so a commit of some MB is done sooner in two or three
+  // pieces, which are flushed while the next one is being written; in more the files' own cost eats that up.
   static constexpr size_t kFlushBytes = size_t{5} << 20;
 
   ColumnWriter(rocksdb::DB* db, rocksdb::ColumnFamilyHandle* family) : db_(db), family_(family) {}
@@ -55,10 +56,10 @@ class ColumnWriter {
   rocksdb::DB* const db_;
   rocksdb::ColumnFamilyHandle* const family_;
   // std:: because ThreadSanitizer knows it; distributions' Abseil is not built for that.
-  std::mutex mutex_;            // guards what follows
-  uint64_t owner_ = 0;          // of the values that may not be in files yet
-  size_t unflushed_bytes_ = 0;  // no flush has begun for
-  bool flushing_ = false;       // a flush was begun and not waited for
+  std::mutex mutex_;                          // guards what follows
+  uint64_t owner_ = 0;                        // of the values that may not be in files yet
+  size_t unflushed_bytes_ = 0;                // no flush has begun for
+  bool flushing_ = false;                     // a flush was begun and not waited for
   std::atomic<uint64_t> unflushed_owner_{0};  // owner_, or 0 if all is in files; read without mutex_
 };
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "storage/database.h"
 
 #include <dirent.h>
@@ -460,12 +461,14 @@ absl::Status DatabaseImpl::DeleteLogRecords(absl::Span<const SegmentId> segments
     int records = 0;
     for (it->Seek(ToSlice(OwnerKey(segment))); it->Valid() && ParseOwner(ToView(it->key())) == segment; it->Next()) {
       bytes += it->key().size() + it->value().size();
-      if (++records <= kFewRecords) MNEME_RETURN_IF_ERROR(FromRocks(batch.Delete(family(kLogFamily), it->key()), "drop logs"));
+      if (++records <= kFewRecords)
+        MNEME_RETURN_IF_ERROR(FromRocks(batch.Delete(family(kLogFamily), it->key()), "drop logs"));
     }
     MNEME_RETURN_IF_ERROR(FromRocksRead(it->status(), "drop logs"));
     if (records <= kFewRecords) continue;
-    MNEME_RETURN_IF_ERROR(FromRocks(
-        batch.DeleteRange(family(kLogFamily), ToSlice(OwnerKey(segment)), ToSlice(OwnerKey(segment + 1))), "drop logs"));
+    MNEME_RETURN_IF_ERROR(
+        FromRocks(batch.DeleteRange(family(kLogFamily), ToSlice(OwnerKey(segment)), ToSlice(OwnerKey(segment + 1))),
+                  "drop logs"));
   }
   if (batch.Count() == 0) return absl::OkStatus();
   MNEME_RETURN_IF_ERROR(Wrote(db()->Write(rocksdb::WriteOptions(), &batch), "drop logs"));

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_STORAGE_DATABASE_H_
 #define MNEME_STORAGE_DATABASE_H_
 
@@ -31,7 +32,7 @@ enum class ColumnKind : uint8_t {
   kTokenIds = 3,   // int32 a token; layer and head are 0
   // Made of the keys, and can be made again: a disposable cache, as index blobs are. The number says what the bytes
   // mean; another layout takes another one, so that nobody reads it for this.
-  kCodes = 4,      // of one layer and KV head: blocks of key codes, in place of rows (index/key_codes.h)
+  kCodes = 4,      // of one layer and KV head: blocks of key codes, in place of rows (index/scan/key_codes.h)
   kCodeMeans = 5,  // and the means that they were taken from
 };
 

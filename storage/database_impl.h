@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_STORAGE_DATABASE_IMPL_H_
 #define MNEME_STORAGE_DATABASE_IMPL_H_
 
@@ -96,8 +97,8 @@ class DatabaseImpl final : public Database {
   // Of the files that the database lives on, those that are missing or have another size than they should, as
   // "000013.blob, 000018.sst". RocksDB does not always say which file it found damaged.
   absl::StatusOr<std::string> WrongFiles();
-  // Where a chunk lies, by the tree; a small one lies in the tree itself, so nowhere: then `value` has it. DataLoss if it
-  // is missing, or NotFound if it is disposable.
+  // Where a chunk lies, by the tree; a small one lies in the tree itself, so nowhere: then `value` has it. DataLoss if
+  // it is missing, or NotFound if it is disposable.
   absl::Status LookUpChunk(SegmentId segment, const Column& column, int64_t chunk, const std::string& key,
                            FoundValue& place, rocksdb::PinnableSlice& value);
   // The same, by what was known before where it was (*known).
@@ -173,8 +174,8 @@ class DatabaseImpl final : public Database {
   std::atomic<bool> write_failed_{false};
   std::atomic<int> flushes_since_trim_{0};
   std::atomic<uint64_t> appended_bytes_{0};
-  std::mutex compact_mutex_;                       // one Compact at a time
-  std::atomic<uint64_t> dropped_bytes_{0};         // of log records and manifests, since the last Compact
+  std::mutex compact_mutex_;                        // one Compact at a time
+  std::atomic<uint64_t> dropped_bytes_{0};          // of log records and manifests, since the last Compact
   std::atomic<uint64_t> logged_before_compact_{0};  // bytes that the write-ahead log had got by then
   uint64_t orphans_collected_ = 0;
   std::mutex index_mutex_;  // one PutIndexBlob at a time: generations are read, then written; guards the next

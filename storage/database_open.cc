@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -70,8 +71,8 @@ int StatErrno(const std::string& path) {
 // Errors: the code of the system's error if this process may not read the folder, or, for a writer, not write it.
 absl::Status CheckRights(const std::string& path, bool writer) {
   if (::faccessat(AT_FDCWD, path.c_str(), R_OK | X_OK | (writer ? W_OK : 0), AT_EACCESS) == 0) return absl::OkStatus();
-  return FromErrno(errno, absl::StrCat("path: expected a folder that this process may ", writer ? "write" : "read",
-                                       ", got ", path));
+  return FromErrno(
+      errno, absl::StrCat("path: expected a folder that this process may ", writer ? "write" : "read", ", got ", path));
 }
 
 // True if `path` has database files that a new database would overwrite.
@@ -127,12 +128,14 @@ absl::Status Probe(const StoreFolder& folder, rocksdb::DBOptions db_options) {
   const std::string& path = folder.path();
   db_options.env = rocksdb::Env::Default();  // it may be anybody's, with other settings than CheckTableTail knows
   std::vector<std::string> names;
-  MNEME_RETURN_IF_ERROR(FromRocks(rocksdb::DB::ListColumnFamilies(db_options, folder.io_path(), &names), "open " + path));
+  MNEME_RETURN_IF_ERROR(
+      FromRocks(rocksdb::DB::ListColumnFamilies(db_options, folder.io_path(), &names), "open " + path));
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* raw = nullptr;
-  MNEME_RETURN_IF_ERROR(FromRocks(
-      rocksdb::DB::OpenForReadOnly(db_options, folder.io_path(), {MakeFamilies(MakeBlockCache())[kDefaultFamily]}, &handles, &raw),
-      "open " + path));
+  MNEME_RETURN_IF_ERROR(
+      FromRocks(rocksdb::DB::OpenForReadOnly(db_options, folder.io_path(),
+                                             {MakeFamilies(MakeBlockCache())[kDefaultFamily]}, &handles, &raw),
+                "open " + path));
   const std::unique_ptr<rocksdb::DB> db(raw);
   std::string value;
   const rocksdb::Status status = db->Get(rocksdb::ReadOptions(), handles[0], ToSlice(kVersionKey), &value);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "storage/errno_status.h"
 
 #include <string.h>
@@ -113,8 +114,7 @@ absl::string_view AdviceOnErrno(int error) {
 
 absl::Status FromErrno(int error, absl::string_view doing) {
   const absl::string_view advice = AdviceOnErrno(error);
-  return absl::Status(CodeOfErrno(error),
-                      absl::StrCat(doing, ": ", Text(error), advice.empty() ? "" : "; ", advice));
+  return absl::Status(CodeOfErrno(error), absl::StrCat(doing, ": ", Text(error), advice.empty() ? "" : "; ", advice));
 }
 
 int ErrnoOfText(absl::string_view text) {

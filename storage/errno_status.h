@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_STORAGE_ERRNO_STATUS_H_
 #define MNEME_STORAGE_ERRNO_STATUS_H_
 

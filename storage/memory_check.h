@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_STORAGE_MEMORY_CHECK_H_
 #define MNEME_STORAGE_MEMORY_CHECK_H_
 
@@ -5,11 +6,13 @@
 
 namespace mneme {
 
-// RocksDB does not survive an allocation that fails while it writes: the exception leaves its queue of writers half-joined,
-// so that the next write waits for ever, and one in its own threads ends the process. So every write begins with this.
+// RocksDB does not survive an allocation that fails while it writes: the exception leaves its queue of writers
+// half-joined, so that the next write waits for ever, and one in its own threads ends the process. So every write
+// begins with this.
 //
-// Returns: OK if the process can have as much more memory as a write takes. ResourceExhausted otherwise; then nothing was
-// touched and the same call can be made again. Takes some microseconds. Another thread may still take the memory meanwhile.
+// Returns: OK if the process can have as much more memory as a write takes. ResourceExhausted otherwise; then nothing
+// was touched and the same call can be made again. Takes some microseconds. Another thread may still take the memory
+// meanwhile.
 absl::Status CheckMemoryForWrite();
 
 }  // namespace mneme

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "storage/rocks.h"
 
 #include <sys/resource.h>
@@ -207,8 +208,7 @@ RocksHandle::~RocksHandle() {
 }
 
 std::shared_ptr<rocksdb::Env> MakeEnv(std::shared_ptr<const StoreFolder> folder) {
-  return rocksdb::NewCompositeEnv(
-      std::make_shared<StoreFileSystem>(rocksdb::FileSystem::Default(), std::move(folder)));
+  return rocksdb::NewCompositeEnv(std::make_shared<StoreFileSystem>(rocksdb::FileSystem::Default(), std::move(folder)));
 }
 
 rocksdb::DBOptions MakeDbOptions(rocksdb::Env* env, const std::function<void(absl::string_view)>& log,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "storage/store_folder.h"
 
 #include <fcntl.h>
@@ -69,8 +70,7 @@ absl::StatusOr<std::shared_ptr<const StoreFolder>> StoreFolder::Open(const std::
       return status;
     }
   }
-  return std::shared_ptr<const StoreFolder>(
-      new StoreFolder(resolved.get(), fd, info.st_dev, info.st_ino, lock));
+  return std::shared_ptr<const StoreFolder>(new StoreFolder(resolved.get(), fd, info.st_dev, info.st_ino, lock));
 }
 
 StoreFolder::StoreFolder(std::string path, int fd, dev_t device, ino_t inode, bool locked)

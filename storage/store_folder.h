@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_STORAGE_STORE_FOLDER_H_
 #define MNEME_STORAGE_STORE_FOLDER_H_
 
@@ -12,12 +13,13 @@
 
 namespace mneme {
 
-// The folder of an open store: one directory of one file system, whatever it is called. A path is resolved once, when the
-// store is opened; later changes of the working directory, of a symlink or of a parent's name do not matter.
+// The folder of an open store: one directory of one file system, whatever it is called. A path is resolved once, when
+// the store is opened; later changes of the working directory, of a symlink or of a parent's name do not matter.
 //
-// A writer's folder is locked by flock() on the directory itself. That lock belongs to the open directory, so it outlives
-// every other open and close of files in the folder, and it is found under every name of the folder: with a slash at the
-// end, by a symlink, by a bind mount. It ends with the process. Network file systems may not honour it between machines.
+// A writer's folder is locked by flock() on the directory itself. That lock belongs to the open directory, so it
+// outlives every other open and close of files in the folder, and it is found under every name of the folder: with a
+// slash at the end, by a symlink, by a bind mount. It ends with the process. Network file systems may not honour it
+// between machines.
 //
 // Thread-safe.
 class StoreFolder {

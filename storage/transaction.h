@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_STORAGE_TRANSACTION_H_
 #define MNEME_STORAGE_TRANSACTION_H_
 
@@ -32,7 +33,7 @@ class TransactionImpl final : public Transaction {
   rocksdb::WriteBatch chunks_;  // of chunk_owner_, not yet given to RocksDB
   SegmentId chunk_owner_ = 0;
   bool wrote_chunks_ = false;
-  uint64_t epoch_ = 0;  // of the database when the first of them were written
+  uint64_t epoch_ = 0;          // of the database when the first of them were written
   rocksdb::WriteBatch commit_;  // all that becomes visible at once
   bool ended_ = false;
 };

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "storage/version.h"
 
 #include <rocksdb/version.h>
@@ -6,6 +7,8 @@
 
 namespace mneme {
 
-std::string RocksDbVersion() { return absl::StrCat(ROCKSDB_MAJOR, ".", ROCKSDB_MINOR, ".", ROCKSDB_PATCH); }
+std::string RocksDbVersion() {
+  return absl::StrCat(ROCKSDB_MAJOR, ".", ROCKSDB_MINOR, ".", ROCKSDB_PATCH);
+}
 
 }  // namespace mneme

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_ATTENTION_CUDA_ARGUMENT_ERROR_H_
 #define MNEME_ATTENTION_CUDA_ARGUMENT_ERROR_H_
 

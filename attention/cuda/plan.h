@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_ATTENTION_CUDA_PLAN_H_
 #define MNEME_ATTENTION_CUDA_PLAN_H_
 
@@ -14,8 +15,8 @@ struct AttendBounds {
   int64_t queries = 1;      // of one sequence
   int64_t memory_rows = 0;  // of one memory
   int64_t local_rows = 0;   // of one sequence
-  // Nothing is known of memory_rows, as in a graph that is replayed while memories grow: as many ranges as the device can
-  // use, which it cuts itself by what each memory has.
+  // Nothing is known of memory_rows, as in a graph that is replayed while memories grow: as many ranges as the device
+  // can use, which it cuts itself by what each memory has.
   bool memory_grows = false;
 };
 
@@ -34,9 +35,9 @@ inline constexpr int kRangeStep = 128;    // what the device cuts on its own is 
 struct AttendPlan {
   int32_t columns = kDecodeColumns;  // kDecodeColumns or kPrefillColumns
   int32_t column_tiles = 0;
-  int32_t ranges = 0;  // of each memory
+  int32_t ranges = 0;      // of each memory
   int64_t range_rows = 0;  // at least; see RangeRows
-  int32_t splits = 0;  // of the local rows, likewise
+  int32_t splits = 0;      // of the local rows, likewise
   int64_t split_rows = 0;
   int32_t capacity = 0;  // at least top_k and a step's rows
   // The workspace: candidates [tokens, q_heads, ranges, top_k], then local outputs f32 [tokens, q_heads, splits,

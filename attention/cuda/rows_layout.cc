@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "attention/cuda/rows_layout.h"
 
 #include "attention/cuda/argument_error.h"

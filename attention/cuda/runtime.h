@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_ATTENTION_CUDA_RUNTIME_H_
 #define MNEME_ATTENTION_CUDA_RUNTIME_H_
 
@@ -26,8 +27,8 @@ struct CopyShape {
 //
 // Errors are text, "" for success. Streams and events are CUDA's own, so that a host's stream may be given. What takes
 // a stream is queued there and runs in its order; nothing but Synchronise waits. While a stream is being captured, Copy
-// and Attend there become part of its graph, and nothing else may be asked of it; other streams are as ever. The calling
-// thread's current device is as before when a call returns. Thread-safe.
+// and Attend there become part of its graph, and nothing else may be asked of it; other streams are as ever. The
+// calling thread's current device is as before when a call returns. Thread-safe.
 class Runtime {
  public:
   virtual ~Runtime() = default;

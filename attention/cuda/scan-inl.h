@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_ATTENTION_CUDA_SCAN_INL_H_
 #define MNEME_ATTENTION_CUDA_SCAN_INL_H_
 
@@ -35,8 +36,7 @@ MNEME_DEVICE void ScanRange(Block& block, const AttendProblem& problem, const At
                             const Workspace& workspace, const ColumnTile& tile, const MemoryRows& memory, int range) {
   constexpr int kColumns = kColumnTiles * kTileColumns;
   constexpr int kStep = Block::kWarps * kTileRows;
-  const RowSlice rows =
-      Slice(memory.begin, memory.end, range, plan.ranges, RangeRows(plan, memory.end - memory.begin));
+  const RowSlice rows = Slice(memory.begin, memory.end, range, plan.ranges, RangeRows(plan, memory.end - memory.begin));
   if (rows.first >= rows.last) return;
 
   auto& shared = *reinterpret_cast<ScanShared<kDim, kColumns>*>(block.shared());

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the fused kernels take on this device, beside what the device can do at all. One JSON object a line on standard
 // output, for scripts/gpu-check.
 //

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Times torch's scaled_dot_product_attention for one step of decoding over all rows: what G3 is held against.
 
 Prints one JSON object a line, as attend_bench does; one with "missing" if torch or a device is not there.

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Makes the table of scripts/gpu-check from its logs: table.py FOLDER > table.md."""
 
 import datetime

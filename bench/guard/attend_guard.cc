@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The same of the engine through its ABI: attention of one token, and of a block, against attention over everything as
 // a plain loop computes it.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // That exact search has not become slow: ratios of one process, with bounds far from what is usual
 // (docs/performance.md), near enough that the loss of a vector kernel is noticed.
 
@@ -13,10 +14,10 @@
 #include "bench/guard/rounds.h"
 #include "bench/micro/read_bandwidth.h"
 #include "bench/random_floats.h"
-#include "index/certified_scan.h"
-#include "index/key_codes.h"
 #include "index/key_rows.h"
-#include "index/scan.h"
+#include "index/scan/certified_scan.h"
+#include "index/scan/key_codes.h"
+#include "index/scan/scan.h"
 #include "index/top_k.h"
 
 namespace mneme {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The engine as a host sees it, through the C ABI: append, commit, write amplification. Beside an append stands what a
 // memcpy of its bytes takes in the same run.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The engine as a host sees it, through the C ABI: layer-steps of decoding and of prefill. Each figure stands beside
 // what the machine does at best in the same run: its read bandwidth, its products of bytes.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Local and retrieved attention and rotary embedding. Times are of one KV head on one thread. "bytes_per_second"
 // counts key and value rows once, as stored; the local tensors are [rows, 8 heads, dim], as hosts keep them.
 // Reading one head over and over keeps it in the caches; "layers" many copies taken in turn do not.

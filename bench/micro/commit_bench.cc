@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Bulk append and commit through the ABI, beside the same bytes through a bare RocksDB WriteBatch under the same
 // settings, in turn. One iteration writes some blocks of tokens into a new store each.
 

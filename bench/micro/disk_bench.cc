@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A memory whose rows are on disk, as a host sees it through the C ABI: what opening it again costs, what it takes in
 // RAM, and what a step costs beside the same memory with all rows in RAM.
 //

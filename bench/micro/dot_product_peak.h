@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_BENCH_MICRO_DOT_PRODUCT_PEAK_H_
 #define MNEME_BENCH_MICRO_DOT_PRODUCT_PEAK_H_
 

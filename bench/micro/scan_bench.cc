@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The exact scan beside what bounds it: a plain read of a buffer of the same size by the same threads, and beside
 // what else there is: FAISS's flat index over the same keys. One iteration is one decode step of one layer.
 
@@ -20,11 +21,11 @@
 #include "bench/micro/dot_product_peak.h"
 #include "bench/micro/read_bandwidth.h"
 #include "bench/random_floats.h"
-#include "index/certified_scan.h"
-#include "index/key_codes.h"
 #include "index/key_index.h"
 #include "index/key_rows.h"
-#include "index/scan.h"
+#include "index/scan/certified_scan.h"
+#include "index/scan/key_codes.h"
+#include "index/scan/scan.h"
 #include "index/top_k.h"
 
 namespace mneme {

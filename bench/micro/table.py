@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """table.py FOLDER: makes of what the benchmarks wrote there (scan.json, engine.json; speed.json of `mneme-llama speed`
 where it is) FOLDER/kernels.md, and for gnuplot FOLDER/kernels.dat: the share of read bandwidth and of the dot-product
 peak by rows, one block for each G."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Those who answer a step of queries: mneme, and what else does that task. Each is built once for some data; `prepare`
 gives what answers, a call for a step."""
 

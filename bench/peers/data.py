@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What everyone searches: keys, values and queries, random or recorded from a model."""
 
 import os

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Dense attention of one decode step over all rows, as llama.cpp computes it on the CPU (ggml_flash_attn_ext), for
 // peers.py: the graph is built once, a step copies queries in, computes, and copies the output out.
 

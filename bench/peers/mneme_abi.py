@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The few calls of mneme.h that the comparison needs, by ctypes. Structs are those of mneme.h, field by field; the
 library checks their sizes."""
 

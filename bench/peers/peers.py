@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Exact search and attention of one decode step, by mneme and by what else does that task, side by side on this machine.
 
 A case is one layer-step: `group` queries for each KV head, one call a head, the k best of all rows by inner product.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How good an answer is, beside exact ones computed in double precision over the same rows (as given, in f16).
 
 Of each query the share of its softmax's mass over the whole memory that the answer's rows keep; and how far the

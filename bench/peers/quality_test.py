@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """quality.py on small cases against plain loops over numbers, as one would write them from the definitions. Exits with
 77 where there is no numpy."""
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The machine's read bandwidth, for peers.py.
 
 #include <cstddef>

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads keys and queries recorded from a model (`mneme-llama record`); the format is in tests/index/recorded_qk.h."""
 
 from typing import NamedTuple

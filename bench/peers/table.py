@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """table.py DOCUMENT FOLDER: makes of what peers.py wrote FOLDER/peers.md and FOLDER/peers.dat (for gnuplot)."""
 
 import json

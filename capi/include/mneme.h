@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* mneme: external key-value memory for transformers. The C ABI, and the only public interface.
  *
  * A host appends the keys and values that its attention layers compute to a memory, and each of these layers then
@@ -12,21 +13,18 @@
  *   Structs      Every argument, option and output struct starts with its size: initialise it with its *_INIT macro.
  *                Structs only grow at the end, so older callers keep working with newer libraries.
  *   Tensors      DLPack's fields: data, element type, device, shape, strides in elements (NULL: row-major). The last
- *                dim is contiguous. Tensors of mneme_append and mneme_attend may lie on the device of the memory's store
- *                (mneme_store_options.device_budget_bytes) and any of them in host memory; all others in host memory.
- *   Streams      has_stream and a handle (a cudaStream_t; 0 is one, too) order the call's work with device tensors after
- *                what is queued there. Without has_stream, what fills the inputs must be done, and the outputs are there
- *                when the call returns. A stream that is being captured is refused (MNEME_FAILED_PRECONDITION) but by
- *                mneme_attend with a mneme_graph.
- *   Numbers      Sizes and token indices are int64_t. Layers are the host's own layer numbers, as the card has them.
- *                Logarithms are natural unless a comment says otherwise.
- *   Threads      The same memory: mneme_attend, _search, _memory_info and snapshots from any number of threads, also
- *                during any other call; append, commit, truncate, evict, fork and maintain one at a time, a second
- *                one gets MNEME_ABORTED ("busy"). close and drop: no other call of that memory may be running.
- *                Different memories: free. Calls of one mneme_graph follow each other. Handles may be used from any
- *                thread. mneme_last_error is the thread's own.
- *   Callbacks    must not call back into the same store. A progress callback that returns non-zero cancels the call
- *                (MNEME_CANCELLED); what was done so far stays consistent.
+ *                dim is contiguous. Tensors of mneme_append and mneme_attend may lie on the device of the memory's
+ * store (mneme_store_options.device_budget_bytes) and any of them in host memory; all others in host memory. Streams
+ * has_stream and a handle (a cudaStream_t; 0 is one, too) order the call's work with device tensors after what is
+ * queued there. Without has_stream, what fills the inputs must be done, and the outputs are there when the call
+ * returns. A stream that is being captured is refused (MNEME_FAILED_PRECONDITION) but by mneme_attend with a
+ * mneme_graph. Numbers      Sizes and token indices are int64_t. Layers are the host's own layer numbers, as the card
+ * has them. Logarithms are natural unless a comment says otherwise. Threads      The same memory: mneme_attend,
+ * _search, _memory_info and snapshots from any number of threads, also during any other call; append, commit, truncate,
+ * evict, fork and maintain one at a time, a second one gets MNEME_ABORTED ("busy"). close and drop: no other call of
+ * that memory may be running. Different memories: free. Calls of one mneme_graph follow each other. Handles may be used
+ * from any thread. mneme_last_error is the thread's own. Callbacks    must not call back into the same store. A
+ * progress callback that returns non-zero cancels the call (MNEME_CANCELLED); what was done so far stays consistent.
  */
 #ifndef MNEME_H_
 #define MNEME_H_
@@ -151,7 +149,8 @@ typedef struct mneme_layer_desc {
   const float* rotary_inverse_frequencies; /* [rotary_pairs]; pair i turns by position * inverse_frequencies[i] */
   float rotary_magnitude;                  /* YaRN's attention factor; 1 otherwise */
 } mneme_layer_desc;
-#define MNEME_LAYER_DESC_INIT {sizeof(mneme_layer_desc), 0, 0, 0, 0, 0, 1.0f, 0.0f, 0, MNEME_ROTARY_NONE, 0, NULL, 1.0f}
+#define MNEME_LAYER_DESC_INIT \
+  { sizeof(mneme_layer_desc), 0, 0, 0, 0, 0, 1.0f, 0.0f, 0, MNEME_ROTARY_NONE, 0, NULL, 1.0f }
 
 /* What memories of a model are made by: a memory refuses a host whose card differs. model_name and
  * weights_fingerprint are the host's own words, 1 to 1023 bytes; the fingerprint should change with the weights. */
@@ -197,7 +196,7 @@ typedef struct mneme_store_options {
                                   does it all */
 } mneme_store_options;
 #define MNEME_STORE_OPTIONS_INIT \
-  {sizeof(mneme_store_options), MNEME_READ_WRITE, 1, 1, 0, 0, 0, 0, NULL, NULL, 0, NULL, NULL, 0, 0}
+  { sizeof(mneme_store_options), MNEME_READ_WRITE, 1, 1, 0, 0, 0, 0, NULL, NULL, 0, NULL, NULL, 0, 0 }
 
 /* options NULL: the defaults of MNEME_STORE_OPTIONS_INIT. A folder that another process writes to is refused
  * (MNEME_FAILED_PRECONDITION). */
@@ -218,7 +217,8 @@ typedef struct mneme_verify_report {
   int64_t damaged_indexes;  /* and codes of keys: will be rebuilt */
   int64_t bytes_read;
 } mneme_verify_report;
-#define MNEME_VERIFY_REPORT_INIT {sizeof(mneme_verify_report), 0, 0, 0, 0, 0}
+#define MNEME_VERIFY_REPORT_INIT \
+  { sizeof(mneme_verify_report), 0, 0, 0, 0, 0 }
 /* Reads everything that is committed against its checksums. MNEME_OK when it ran to its end, whatever it found.
  * Progress in bytes. */
 MNEME_API mneme_status mneme_store_verify(mneme_store* store, mneme_progress progress, void* context,
@@ -228,18 +228,19 @@ typedef struct mneme_store_stats_t {
   size_t struct_size;
   int64_t memories;
   int64_t open_memories;
-  int64_t disk_bytes;         /* of the folder, now */
-  int64_t ram_bytes;          /* rows, codes and indices in memory, now */
-  int64_t appended_bytes;     /* rows committed since open */
-  int64_t written_bytes;      /* bytes written to disk for them: log, flushes, compaction */
-  int64_t indexes_built;      /* since open */
-  int64_t indexes_loaded;     /* from blobs, since open */
-  int64_t indexes_rebuilt;    /* of those built: because the blob was missing or damaged */
-  int64_t orphans_collected;  /* at open: segments and indices of commits that never ended */
-  int64_t scanned_by_code;    /* (query head, row) pairs since open that exact search answered from the keys' codes */
-  int64_t scanned_by_key;     /* and those that it took from the keys: the newest rows, small memories */
-  int64_t keys_checked;       /* of those by code: what the code could not rule out, so that the key was read as well */
-  int64_t scanned_again;      /* of those by code: a second time, since the best rows were worse than their codes had it look */
+  int64_t disk_bytes;        /* of the folder, now */
+  int64_t ram_bytes;         /* rows, codes and indices in memory, now */
+  int64_t appended_bytes;    /* rows committed since open */
+  int64_t written_bytes;     /* bytes written to disk for them: log, flushes, compaction */
+  int64_t indexes_built;     /* since open */
+  int64_t indexes_loaded;    /* from blobs, since open */
+  int64_t indexes_rebuilt;   /* of those built: because the blob was missing or damaged */
+  int64_t orphans_collected; /* at open: segments and indices of commits that never ended */
+  int64_t scanned_by_code;   /* (query head, row) pairs since open that exact search answered from the keys' codes */
+  int64_t scanned_by_key;    /* and those that it took from the keys: the newest rows, small memories */
+  int64_t keys_checked;      /* of those by code: what the code could not rule out, so that the key was read as well */
+  int64_t
+      scanned_again; /* of those by code: a second time, since the best rows were worse than their codes had it look */
   int64_t codes_loaded;       /* from disk, since open: a layer's of a segment */
   int64_t codes_rebuilt;      /* from the keys, since they were missing or damaged */
   int64_t rows_read;          /* single keys and values read from disk, since open */
@@ -250,7 +251,7 @@ typedef struct mneme_store_stats_t {
   int64_t device_staged;      /* calls with device tensors that passed through host memory, since open */
 } mneme_store_stats_t;
 #define MNEME_STORE_STATS_INIT \
-  {sizeof(mneme_store_stats_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+  { sizeof(mneme_store_stats_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 MNEME_API mneme_status mneme_store_stats(mneme_store* store, mneme_store_stats_t* stats);
 
 /* ------------------------------------------------------------------------------------------------ memory */
@@ -269,7 +270,8 @@ typedef struct mneme_memory_options {
                              "gpu-flat", "gpu-ivf", "gpu-ivfpq" where FAISS has them (docs/gpu.md), or
                              "faiss:<factory string>"; NULL: "auto", which is the exact scan */
 } mneme_memory_options;
-#define MNEME_MEMORY_OPTIONS_INIT {sizeof(mneme_memory_options), MNEME_F16, 0, 0, 0, 0, 0, 0, NULL}
+#define MNEME_MEMORY_OPTIONS_INIT \
+  { sizeof(mneme_memory_options), MNEME_F16, 0, 0, 0, 0, 0, 0, NULL }
 
 /* name: 1 to 255 bytes of UTF-8. The new memory is durable (buffered) when this returns. options NULL: defaults. */
 MNEME_API mneme_status mneme_memory_create(mneme_store* store, const char* name, const mneme_card* card,
@@ -284,35 +286,40 @@ MNEME_API mneme_status mneme_memory_fork(mneme_memory* memory, int64_t at_token,
 /* Refused while open. Disk is given back soon: when dropped rows are a part of the store worth a flush, when the disk
  * budget is short, by mneme_maintain, and when the store is closed. */
 MNEME_API mneme_status mneme_memory_drop(mneme_store* store, const char* name);
-/* All `count` memories or none, in one write. MNEME_FAILED_PRECONDITION names one that is open, MNEME_NOT_FOUND one that
- * there is not, MNEME_INVALID_ARGUMENT one that is named twice. */
+/* All `count` memories or none, in one write. MNEME_FAILED_PRECONDITION names one that is open, MNEME_NOT_FOUND one
+ * that there is not, MNEME_INVALID_ARGUMENT one that is named twice. */
 MNEME_API mneme_status mneme_memory_drop_many(mneme_store* store, const char* const* names, size_t count);
 /* What was not committed is gone. */
 MNEME_API mneme_status mneme_memory_close(mneme_memory* memory);
 
 typedef struct mneme_memory_info_t {
   size_t struct_size;
-  int64_t next_token;      /* index of the next token: whole tokens appended so far, evicted ones counted */
-  int64_t tokens;          /* whole tokens held now */
-  int64_t tokens_durable;  /* next_token as of the last commit */
-  int64_t first_kept;      /* tokens [pinned_tokens, first_kept) are evicted */
+  int64_t next_token;     /* index of the next token: whole tokens appended so far, evicted ones counted */
+  int64_t tokens;         /* whole tokens held now */
+  int64_t tokens_durable; /* next_token as of the last commit */
+  int64_t first_kept;     /* tokens [pinned_tokens, first_kept) are evicted */
   int64_t pinned_tokens;
   int64_t segments;
   int64_t tail_tokens;
-  int64_t indexes;         /* sealed ranges that have an index now */
-  int64_t bytes;           /* of the rows of `tokens` */
+  int64_t indexes; /* sealed ranges that have an index now */
+  int64_t bytes;   /* of the rows of `tokens` */
   int64_t ram_bytes;
   int32_t layers;
   int32_t stored_dtype;
   int32_t keys_rotated;
   int32_t normalise_keys;
-  int64_t max_tokens;      /* the bound in force, from max_tokens and max_bytes; 0: none */
+  int64_t max_tokens; /* the bound in force, from max_tokens and max_bytes; 0: none */
   int64_t segment_tokens;
-  char model_name[256];    /* cut to fit, zero-terminated */
+  char model_name[256]; /* cut to fit, zero-terminated */
   char weights_fingerprint[256];
   char index[64];
 } mneme_memory_info_t;
-#define MNEME_MEMORY_INFO_INIT {sizeof(mneme_memory_info_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0}, {0}, {0}}
+#define MNEME_MEMORY_INFO_INIT                                                               \
+  {                                                                                          \
+    sizeof(mneme_memory_info_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0}, {0}, { \
+      0                                                                                      \
+    }                                                                                        \
+  }
 MNEME_API mneme_status mneme_memory_info(mneme_memory* memory, mneme_memory_info_t* info);
 
 /* New tokens of one layer. Layers may run ahead of each other; a token is whole when every layer has it. */
@@ -325,10 +332,11 @@ typedef struct mneme_append_args {
                                  decides; another layer must agree */
   const int32_t* token_ids;   /* [tokens], kept for the host; NULL: none */
   int32_t has_stream;
-  void* stream;               /* of device tensors; the host waits until the rows have come to it: they are checked, and
-                                 what the CPU and the disk read is its copy */
+  void* stream; /* of device tensors; the host waits until the rows have come to it: they are checked, and
+                   what the CPU and the disk read is its copy */
 } mneme_append_args;
-#define MNEME_APPEND_ARGS_INIT {sizeof(mneme_append_args), 0, NULL, NULL, NULL, NULL, 0, NULL}
+#define MNEME_APPEND_ARGS_INIT \
+  { sizeof(mneme_append_args), 0, NULL, NULL, NULL, NULL, 0, NULL }
 /* The rows can be retrieved by the next call. Nothing is written to disk. Non-finite keys or values are refused. */
 MNEME_API mneme_status mneme_append(mneme_memory* memory, const mneme_append_args* args);
 
@@ -363,7 +371,8 @@ typedef struct mneme_read_args {
   int32_t* token_ids;         /* out, [n], -1 where none was given; may be NULL */
   int64_t tokens;             /* n */
 } mneme_read_args;
-#define MNEME_READ_ARGS_INIT {sizeof(mneme_read_args), 0, 0, NULL, NULL, NULL, NULL, 0}
+#define MNEME_READ_ARGS_INIT \
+  { sizeof(mneme_read_args), 0, 0, NULL, NULL, NULL, NULL, 0 }
 MNEME_API mneme_status mneme_read(mneme_memory* memory, const mneme_read_args* args);
 
 /* ------------------------------------------------------------------------------------------------ attend, search */
@@ -408,11 +417,12 @@ typedef struct mneme_attend_args {
   size_t struct_size;
   int32_t layer;
   /* queries */
-  const mneme_tensor* query;        /* [tokens, q_heads, key_dim], as the local keys want it (rotated) */
-  const mneme_tensor* memory_query; /* the same, as the memory's keys want it (unrotated for unrotated keys); NULL: query */
-  const int64_t* query_offsets;     /* [batch + 1]; NULL with batch 1: all */
-  const int64_t* query_positions;   /* [tokens] true positions, in token indices of the memory; NULL: query i of n of a
-                                       sequence with m local rows stands at memory_end + max(0, m - n) + i */
+  const mneme_tensor* query; /* [tokens, q_heads, key_dim], as the local keys want it (rotated) */
+  const mneme_tensor*
+      memory_query;             /* the same, as the memory's keys want it (unrotated for unrotated keys); NULL: query */
+  const int64_t* query_offsets; /* [batch + 1]; NULL with batch 1: all */
+  const int64_t* query_positions; /* [tokens] true positions, in token indices of the memory; NULL: query i of n of a
+                                     sequence with m local rows stands at memory_end + max(0, m - n) + i */
   const int64_t* query_local_positions; /* [tokens], MNEME_POSITION_WINDOW_START only */
   /* local window; both NULL: none */
   const mneme_tensor* local_keys;   /* [local_tokens, kv_heads, key_dim] */
@@ -431,38 +441,40 @@ typedef struct mneme_attend_args {
   int32_t normalise_query;                /* 1: L2-normalise the memory query, for models trained so */
   int32_t fusion;                         /* mneme_fusion */
   /* per head; each may be NULL for the default below */
-  const int64_t* top_k;        /* 0: this head has no memory */
-  const float* distance;       /* tokens, for FIXED_DISTANCE and CLAMPED */
-  const float* memory_bias;    /* added to retrieved logits in joint fusion; pinned rows exempt; 0 */
-  const float* decay;          /* >= 0; 0 */
-  const float* scale;          /* > 0; the card's */
-  const float* gate;           /* before the sigmoid; 0 */
-  int64_t default_top_k;       /* where top_k is NULL */
+  const int64_t* top_k;     /* 0: this head has no memory */
+  const float* distance;    /* tokens, for FIXED_DISTANCE and CLAMPED */
+  const float* memory_bias; /* added to retrieved logits in joint fusion; pinned rows exempt; 0 */
+  const float* decay;       /* >= 0; 0 */
+  const float* scale;       /* > 0; the card's */
+  const float* gate;        /* before the sigmoid; 0 */
+  int64_t default_top_k;    /* where top_k is NULL */
   float default_distance;
-  float decay_beyond;          /* tokens, >= 1 */
+  float decay_beyond; /* tokens, >= 1 */
   /* outputs; all but output may be NULL */
-  const mneme_tensor* output;        /* [tokens, q_heads, value_dim] f32, f16 or bf16 */
-  float* log_sum_exp;                /* [tokens, q_heads]; of the rows that took part (gated: of local ∪ retrieved) */
-  int64_t* retrieved_tokens;         /* [tokens, q_heads, retrieved_stride], best first, -1 pads */
-  float* retrieved_scores;           /* the same shape: logits; -infinity pads */
-  int64_t retrieved_stride;          /* at most this many of the retrieved are reported */
-  float* memory_mass;                /* [tokens, q_heads] memory's share of the attention mass, 0 … 1 */
-  int32_t* statuses;                 /* [batch] a mneme_status each: a sequence that fails gets zero output, the others
-                                        are served and the call returns MNEME_OK; NULL: the first failure ends the call */
+  const mneme_tensor* output; /* [tokens, q_heads, value_dim] f32, f16 or bf16 */
+  float* log_sum_exp;         /* [tokens, q_heads]; of the rows that took part (gated: of local ∪ retrieved) */
+  int64_t* retrieved_tokens;  /* [tokens, q_heads, retrieved_stride], best first, -1 pads */
+  float* retrieved_scores;    /* the same shape: logits; -infinity pads */
+  int64_t retrieved_stride;   /* at most this many of the retrieved are reported */
+  float* memory_mass;         /* [tokens, q_heads] memory's share of the attention mass, 0 … 1 */
+  int32_t* statuses;          /* [batch] a mneme_status each: a sequence that fails gets zero output, the others
+                                 are served and the call returns MNEME_OK; NULL: the first failure ends the call */
   int32_t has_stream;
-  void* stream; /* of device tensors. Where all tensors lie on the device, all visible rows do, too, and the kernels know
-                   the call (docs/gpu.md), it is queued and the host waits for it only if outputs lie in host memory:
-                   those above that are plain pointers. Queries are not looked at then: NaN gives NaN. Any other call
-                   passes through host memory, and the host waits until the output is on the device; see
+  void* stream; /* of device tensors. Where all tensors lie on the device, all visible rows do, too, and the kernels
+                   know the call (docs/gpu.md), it is queued and the host waits for it only if outputs lie in host
+                   memory: those above that are plain pointers. Queries are not looked at then: NaN gives NaN. Any other
+                   call passes through host memory, and the host waits until the output is on the device; see
                    mneme_store_stats_t.device_staged */
   mneme_graph* graph; /* for a stream that is being captured; NULL: none. See mneme_graph */
 } mneme_attend_args;
-#define MNEME_ATTEND_ARGS_INIT                                                                                      \
-  {sizeof(mneme_attend_args), 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, MNEME_MASK_CAUSAL, NULL, 0, NULL, 0, \
-   NULL, NULL, NULL, MNEME_POSITION_AS_STORED, 0, MNEME_FUSION_JOINT, NULL, NULL, NULL, NULL, NULL, NULL, 32, 0.0f,  \
-   1.0f, NULL, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL}
-/* memories [batch]: each sequence's own; several may be the same, entries may be NULL (no memory). Where all are NULL no
- * card is known: the scale is then 1 / sqrt(key_dim) unless args->scale says another, and there is no soft cap. */
+#define MNEME_ATTEND_ARGS_INIT                                                                                         \
+  {                                                                                                                    \
+    sizeof(mneme_attend_args), 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, MNEME_MASK_CAUSAL, NULL, 0, NULL, 0, \
+        NULL, NULL, NULL, MNEME_POSITION_AS_STORED, 0, MNEME_FUSION_JOINT, NULL, NULL, NULL, NULL, NULL, NULL, 32,     \
+        0.0f, 1.0f, NULL, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL                                               \
+  }
+/* memories [batch]: each sequence's own; several may be the same, entries may be NULL (no memory). Where all are NULL
+ * no card is known: the scale is then 1 / sqrt(key_dim) unless args->scale says another, and there is no soft cap. */
 MNEME_API mneme_status mneme_attend(mneme_memory* const* memories, size_t batch, const mneme_attend_args* args);
 
 /* Retrieval alone: the fields are those of mneme_attend_args. */
@@ -483,15 +495,17 @@ typedef struct mneme_search_args {
   const float* scale;
   float default_distance;
   float decay_beyond;
-  int64_t top_k;               /* >= 1 */
-  int64_t* tokens;             /* out, [tokens, q_heads, top_k], best first, -1 pads */
-  float* scores;               /* out, the same shape; -infinity pads; may be NULL */
-  const mneme_tensor* keys;    /* out, [tokens, q_heads, top_k, key_dim] f32, zeros where padded; may be NULL */
-  const mneme_tensor* values;  /* out, [tokens, q_heads, top_k, value_dim] f32; may be NULL */
+  int64_t top_k;              /* >= 1 */
+  int64_t* tokens;            /* out, [tokens, q_heads, top_k], best first, -1 pads */
+  float* scores;              /* out, the same shape; -infinity pads; may be NULL */
+  const mneme_tensor* keys;   /* out, [tokens, q_heads, top_k, key_dim] f32, zeros where padded; may be NULL */
+  const mneme_tensor* values; /* out, [tokens, q_heads, top_k, value_dim] f32; may be NULL */
 } mneme_search_args;
 #define MNEME_SEARCH_ARGS_INIT                                                                                       \
-  {sizeof(mneme_search_args), 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, MNEME_POSITION_AS_STORED, 0, NULL, NULL, \
-   NULL, 0.0f, 1.0f, 32, NULL, NULL, NULL, NULL}
+  {                                                                                                                  \
+    sizeof(mneme_search_args), 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, MNEME_POSITION_AS_STORED, 0, NULL, NULL, \
+        NULL, 0.0f, 1.0f, 32, NULL, NULL, NULL, NULL                                                                 \
+  }
 MNEME_API mneme_status mneme_search(mneme_memory* const* memories, size_t batch, const mneme_search_args* args);
 
 /* The mneme_attend calls of a step of decoding that a host captures into a CUDA graph once and replays:
@@ -505,8 +519,8 @@ MNEME_API mneme_status mneme_search(mneme_memory* const* memories, size_t batch,
  *     mneme_graph_update(graph, memories, batch, &args) with args.stream
  *     replay on `stream`
  *
- * Captured   Two kernels a call, nothing else. All tensors lie on the device and stay where they are; there is no output
- *            but args.output, and docs/gpu.md says what else the kernels take. What they do not, snapshots, and what is
+ * Captured   Two kernels a call, nothing else. All tensors lie on the device and stay where they are; there is no
+ * output but args.output, and docs/gpu.md says what else the kernels take. What they do not, snapshots, and what is
  *            mneme_graph_update's to say (memory_begin, memory_end, query_positions) is refused by name before anything
  *            is queued; after MNEME_UNAVAILABLE the capture is to be thrown away. All calls of a graph have the
  *            same batch and query_offsets; layers whose memory_end or local_offsets differ take a graph each. Local
@@ -517,21 +531,23 @@ MNEME_API mneme_status mneme_search(mneme_memory* const* memories, size_t batch,
  *            alone, and safe. They run one after the other, on the stream of the update before or behind it. Whatever
  *            happens to a memory, nothing has to be captured anew: addresses and lengths are read on the device. Only
  *            another shape, type, top_k or rule of a head takes another graph.
- * Release    frees what replays read: none may be under way or come; of an update one may be. A store is not closed before. */
+ * Release    frees what replays read: none may be under way or come; of an update one may be. A store is not closed
+ * before. */
 MNEME_API mneme_status mneme_graph_create(mneme_store* store, mneme_graph** graph);
 MNEME_API void mneme_graph_release(mneme_graph* graph);
 
 typedef struct mneme_graph_update_args {
   size_t struct_size;
-  const int64_t* memory_begin;    /* [batch]; NULL: 0 */
-  const int64_t* memory_end;      /* [batch]; NULL: all rows that the layers have now */
-  const int64_t* local_offsets;   /* [batch + 1], ascending from 0 to at most the local rows that were captured; NULL: as
-                                     they were then */
+  const int64_t* memory_begin;  /* [batch]; NULL: 0 */
+  const int64_t* memory_end;    /* [batch]; NULL: all rows that the layers have now */
+  const int64_t* local_offsets; /* [batch + 1], ascending from 0 to at most the local rows that were captured; NULL: as
+                                   they were then */
   const int64_t* query_positions; /* [tokens]; NULL: as of mneme_attend_args, counted from what is visible now */
   int32_t has_stream;
   void* stream; /* of the replays; the host does not wait. Without has_stream replays must be done, and it waits */
 } mneme_graph_update_args;
-#define MNEME_GRAPH_UPDATE_ARGS_INIT {sizeof(mneme_graph_update_args), NULL, NULL, NULL, NULL, 0, NULL}
+#define MNEME_GRAPH_UPDATE_ARGS_INIT \
+  { sizeof(mneme_graph_update_args), NULL, NULL, NULL, NULL, 0, NULL }
 /* What replays see from now on: the memories as they are now, all layers as of one moment. memories [batch]: with the
  * layers and the type of rows that were captured; others than then are fine, and entries may be NULL (no memory).
  * MNEME_RESOURCE_EXHAUSTED: their rows have no room on the device; the step is one for mneme_attend without a graph. */
@@ -545,11 +561,12 @@ typedef struct mneme_merge_args {
   const float* a_log_sum_exp;   /* [tokens, heads] */
   const mneme_tensor* b_output;
   const float* b_log_sum_exp;
-  const float* gate;            /* [heads]: sigmoid(gate) * a + (1 - sigmoid(gate)) * b instead; NULL: by log-sum-exp */
-  const mneme_tensor* output;   /* out; may be a_output or b_output */
-  float* log_sum_exp;           /* out, may be NULL, or one of the inputs */
+  const float* gate;          /* [heads]: sigmoid(gate) * a + (1 - sigmoid(gate)) * b instead; NULL: by log-sum-exp */
+  const mneme_tensor* output; /* out; may be a_output or b_output */
+  float* log_sum_exp;         /* out, may be NULL, or one of the inputs */
 } mneme_merge_args;
-#define MNEME_MERGE_ARGS_INIT {sizeof(mneme_merge_args), NULL, NULL, NULL, NULL, NULL, NULL, NULL}
+#define MNEME_MERGE_ARGS_INIT \
+  { sizeof(mneme_merge_args), NULL, NULL, NULL, NULL, NULL, NULL, NULL }
 MNEME_API mneme_status mneme_merge(const mneme_merge_args* args);
 
 #ifdef __cplusplus

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <cmath>
 #include <memory_resource>
 
@@ -7,7 +8,7 @@
 #include "capi/src/device_tensors.h"
 #include "capi/src/structs.h"
 #include "capi/src/tensors.h"
-#include "memory/device_fused.h"
+#include "memory/device/device_fused.h"
 
 namespace mneme::capi {
 namespace {
@@ -27,8 +28,8 @@ absl::Status ReadLocal(const mneme_attend_args& args, size_t batch, const LayerC
   MNEME_RETURN_IF_ERROR(on_device.Read("args.local_values", args.local_values, &request.local_values));
   const RowTensor& keys = request.local_keys;
   const RowTensor& values = request.local_values;
-  MNEME_RETURN_IF_ERROR(CheckShape("args.local_keys", keys.rows, keys.heads, keys.dim, keys.rows, layer.kv_heads,
-                                   layer.key_dim));
+  MNEME_RETURN_IF_ERROR(
+      CheckShape("args.local_keys", keys.rows, keys.heads, keys.dim, keys.rows, layer.kv_heads, layer.key_dim));
   MNEME_RETURN_IF_ERROR(CheckShape("args.local_values", values.rows, values.heads, values.dim, keys.rows,
                                    layer.kv_heads, layer.value_dim));
   MNEME_RETURN_IF_ERROR(CheckOffsets("args.local_offsets", args.local_offsets, batch, keys.rows));
@@ -56,8 +57,8 @@ absl::Status ReadLocal(const mneme_attend_args& args, size_t batch, const LayerC
     sequence.local_begin = args.local_offsets != nullptr ? args.local_offsets[i] : 0;
     sequence.local_end = args.local_offsets != nullptr ? args.local_offsets[i + 1] : keys.rows;
     const int64_t rows = sequence.local_end - sequence.local_begin;
-    sequence.mask_offset = args.mask_offsets != nullptr ? args.mask_offsets[i]
-                                                        : rows - (sequence.query_end - sequence.query_begin);
+    sequence.mask_offset =
+        args.mask_offsets != nullptr ? args.mask_offsets[i] : rows - (sequence.query_end - sequence.query_begin);
     // Sums of offsets, query numbers and windows stay far from overflow.
     constexpr int64_t kMaxOffset = int64_t{1} << 48;
     if (sequence.mask_offset < -kMaxOffset || sequence.mask_offset > kMaxOffset) {
@@ -77,7 +78,8 @@ absl::Status ReadLocal(const mneme_attend_args& args, size_t batch, const LayerC
 // Without any memory the card is not known: the shapes are those of the tensors.
 absl::StatusOr<LayerCard> LayerOfTensors(const mneme_attend_args& args, const RowTensor& query) {
   if (args.local_keys == nullptr || args.local_values == nullptr) {
-    return absl::InvalidArgumentError("memories: expected at least one memory, or local_keys and local_values; got neither");
+    return absl::InvalidArgumentError(
+        "memories: expected at least one memory, or local_keys and local_values; got neither");
   }
   MNEME_ASSIGN_OR_RETURN(const RowTensor keys, ReadRowTensor("args.local_keys", args.local_keys));
   MNEME_ASSIGN_OR_RETURN(const RowTensor values, ReadRowTensor("args.local_values", args.local_values));
@@ -160,10 +162,11 @@ absl::Status Attend(mneme_memory* const* memories, size_t batch_size, const mnem
     MNEME_RETURN_IF_ERROR(CheckShape("args.memory_query", memory_query.rows, memory_query.heads, memory_query.dim,
                                      tokens, layer.query_heads, layer.key_dim));
   }
-  const RetrieveArgs shared = {args.position_policy, args.normalise_query, args.query_offsets, args.query_positions,
-                               args.query_local_positions, args.memory_begin, args.memory_end, args.top_k,
-                               args.distance, args.memory_bias, args.decay, args.scale, args.gate, args.default_top_k,
-                               args.default_distance, args.decay_beyond};
+  const RetrieveArgs shared = {
+      args.position_policy, args.normalise_query, args.query_offsets, args.query_positions, args.query_local_positions,
+      args.memory_begin,    args.memory_end,      args.top_k,         args.distance,        args.memory_bias,
+      args.decay,           args.scale,           args.gate,          args.default_top_k,   args.default_distance,
+      args.decay_beyond};
   std::pmr::vector<HeadRule> heads(&scratch);
   std::pmr::vector<Sequence> sequences(&scratch);
   MNEME_RETURN_IF_ERROR(ReadRetrieve(shared, batch, layer, tokens, request.retrieve, heads, sequences));
@@ -172,8 +175,8 @@ absl::Status Attend(mneme_memory* const* memories, size_t batch_size, const mnem
   request.retrieve.joint = request.fusion == Fusion::kJoint;
 
   MNEME_RETURN_IF_ERROR(on_device.Read("args.output", args.output, &request.output));
-  MNEME_RETURN_IF_ERROR(CheckShape("args.output", request.output.rows, request.output.heads, request.output.dim,
-                                   tokens, layer.query_heads, layer.value_dim));
+  MNEME_RETURN_IF_ERROR(CheckShape("args.output", request.output.rows, request.output.heads, request.output.dim, tokens,
+                                   layer.query_heads, layer.value_dim));
   const bool reports = args.retrieved_tokens != nullptr || args.retrieved_scores != nullptr;
   if (reports && (args.retrieved_stride < 1 || args.retrieved_stride > (int64_t{1} << 32))) {
     return absl::InvalidArgumentError(
@@ -214,7 +217,8 @@ absl::Status Attend(mneme_memory* const* memories, size_t batch_size, const mnem
 absl::Status Search(mneme_memory* const* memories, size_t batch_size, const mneme_search_args& args) {
   Scratch scratch;
   MNEME_ASSIGN_OR_RETURN(const Batch batch, Batch::Read(memories, batch_size, args.snapshots, args.layer, &scratch));
-  if (batch.first == nullptr) return absl::InvalidArgumentError("memories: expected at least one memory, got only NULL");
+  if (batch.first == nullptr)
+    return absl::InvalidArgumentError("memories: expected at least one memory, got only NULL");
   const LayerCard& layer = *batch.Layer(args.layer);
   SearchRequest request{RetrieveRequest(layer)};
   RowTensor& query = request.retrieve.memory_query;
@@ -227,9 +231,21 @@ absl::Status Search(mneme_memory* const* memories, size_t batch_size, const mnem
     return absl::InvalidArgumentError(absl::StrCat("args.top_k: expected 1 to 2^32, got ", args.top_k));
   }
   if (args.tokens == nullptr) return NullArgument("args.tokens");
-  const RetrieveArgs shared = {args.position_policy, args.normalise_query, args.query_offsets, args.query_positions,
-                               args.query_local_positions, args.memory_begin, args.memory_end, nullptr, args.distance,
-                               nullptr, args.decay, args.scale, nullptr, args.top_k, args.default_distance,
+  const RetrieveArgs shared = {args.position_policy,
+                               args.normalise_query,
+                               args.query_offsets,
+                               args.query_positions,
+                               args.query_local_positions,
+                               args.memory_begin,
+                               args.memory_end,
+                               nullptr,
+                               args.distance,
+                               nullptr,
+                               args.decay,
+                               args.scale,
+                               nullptr,
+                               args.top_k,
+                               args.default_distance,
                                args.decay_beyond};
   std::pmr::vector<HeadRule> heads(&scratch);
   std::pmr::vector<Sequence> sequences(&scratch);

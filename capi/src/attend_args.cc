@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "capi/src/attend_args.h"
 
 #include <cmath>
@@ -13,7 +14,8 @@ absl::Status CheckEach(absl::string_view name, const float* values, int64_t n, a
   if (values == nullptr) return absl::OkStatus();
   for (int64_t i = 0; i < n; ++i) {
     if (!holds(values[i])) {
-      return absl::InvalidArgumentError(absl::StrCat("args.", name, "[", i, "]: expected ", expected, ", got ", values[i]));
+      return absl::InvalidArgumentError(
+          absl::StrCat("args.", name, "[", i, "]: expected ", expected, ", got ", values[i]));
     }
   }
   return absl::OkStatus();
@@ -21,8 +23,8 @@ absl::Status CheckEach(absl::string_view name, const float* values, int64_t n, a
 
 absl::Status CheckPolicy(const RetrieveArgs& args, const Batch& batch) {
   if (args.position_policy < MNEME_POSITION_AS_STORED || args.position_policy > MNEME_POSITION_CLAMPED) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "args.position_policy: expected a mneme_position_policy (0 to 3), got ", args.position_policy));
+    return absl::InvalidArgumentError(
+        absl::StrCat("args.position_policy: expected a mneme_position_policy (0 to 3), got ", args.position_policy));
   }
   if (args.position_policy == MNEME_POSITION_WINDOW_START && args.query_local_positions == nullptr) {
     return NullArgument("args.query_local_positions (needed by MNEME_POSITION_WINDOW_START)");
@@ -55,7 +57,8 @@ absl::Status CheckHeads(const RetrieveArgs& args, int64_t heads) {
       CheckEach("distance", args.distance, heads, "a number within 2^48", distance),
       CheckEach("memory_bias", args.memory_bias, heads, "a finite number", finite),
       CheckEach("decay", args.decay, heads, "a finite number, 0 or more", not_negative),
-      CheckEach("scale", args.scale, heads, "a finite number above 0", [](float x) { return std::isfinite(x) && x > 0; }),
+      CheckEach("scale", args.scale, heads, "a finite number above 0",
+                [](float x) { return std::isfinite(x) && x > 0; }),
       CheckEach("gate", args.gate, heads, "a number", [](float x) { return !std::isnan(x); }),
       CheckEach("default_distance", &args.default_distance, 1, "a number within 2^48", distance),
       CheckEach("decay_beyond", &args.decay_beyond, 1, "a finite number, 1 or more",
@@ -96,8 +99,8 @@ absl::StatusOr<Batch> Batch::Read(mneme_memory* const* memories, size_t batch, c
       const Memory& found = *result.memories[i]->memory;
       const int place = found.card().FindLayer(layer);
       if (place < 0) {
-        return absl::InvalidArgumentError(absl::StrCat("args.layer: expected one that memory \"", found.name(),
-                                                       "\" has, got ", layer));
+        return absl::InvalidArgumentError(
+            absl::StrCat("args.layer: expected one that memory \"", found.name(), "\" has, got ", layer));
       }
       const LayerCard& own = found.card().layers[static_cast<size_t>(place)];
       if (shape != nullptr && !(own == *shape)) {
@@ -111,9 +114,8 @@ absl::StatusOr<Batch> Batch::Read(mneme_memory* const* memories, size_t batch, c
     result.snapshots[i] = FindOpen<SnapshotObject>(snapshots[i]);
     if (result.snapshots[i] == nullptr) return NotOpen<SnapshotObject>(absl::StrCat("args.snapshots[", i, "]"));
     if (result.memories[i] == nullptr || result.snapshots[i]->memory != result.memories[i]->memory) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("args.snapshots[", i, "]: expected a snapshot of memories[", i, "], got one of \"",
-                       result.snapshots[i]->memory->name(), "\""));
+      return absl::InvalidArgumentError(absl::StrCat("args.snapshots[", i, "]: expected a snapshot of memories[", i,
+                                                     "], got one of \"", result.snapshots[i]->memory->name(), "\""));
     }
   }
   return result;
@@ -125,7 +127,9 @@ const LayerCard* Batch::Layer(int32_t layer) const {
   return &card.layers[static_cast<size_t>(card.FindLayer(layer))];
 }
 
-float UsualScale(int64_t key_dim) { return static_cast<float>(1.0 / std::sqrt(static_cast<double>(key_dim))); }
+float UsualScale(int64_t key_dim) {
+  return static_cast<float>(1.0 / std::sqrt(static_cast<double>(key_dim)));
+}
 
 absl::Status CheckPositions(absl::string_view name, const int64_t* positions, int64_t n) {
   if (positions == nullptr) return absl::OkStatus();
@@ -177,7 +181,8 @@ absl::Status ReadRetrieve(const RetrieveArgs& args, const Batch& batch, const La
   MNEME_RETURN_IF_ERROR(CheckPositions("args.query_positions", args.query_positions, tokens));
   MNEME_RETURN_IF_ERROR(CheckPositions("args.query_local_positions", args.query_local_positions, tokens));
   if (args.normalise_query != 0 && args.normalise_query != 1) {
-    return absl::InvalidArgumentError(absl::StrCat("args.normalise_query: expected 0 or 1, got ", args.normalise_query));
+    return absl::InvalidArgumentError(
+        absl::StrCat("args.normalise_query: expected 0 or 1, got ", args.normalise_query));
   }
   request.normalise_query = args.normalise_query != 0;
   request.policy = static_cast<PositionPolicy>(args.position_policy);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_CAPI_SRC_ATTEND_ARGS_H_
 #define MNEME_CAPI_SRC_ATTEND_ARGS_H_
 
@@ -8,7 +9,7 @@
 #include "absl/status/status.h"
 
 #include "capi/src/handles.h"
-#include "memory/attend.h"
+#include "memory/attend/attend.h"
 #include "mneme.h"
 
 namespace mneme::capi {
@@ -22,9 +23,8 @@ struct Batch {
   const MemoryObject* first = nullptr;                          // the first that there is; null: none
 
   // Looks up the handles and makes sure that all memories have the layer with the same shape.
-  static absl::StatusOr<Batch> Read(mneme_memory* const* memories, size_t batch,
-                                    const mneme_snapshot* const* snapshots, int32_t layer,
-                                    std::pmr::memory_resource* memory);
+  static absl::StatusOr<Batch> Read(mneme_memory* const* memories, size_t batch, const mneme_snapshot* const* snapshots,
+                                    int32_t layer, std::pmr::memory_resource* memory);
   const LayerCard* Layer(int32_t layer) const;
 };
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "capi/src/boundary.h"
 
 #include <utility>
@@ -72,18 +73,15 @@ mneme_class mneme_classify(mneme_status status) {
     case MNEME_PERMISSION_DENIED:
     case MNEME_FAILED_PRECONDITION:
     case MNEME_OUT_OF_RANGE:
-    case MNEME_UNIMPLEMENTED:
-      return MNEME_CLASS_CALLER;
+    case MNEME_UNIMPLEMENTED: return MNEME_CLASS_CALLER;
     case MNEME_CANCELLED:
     case MNEME_DEADLINE_EXCEEDED:
     case MNEME_RESOURCE_EXHAUSTED:
     case MNEME_ABORTED:
-    case MNEME_UNAVAILABLE:
-      return MNEME_CLASS_TRANSIENT;
+    case MNEME_UNAVAILABLE: return MNEME_CLASS_TRANSIENT;
     case MNEME_DATA_LOSS: return MNEME_CLASS_DATA;
     case MNEME_UNKNOWN:
-    case MNEME_INTERNAL:
-      return MNEME_CLASS_INTERNAL;
+    case MNEME_INTERNAL: return MNEME_CLASS_INTERNAL;
   }
   return MNEME_CLASS_INTERNAL;
 }

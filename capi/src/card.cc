@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <cstring>
 
 #include "base/status.h"
@@ -23,8 +24,8 @@ absl::Status AddLayer(CardObject& card, const mneme_layer_desc& desc) {
         absl::StrCat("layer.rotary_layout: expected a mneme_rotary_layout (0 to 2), got ", desc.rotary_layout));
   }
   if (desc.rotary_pairs < 0 || desc.rotary_pairs > desc.key_dim / 2) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("layer.rotary_pairs: expected 0 to key_dim / 2 = ", desc.key_dim / 2, ", got ", desc.rotary_pairs));
+    return absl::InvalidArgumentError(absl::StrCat("layer.rotary_pairs: expected 0 to key_dim / 2 = ", desc.key_dim / 2,
+                                                   ", got ", desc.rotary_pairs));
   }
   if (desc.rotary_pairs > 0 && desc.rotary_inverse_frequencies == nullptr) {
     return NullArgument("layer.rotary_inverse_frequencies");

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_CAPI_SRC_DEVICE_TENSORS_H_
 #define MNEME_CAPI_SRC_DEVICE_TENSORS_H_
 
@@ -9,7 +10,7 @@
 #include "absl/strings/string_view.h"
 
 #include "base/tensor.h"
-#include "memory/device.h"
+#include "memory/device/device.h"
 #include "memory/store.h"
 #include "mneme.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <memory>
 #include <utility>
 #include <vector>
@@ -6,7 +7,7 @@
 #include "capi/src/attend_args.h"
 #include "capi/src/handles.h"
 #include "capi/src/structs.h"
-#include "memory/device_graph.h"
+#include "memory/device/device_graph.h"
 
 namespace mneme::capi {
 namespace {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "capi/src/handles.h"
 
 #include <utility>
@@ -10,8 +11,7 @@ constexpr uint64_t kKindBits = 3;
 constexpr uint64_t kSlotBits = 29;
 
 uint64_t Compose(HandleKind kind, size_t slot, uint64_t generation) {
-  return static_cast<uint64_t>(kind) | static_cast<uint64_t>(slot) << kKindBits |
-         generation << (kKindBits + kSlotBits);
+  return static_cast<uint64_t>(kind) | static_cast<uint64_t>(slot) << kKindBits | generation << (kKindBits + kSlotBits);
 }
 
 }  // namespace

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_CAPI_SRC_HANDLES_H_
 #define MNEME_CAPI_SRC_HANDLES_H_
 
@@ -15,7 +16,7 @@
 #include "base/mutex.h"
 #include "base/parallel.h"
 #include "capi/src/boundary.h"
-#include "memory/device_graph.h"
+#include "memory/device/device_graph.h"
 #include "memory/memory.h"
 #include "memory/store.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "capi/src/host_executor.h"
 
 #include <exception>
@@ -67,6 +68,8 @@ std::unique_ptr<Executor> MakeHostExecutor(mneme_parallel_for parallel_for, void
   return std::make_unique<HostExecutor>(parallel_for, context, width);
 }
 
-std::unique_ptr<Executor> MakeCatchingExecutor(Executor& inner) { return std::make_unique<CatchingExecutor>(inner); }
+std::unique_ptr<Executor> MakeCatchingExecutor(Executor& inner) {
+  return std::make_unique<CatchingExecutor>(inner);
+}
 
 }  // namespace mneme::capi

@@ -1,25 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <string>
 
 #include "absl/strings/str_cat.h"
 
 #include "attention/cuda/device.h"
 #include "capi/src/boundary.h"
-#include "index/certified_scan.h"
 #include "index/key_index.h"
-#include "index/scan.h"
+#include "index/scan/certified_scan.h"
+#include "index/scan/scan.h"
 #include "mneme.h"
 #include "storage/version.h"
 
 extern "C" {
 
-uint32_t mneme_abi_version(void) { return MNEME_ABI_VERSION; }
+uint32_t mneme_abi_version(void) {
+  return MNEME_ABI_VERSION;
+}
 
 const char* mneme_version(void) {
   try {
-    static const auto* const text =
-        new std::string(absl::StrCat(MNEME_VERSION_STRING, " (faiss ", mneme::FaissVersion(), ", rocksdb ",
-                                     mneme::RocksDbVersion(), ", rows ", mneme::ScanKernelName(), ", codes ",
-                                     mneme::CodeKernelName(), ", cuda ", mneme::cuda::Describe(), ")"));
+    static const auto* const text = new std::string(absl::StrCat(
+        MNEME_VERSION_STRING, " (faiss ", mneme::FaissVersion(), ", rocksdb ", mneme::RocksDbVersion(), ", rows ",
+        mneme::ScanKernelName(), ", codes ", mneme::CodeKernelName(), ", cuda ", mneme::cuda::Describe(), ")"));
     return text->c_str();
   } catch (...) {
     return MNEME_VERSION_STRING;

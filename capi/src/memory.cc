@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cstring>
 #include <string>
@@ -11,7 +12,7 @@
 #include "capi/src/structs.h"
 #include "capi/src/tensors.h"
 #include "index/key_index.h"
-#include "memory/segment_writer.h"
+#include "memory/segment/segment_writer.h"
 
 namespace mneme::capi {
 namespace {
@@ -29,11 +30,12 @@ absl::StatusOr<MemoryOptions> ReadOptions(const mneme_memory_options* given_opti
     MNEME_ASSIGN_OR_RETURN(given, ReadStruct("options", given_options, given));
   }
   if (given.stored_dtype < MNEME_F32 || given.stored_dtype > MNEME_I8) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "options.stored_dtype: expected MNEME_F32, MNEME_F16, MNEME_BF16 or MNEME_I8 (0 to 3), got ", given.stored_dtype));
+    return absl::InvalidArgumentError(
+        absl::StrCat("options.stored_dtype: expected MNEME_F32, MNEME_F16, MNEME_BF16 or MNEME_I8 (0 to 3), got ",
+                     given.stored_dtype));
   }
-  for (const auto& [name, flag] : {std::pair{"normalise_keys", given.normalise_keys},
-                                   std::pair{"keys_rotated", given.keys_rotated}}) {
+  for (const auto& [name, flag] :
+       {std::pair{"normalise_keys", given.normalise_keys}, std::pair{"keys_rotated", given.keys_rotated}}) {
     if (flag != 0 && flag != 1) {
       return absl::InvalidArgumentError(absl::StrCat("options.", name, ": expected 0 or 1, got ", flag));
     }
@@ -98,10 +100,10 @@ absl::Status Append(const std::shared_ptr<MemoryObject>& object, const mneme_app
   MNEME_RETURN_IF_ERROR(CheckPositions("args.positions", args.positions, keys.rows));
   if (const int place = object->memory->card().FindLayer(args.layer); place >= 0) {
     const LayerCard& layer = object->memory->card().layers[static_cast<size_t>(place)];
-    MNEME_RETURN_IF_ERROR(CheckShape("args.keys", keys.rows, keys.heads, keys.dim, keys.rows, layer.kv_heads,
-                                     layer.key_dim));
-    MNEME_RETURN_IF_ERROR(CheckShape("args.values", values.rows, values.heads, values.dim, keys.rows, layer.kv_heads,
-                                     layer.value_dim));
+    MNEME_RETURN_IF_ERROR(
+        CheckShape("args.keys", keys.rows, keys.heads, keys.dim, keys.rows, layer.kv_heads, layer.key_dim));
+    MNEME_RETURN_IF_ERROR(
+        CheckShape("args.values", values.rows, values.heads, values.dim, keys.rows, layer.kv_heads, layer.value_dim));
   }
   MNEME_RETURN_IF_ERROR(on_device.CheckNotCaptured());
   MNEME_RETURN_IF_ERROR(on_device.Arrive());
@@ -110,8 +112,8 @@ absl::Status Append(const std::shared_ptr<MemoryObject>& object, const mneme_app
 
 absl::Status Read(const std::shared_ptr<MemoryObject>& object, const mneme_read_args& args) {
   if (args.begin < 0 || args.begin > kMaxPosition || args.tokens < 0 || args.tokens > kMaxPosition) {
-    return absl::OutOfRangeError(absl::StrCat("args.begin, args.tokens: expected 0 to 2^48, got ", args.begin, " and ",
-                                              args.tokens));
+    return absl::OutOfRangeError(
+        absl::StrCat("args.begin, args.tokens: expected 0 to 2^48, got ", args.begin, " and ", args.tokens));
   }
   ReadRequest request;
   request.layer = args.layer;
@@ -323,8 +325,8 @@ mneme_status mneme_snapshot_create(mneme_memory* memory, mneme_snapshot** snapsh
   return Guard([&]() -> absl::Status {
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
     if (snapshot == nullptr) return NullArgument("snapshot");
-    *snapshot = NewHandle(
-        std::make_shared<SnapshotObject>(SnapshotObject{object->store, object->memory, object->memory->TakeSnapshot()}));
+    *snapshot = NewHandle(std::make_shared<SnapshotObject>(
+        SnapshotObject{object->store, object->memory, object->memory->TakeSnapshot()}));
     return absl::OkStatus();
   });
 }

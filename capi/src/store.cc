@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <cstring>
 #include <limits>
 #include <utility>
@@ -8,7 +9,7 @@
 #include "capi/src/host_executor.h"
 #include "capi/src/host_progress.h"
 #include "capi/src/structs.h"
-#include "memory/segment_writer.h"
+#include "memory/segment/segment_writer.h"
 
 namespace mneme::capi {
 namespace {
@@ -115,8 +116,8 @@ mneme_status mneme_store_close(mneme_store* store) {
     {
       MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<StoreObject> object, FindHandle<StoreObject>("store", store));
       if (const int graphs = object->graphs; graphs > 0) {
-        return absl::FailedPreconditionError(
-            absl::StrCat("store: expected its graphs to be released (mneme_graph_release), got ", graphs, " that are not"));
+        return absl::FailedPreconditionError(absl::StrCat(
+            "store: expected its graphs to be released (mneme_graph_release), got ", graphs, " that are not"));
       }
       MNEME_RETURN_IF_ERROR(object->store->Close());
     }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_CAPI_SRC_STRUCTS_H_
 #define MNEME_CAPI_SRC_STRUCTS_H_
 
@@ -19,8 +20,8 @@ inline constexpr size_t kLargestStruct = 1 << 16;
 
 inline absl::Status CheckStructSize(absl::string_view name, size_t struct_size) {
   if (struct_size >= 2 * sizeof(size_t) && struct_size <= kLargestStruct) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      name, ".struct_size: expected the size of the struct (use its *_INIT macro), got ", struct_size));
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, ".struct_size: expected the size of the struct (use its *_INIT macro), got ", struct_size));
 }
 
 // The caller's struct, whatever its age: fields that an older caller does not know keep the values of `defaults`; a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "capi/src/tensors.h"
 
 #include <cstdlib>
@@ -20,8 +21,9 @@ absl::Status Wrong(absl::string_view name, absl::string_view what, absl::string_
 absl::Status CheckPlace(absl::string_view name, const mneme_tensor* tensor) {
   if (tensor == nullptr) return NullArgument(name);
   if (tensor->device_type == MNEME_DEVICE_CUDA) {
-    return absl::UnimplementedError(
-        absl::StrCat(name, ".device_type: expected host memory (MNEME_DEVICE_CPU, 1), which alone this call takes, got a CUDA tensor (2)"));
+    return absl::UnimplementedError(absl::StrCat(name,
+                                                 ".device_type: expected host memory (MNEME_DEVICE_CPU, 1), which "
+                                                 "alone this call takes, got a CUDA tensor (2)"));
   }
   if (tensor->device_type != MNEME_DEVICE_CPU) {
     return Wrong(name, "device_type", "MNEME_DEVICE_CPU (1)", tensor->device_type);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_CAPI_SRC_TENSORS_H_
 #define MNEME_CAPI_SRC_TENSORS_H_
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 # Sourced by scripts/bench after common.sh and python.sh: the run itself, in steps.
 
@@ -30,7 +31,7 @@ build_bench() {
   ((${#llama[@]} > 0)) || return 0
   dense=(--dense "$build/bench/peers/libmneme_peers_dense.so")
   if [[ -e $MNEME_DEPS/models/$model && -e $MNEME_DEPS/text/hol-light.txt ]]; then
-    host=$build/capi/hosts/llamacpp/mneme-llama
+    host=$build/hosts/llamacpp/mneme-llama
   fi
 }
 

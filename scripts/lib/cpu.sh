@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 # Sourced by scripts/fetch-llama after common.sh: which build of llama.cpp this CPU runs.
 #

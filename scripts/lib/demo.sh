@@ -1,7 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 # Sourced by scripts/demo after common.sh: the run itself, in steps.
 
-mneme_llama=$MNEME_ROOT/build/release/capi/hosts/llamacpp/mneme-llama
+mneme_llama=$MNEME_ROOT/build/release/hosts/llamacpp/mneme-llama
 model=$MNEME_DEPS/models/SmolLM2-135M-Instruct.Q4_1.gguf
 text=$MNEME_DEPS/text/hol-light.txt
 out=$MNEME_ROOT/build/demo

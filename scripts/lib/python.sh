@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 # Sourced after common.sh. Packages of the Python index are used as parcels here (a source tree, models): pip downloads
 # and checks them, nothing is installed beside the virtual environment.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "attention/retrieved.h"
 
 #include <cmath>
@@ -164,8 +165,8 @@ TEST_P(ExpTest, StaysWithinTwoUlp) {
     const double ulp = std::ldexp(1.0, std::ilogb(expected) - 23);
     greatest = std::max(greatest, std::fabs(static_cast<double>(result[i]) - expected) / ulp);
   }
-  std::printf("[ GREATEST ] exp %s: %.2f ulp over %zu numbers\n",
-              std::string(CpuTargetName(GetParam())).c_str(), greatest, x.size());
+  std::printf("[ GREATEST ] exp %s: %.2f ulp over %zu numbers\n", std::string(CpuTargetName(GetParam())).c_str(),
+              greatest, x.size());
   EXPECT_LE(greatest, 2.0);
 }
 

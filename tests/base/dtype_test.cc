@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "base/dtype.h"
 
 #include <cmath>
@@ -83,8 +84,8 @@ TEST(DTypeTest, ManyF16AreConvertedAsEachIs) {
 
 TEST(DTypeTest, BF16RoundsToNearestEven) {
   EXPECT_EQ(F32ToBF16(1.0f), 0x3f80);
-  EXPECT_EQ(F32ToBF16(1.0f + 0x1p-8f), 0x3f80);            // a tie, to even
-  EXPECT_EQ(F32ToBF16(1.0f + 3 * 0x1p-8f), 0x3f82);        // a tie, to even
+  EXPECT_EQ(F32ToBF16(1.0f + 0x1p-8f), 0x3f80);             // a tie, to even
+  EXPECT_EQ(F32ToBF16(1.0f + 3 * 0x1p-8f), 0x3f82);         // a tie, to even
   EXPECT_EQ(F32ToBF16(1.0f + 0x1p-8f + 0x1p-20f), 0x3f81);  // just above
   EXPECT_TRUE(std::isnan(BF16ToF32(F32ToBF16(std::numeric_limits<float>::quiet_NaN()))));
   EXPECT_TRUE(std::isinf(BF16ToF32(F32ToBF16(std::numeric_limits<float>::max()))));

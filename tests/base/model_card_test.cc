@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "base/model_card.h"
 
 #include <limits>
@@ -23,7 +24,9 @@ LayerCard GoodLayer() {
   return layer;
 }
 
-TEST(ModelCardTest, AcceptsAGoodLayer) { EXPECT_TRUE(ValidateLayer(GoodLayer()).ok()); }
+TEST(ModelCardTest, AcceptsAGoodLayer) {
+  EXPECT_TRUE(ValidateLayer(GoodLayer()).ok());
+}
 
 TEST(ModelCardTest, NamesTheBadField) {
   struct Case {
@@ -67,8 +70,7 @@ TEST(ModelCardTest, TellsTheFirstDifference) {
 
   host = memory;
   host.layers[0].rotary.inverse_frequencies[4] = 0.25f;
-  EXPECT_THAT(std::string(CheckSameModel(memory, host).message()),
-              HasSubstr("layer 3 rotary_inverse_frequencies[4]"));
+  EXPECT_THAT(std::string(CheckSameModel(memory, host).message()), HasSubstr("layer 3 rotary_inverse_frequencies[4]"));
 }
 
 }  // namespace

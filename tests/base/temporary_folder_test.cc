@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "base/temporary_folder.h"
 
 #include <signal.h>
@@ -24,7 +25,9 @@ std::vector<std::string> NamesIn(const fs::path& place) {
   return names;
 }
 
-void Write(const fs::path& path) { std::ofstream(path) << "text"; }
+void Write(const fs::path& path) {
+  std::ofstream(path) << "text";
+}
 
 class TemporaryFolderTest : public ::testing::Test {
  protected:

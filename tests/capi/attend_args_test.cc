@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every argument of mneme_attend, mneme_search and mneme_merge: absent, out of range, of another shape.
 
 #include <cmath>
@@ -60,7 +61,8 @@ void AddTensorCases(const char* name, Tensor Call::*member, const mneme_tensor* 
   }
   // Of these calls one takes device tensors, where its store has a device.
   const bool takes = std::is_same_v<Call, AttendCall>;
-  add(".device_type", [](Tensor& t) { t.view.device_type = MNEME_DEVICE_CUDA; },
+  add(
+      ".device_type", [](Tensor& t) { t.view.device_type = MNEME_DEVICE_CUDA; },
       takes ? MNEME_FAILED_PRECONDITION : MNEME_UNIMPLEMENTED);
   for (const int32_t device : {0, 3, -1, kMost32}) {
     add(".device_type", [=](Tensor& t) { t.view.device_type = device; });
@@ -116,7 +118,9 @@ std::vector<Case<Call>> SharedCases(mneme_memory* other) {
   AddTensorCases("args.query", &Call::query, &Call::Args::query, true, true, cases);
   AddNotFiniteCases("args.query", &Call::query, cases);
   const auto add = [&](const char* name, std::function<void(Call&)> spoil,
-                       mneme_status status = MNEME_INVALID_ARGUMENT) { cases.push_back({name, spoil, status}); };
+                       mneme_status status = MNEME_INVALID_ARGUMENT) {
+    cases.push_back({name, spoil, status});
+  };
   add("args", [](Call& c) { c.given = nullptr; });
   add("memories", [](Call& c) { c.memories_given = nullptr; });
   add("batch", [](Call& c) { c.batch = 0; });
@@ -126,11 +130,21 @@ std::vector<Case<Call>> SharedCases(mneme_memory* other) {
     add("layer", [=](Call& c) { c.args.layer = layer; });
   }
   // Two sequences need offsets.
-  add("memories[1]", [=](Call& c) { c.memories = {c.memories[0], other}; c.Batch(2); });
-  add("args.query_offsets", [](Call& c) { c.memories = {c.memories[0], nullptr}; c.Batch(2); c.args.query_offsets = nullptr; });
+  add("memories[1]", [=](Call& c) {
+    c.memories = {c.memories[0], other};
+    c.Batch(2);
+  });
+  add("args.query_offsets", [](Call& c) {
+    c.memories = {c.memories[0], nullptr};
+    c.Batch(2);
+    c.args.query_offsets = nullptr;
+  });
   for (const std::vector<int64_t>& offsets :
        {std::vector<int64_t>{1, 2}, {-1, 2}, {0, 1}, {0, 3}, {0, kMost}, {0, kLeast}, {0, -1}, {kMost, kMost}}) {
-    add("args.query_offsets", [=](Call& c) { c.query_offsets = offsets; c.args.query_offsets = c.query_offsets.data(); });
+    add("args.query_offsets", [=](Call& c) {
+      c.query_offsets = offsets;
+      c.args.query_offsets = c.query_offsets.data();
+    });
   }
   for (const int64_t position : {kMost, kLeast, (int64_t{1} << 48) + 1}) {
     add("args.query_positions[1]", [=](Call& c) { c.query_positions[1] = position; });
@@ -174,11 +188,20 @@ TEST_F(AttendArgsTest, AttendRefuses) {
   AddTensorCases("args.output", &Call::output, &Call::Args::output, true, false, cases);
   AddNotFiniteCases("args.memory_query", &Call::memory_query, cases);
   const auto add = [&](const char* name, std::function<void(Call&)> spoil,
-                       mneme_status status = MNEME_INVALID_ARGUMENT) { cases.push_back({name, spoil, status}); };
-  add("args.local_offsets", [](Call& c) { c.memories = {c.memories[0], nullptr}; c.Batch(2); c.args.local_offsets = nullptr; });
+                       mneme_status status = MNEME_INVALID_ARGUMENT) {
+    cases.push_back({name, spoil, status});
+  };
+  add("args.local_offsets", [](Call& c) {
+    c.memories = {c.memories[0], nullptr};
+    c.Batch(2);
+    c.args.local_offsets = nullptr;
+  });
   for (const std::vector<int64_t>& offsets :
        {std::vector<int64_t>{1, 5}, {0, 4}, {0, 6}, {0, kMost}, {0, kLeast}, {-5, 5}}) {
-    add("args.local_offsets", [=](Call& c) { c.local_offsets = offsets; c.args.local_offsets = c.local_offsets.data(); });
+    add("args.local_offsets", [=](Call& c) {
+      c.local_offsets = offsets;
+      c.args.local_offsets = c.local_offsets.data();
+    });
   }
   for (const int32_t mask : {-1, 4, kMost32, kLeast32}) {
     add("args.local_mask", [=](Call& c) { c.args.local_mask = mask; });
@@ -192,9 +215,15 @@ TEST_F(AttendArgsTest, AttendRefuses) {
       c.args.mask_window = window;
     });
   }
-  add("args.mask_bits", [](Call& c) { c.args.local_mask = MNEME_MASK_BITS; c.args.mask_bits = nullptr; });
+  add("args.mask_bits", [](Call& c) {
+    c.args.local_mask = MNEME_MASK_BITS;
+    c.args.mask_bits = nullptr;
+  });
   for (const int64_t stride : {int64_t{0}, int64_t{-1}, kLeast, kMost}) {
-    add("args.mask_bits_stride", [=](Call& c) { c.args.local_mask = MNEME_MASK_BITS; c.args.mask_bits_stride = stride; });
+    add("args.mask_bits_stride", [=](Call& c) {
+      c.args.local_mask = MNEME_MASK_BITS;
+      c.args.mask_bits_stride = stride;
+    });
   }
   for (const int32_t fusion : {-1, 4, kMost32, kLeast32}) {
     add("args.fusion", [=](Call& c) { c.args.fusion = fusion; });
@@ -223,7 +252,9 @@ TEST_F(AttendArgsTest, SearchRefuses) {
   using Call = SearchCall;
   std::vector<Case<Call>> cases = SharedCases<Call>(other);
   const auto add = [&](const char* name, std::function<void(Call&)> spoil,
-                       mneme_status status = MNEME_INVALID_ARGUMENT) { cases.push_back({name, spoil, status}); };
+                       mneme_status status = MNEME_INVALID_ARGUMENT) {
+    cases.push_back({name, spoil, status});
+  };
   for (const int64_t top_k : {int64_t{0}, int64_t{-1}, kLeast, kMost, (int64_t{1} << 32) + 1}) {
     add("args.top_k", [=](Call& c) { c.args.top_k = top_k; });
   }
@@ -241,14 +272,18 @@ TEST_F(AttendArgsTest, SearchRefuses) {
     for (const int32_t dtype : {int32_t{MNEME_F16}, int32_t{MNEME_BF16}, int32_t{MNEME_I64}, -1}) {
       add(name(".dtype"), [=](Call& c) { tensor(c).view.dtype = dtype; });
     }
-    add(name(".device_type"), [=](Call& c) { tensor(c).view.device_type = MNEME_DEVICE_CUDA; }, MNEME_UNIMPLEMENTED);
+    add(
+        name(".device_type"), [=](Call& c) { tensor(c).view.device_type = MNEME_DEVICE_CUDA; }, MNEME_UNIMPLEMENTED);
     add(name(".device_type"), [=](Call& c) { tensor(c).view.device_type = 0; });
     add(name(".ndim"), [=](Call& c) { tensor(c).view.ndim = 0; });
     add(name(".ndim"), [=](Call& c) { tensor(c).view.ndim = 9; });
     add(name(".shape"), [=](Call& c) { tensor(c).view.shape = nullptr; });
     add(name(".shape[3]"), [=](Call& c) { tensor(c).shape[3] = -1; });
     add(name(".shape[0]"), [=](Call& c) { tensor(c).shape[0] = kMost; });
-    add(name(".shape"), [=](Call& c) { ++tensor(c).shape[2]; tensor(c).view.strides = nullptr; });
+    add(name(".shape"), [=](Call& c) {
+      ++tensor(c).shape[2];
+      tensor(c).view.strides = nullptr;
+    });
     add(name(".strides[3]"), [=](Call& c) { tensor(c).strides[3] = 2; });
     add(name(".strides[0]"), [=](Call& c) { tensor(c).strides[0] = kMost; });
   }
@@ -291,12 +326,18 @@ TEST_F(AttendArgsTest, EveryOptionalArgumentMayBeAbsent) {
     for (const float value : call.output.data) ASSERT_TRUE(std::isfinite(value) && std::fabs(value) < 1);
   }
   const std::function<void(SearchCall&)> absent_in_search[] = {
-      [](auto& c) { c.args.query_offsets = nullptr; }, [](auto& c) { c.args.query_positions = nullptr; },
-      [](auto& c) { c.args.query_local_positions = nullptr; }, [](auto& c) { c.args.snapshots = nullptr; },
-      [](auto& c) { c.args.memory_begin = nullptr; }, [](auto& c) { c.args.memory_end = nullptr; },
-      [](auto& c) { c.args.distance = nullptr; }, [](auto& c) { c.args.decay = nullptr; },
-      [](auto& c) { c.args.scale = nullptr; }, [](auto& c) { c.args.scores = nullptr; },
-      [](auto& c) { c.args.keys = nullptr; }, [](auto& c) { c.args.values = nullptr; },
+      [](auto& c) { c.args.query_offsets = nullptr; },
+      [](auto& c) { c.args.query_positions = nullptr; },
+      [](auto& c) { c.args.query_local_positions = nullptr; },
+      [](auto& c) { c.args.snapshots = nullptr; },
+      [](auto& c) { c.args.memory_begin = nullptr; },
+      [](auto& c) { c.args.memory_end = nullptr; },
+      [](auto& c) { c.args.distance = nullptr; },
+      [](auto& c) { c.args.decay = nullptr; },
+      [](auto& c) { c.args.scale = nullptr; },
+      [](auto& c) { c.args.scores = nullptr; },
+      [](auto& c) { c.args.keys = nullptr; },
+      [](auto& c) { c.args.values = nullptr; },
   };
   for (size_t i = 0; i < std::size(absent_in_search); ++i) {
     SCOPED_TRACE(i);
@@ -311,12 +352,23 @@ TEST_F(AttendArgsTest, ExtremesThatMeanSomethingAreTaken) {
       [](auto& c) { c.top_k.assign(4, kMost); },
       [](auto& c) { c.memory_begin[0] = kMost; },
       [](auto& c) { c.memory_end[0] = kMost; },
-      [](auto& c) { c.query_positions = {int64_t{1} << 48, int64_t{1} << 48}; },
+      [](auto& c) {
+        c.query_positions = {int64_t{1} << 48, int64_t{1} << 48};
+      },
       [](auto& c) { c.mask_offsets[0] = int64_t{1} << 48; },
       [](auto& c) { c.mask_offsets[0] = -(int64_t{1} << 48); },
-      [](auto& c) { c.gate = {kInfinity, -kInfinity, 0, 1e30f}; c.args.fusion = MNEME_FUSION_GATED; },
-      [](auto& c) { c.distance.assign(4, 1e14f); c.args.position_policy = MNEME_POSITION_CLAMPED; },
-      [](auto& c) { c.distance.assign(4, -1e14f); c.args.position_policy = MNEME_POSITION_FIXED_DISTANCE; },
+      [](auto& c) {
+        c.gate = {kInfinity, -kInfinity, 0, 1e30f};
+        c.args.fusion = MNEME_FUSION_GATED;
+      },
+      [](auto& c) {
+        c.distance.assign(4, 1e14f);
+        c.args.position_policy = MNEME_POSITION_CLAMPED;
+      },
+      [](auto& c) {
+        c.distance.assign(4, -1e14f);
+        c.args.position_policy = MNEME_POSITION_FIXED_DISTANCE;
+      },
       [](auto& c) {
         c.args.local_mask = MNEME_MASK_SLIDING_WINDOW;
         c.args.mask_window = kMost;
@@ -338,7 +390,10 @@ TEST_F(AttendArgsTest, ASnapshotMustBeOfItsMemory) {
   ASSERT_OK(mneme_snapshot_create(other, &snapshot));
   std::vector<Case<AttendCall>> cases;
   cases.push_back({"args.snapshots[0]", [&](auto& c) { c.snapshots[0] = snapshot; }});
-  cases.push_back({"args.snapshots[0]", [&](auto& c) { c.snapshots[0] = snapshot; c.memories[0] = nullptr; }});
+  cases.push_back({"args.snapshots[0]", [&](auto& c) {
+                     c.snapshots[0] = snapshot;
+                     c.memories[0] = nullptr;
+                   }});
   Check(cases);
   mneme_snapshot_release(snapshot);
   EXPECT_OK(mneme_memory_close(other));
@@ -371,7 +426,10 @@ TEST_F(AttendArgsTest, MergeRefuses) {
   cases.push_back({"args.a_output", [](Call& c) { c.args.a_output = nullptr; }});
   cases.push_back({"args.a_log_sum_exp", [](Call& c) { c.args.a_log_sum_exp = nullptr; }});
   cases.push_back({"args.b_log_sum_exp", [](Call& c) { c.args.b_log_sum_exp = nullptr; }});
-  cases.push_back({"args.gate[1]", [](Call& c) { c.gate[1] = kNaN; c.args.gate = c.gate.data(); }});
+  cases.push_back({"args.gate[1]", [](Call& c) {
+                     c.gate[1] = kNaN;
+                     c.args.gate = c.gate.data();
+                   }});
   for (const float value : {kNaN, kInfinity}) {
     cases.push_back({"args.a_log_sum_exp[5]", [=](Call& c) { c.a_lse[5] = value; }});
     cases.push_back({"args.b_log_sum_exp[0]", [=](Call& c) { c.b_lse[0] = value; }});

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A sequence's attention has the same bits alone and in a batch with others, with a memory and without.
 
 #include <algorithm>
@@ -39,8 +40,8 @@ class BatchTest : public ::testing::TestWithParam<int64_t> {
     ASSERT_OK(mneme_memory_create(store_, "m", card, nullptr, &memory));
     ASSERT_OK(AppendTokens(memory, kLayer, 700, c.kv_heads, c.dim, c.dim, 9));
     for (const int fusion : {MNEME_FUSION_JOINT, MNEME_FUSION_GATED}) {
-      SCOPED_TRACE(::testing::Message() << "group " << c.group << ", dim " << c.dim << ", scale " << scale << ", queries "
-                                        << c.queries << ", local " << c.local << ", fusion " << fusion);
+      SCOPED_TRACE(::testing::Message() << "group " << c.group << ", dim " << c.dim << ", scale " << scale
+                                        << ", queries " << c.queries << ", local " << c.local << ", fusion " << fusion);
       Compare(c, memory, fusion);
     }
     EXPECT_OK(mneme_memory_close(memory));

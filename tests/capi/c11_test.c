@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Every function of mneme.h, from a strict C11 program that links libmneme alone. The attention numbers are those of
  * Memorizing Transformers' gate worked by hand: scale 2, gate 0.5, query (1, 0); memory keys at 0, 60, 90 and 180
  * degrees, top-2; local keys at 0 and 90 degrees. */
@@ -9,21 +10,21 @@
 
 static int failures = 0;
 
-#define CHECK(condition)                                                                       \
-  do {                                                                                         \
-    if (!(condition)) {                                                                        \
+#define CHECK(condition)                                                                        \
+  do {                                                                                          \
+    if (!(condition)) {                                                                         \
       fprintf(stderr, "%s:%d: %s\n  %s\n", __FILE__, __LINE__, #condition, mneme_last_error()); \
-      ++failures;                                                                              \
-    }                                                                                          \
+      ++failures;                                                                               \
+    }                                                                                           \
   } while (0)
 #define CHECK_OK(call) CHECK((call) == MNEME_OK)
-#define CHECK_NEAR(actual, expected)                                                                      \
-  do {                                                                                                    \
-    const double actual_ = (actual), expected_ = (expected);                                              \
-    if (!(fabs(actual_ - expected_) <= 2e-6)) {                                                           \
+#define CHECK_NEAR(actual, expected)                                                                     \
+  do {                                                                                                   \
+    const double actual_ = (actual), expected_ = (expected);                                             \
+    if (!(fabs(actual_ - expected_) <= 2e-6)) {                                                          \
       fprintf(stderr, "%s:%d: %s is %.7f, not %.7f\n", __FILE__, __LINE__, #actual, actual_, expected_); \
-      ++failures;                                                                                         \
-    }                                                                                                     \
+      ++failures;                                                                                        \
+    }                                                                                                    \
   } while (0)
 
 /* A key and a value of two f32 each, a position and a token id. */
@@ -102,7 +103,8 @@ static void Append(mneme_memory* memory) {
 static void CheckAttend(mneme_memory* memory) {
   const float query[] = {1, 0}, local_keys[2][2] = {{1, 0}, {0, 1}}, local_values[2][2] = {{0, 0}, {4, 0}};
   const mneme_tensor query_tensor = Tensor(query, kOneRow);
-  const mneme_tensor local_keys_tensor = Tensor(local_keys, kTwoRows), local_values_tensor = Tensor(local_values, kTwoRows);
+  const mneme_tensor local_keys_tensor = Tensor(local_keys, kTwoRows),
+                     local_values_tensor = Tensor(local_values, kTwoRows);
   float output[2], lse, mass, scores[3];
   int64_t found[3];
   const mneme_tensor output_tensor = Tensor(output, kOneRow);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_TESTS_CAPI_CALLS_H_
 #define MNEME_TESTS_CAPI_CALLS_H_
 

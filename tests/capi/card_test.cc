@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -48,8 +49,16 @@ TEST(CardTest, EveryFieldOfALayerIsChecked) {
       {"kv_heads", [](auto& l) { l.kv_heads = -1; }},
       {"kv_heads", [](auto& l) { l.kv_heads = kLeast; }},
       {"kv_heads", [](auto& l) { l.kv_heads = kMost; }},
-      {"key_dim", [](auto& l) { l.key_dim = 0; l.rotary_layout = l.rotary_pairs = 0; }},
-      {"key_dim", [](auto& l) { l.key_dim = kLeast; l.rotary_layout = l.rotary_pairs = 0; }},
+      {"key_dim",
+       [](auto& l) {
+         l.key_dim = 0;
+         l.rotary_layout = l.rotary_pairs = 0;
+       }},
+      {"key_dim",
+       [](auto& l) {
+         l.key_dim = kLeast;
+         l.rotary_layout = l.rotary_pairs = 0;
+       }},
       {"key_dim", [](auto& l) { l.key_dim = kMost; }},
       {"value_dim", [](auto& l) { l.value_dim = 0; }},
       {"value_dim", [](auto& l) { l.value_dim = -6; }},
@@ -126,9 +135,10 @@ TEST_F(CardUseTest, AForeignCardIsRefusedFieldByField) {
       },
       [](auto& l) { l.rotary_magnitude = 1.5f; },
   };
-  const char* const names[] = {"q_heads",  "kv_heads", "key_dim",       "value_dim",    "scale",
-                               "soft_cap", "window",   "rotary_layout", "rotary_pairs", "rotary_inverse_frequencies[2]",
-                               "rotary_magnitude"};
+  const char* const names[] = {
+      "q_heads",         "kv_heads", "key_dim",       "value_dim",    "scale",
+      "soft_cap",        "window",   "rotary_layout", "rotary_pairs", "rotary_inverse_frequencies[2]",
+      "rotary_magnitude"};
   auto* const untouched = reinterpret_cast<mneme_memory*>(uintptr_t{0x5a5a});
   for (size_t i = 0; i < std::size(changes); ++i) {
     SCOPED_TRACE(names[i]);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Damaged stores through the C ABI: what is damaged is named and never served, and everything else goes on.
 
 #include <cstring>

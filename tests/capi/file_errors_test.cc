@@ -1,4 +1,6 @@
-// What the operating system refuses has a status and a class of its own, and a store that cannot be written can be read.
+// SPDX-License-Identifier: Apache-2.0
+// What the operating system refuses has a status and a class of its own, and a store that cannot be written can be
+// read.
 
 #include <fcntl.h>
 #include <sched.h>

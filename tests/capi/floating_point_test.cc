@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A host may have unmasked floating-point traps or changed rounding and denormals: no call traps, results have the same
 // bits, and the host's environment is as before after each call and inside its callbacks.
 
@@ -18,10 +19,10 @@ namespace {
 
 struct Environment {
   const char* name;
-  int traps;           // of FE_ALL_EXCEPT
-  int rounding;        // FE_TONEAREST, …
-  bool flush;          // denormals are zero, results are flushed to zero
-  int flags = 0;       // sticky
+  int traps;      // of FE_ALL_EXCEPT
+  int rounding;   // FE_TONEAREST, …
+  bool flush;     // denormals are zero, results are flushed to zero
+  int flags = 0;  // sticky
 };
 
 const Environment kEnvironments[] = {
@@ -176,7 +177,9 @@ std::vector<float> Everything(const Environment& environment, const char* index,
   host.Call("commit", [&] { return mneme_commit(memory, MNEME_SYNCED, nullptr); });
   host.Call("maintain", [&] { return mneme_maintain(memory, CountProgress, &host); });
 
-  const auto keep = [&results](const std::vector<float>& more) { results.insert(results.end(), more.begin(), more.end()); };
+  const auto keep = [&results](const std::vector<float>& more) {
+    results.insert(results.end(), more.begin(), more.end());
+  };
   Tensor query({3, kQueryHeads, kKeyDim}), local_keys({5, kKvHeads, kKeyDim}), local_values({5, kKvHeads, kValueDim});
   query.Fill(3);
   local_keys.Fill(4);
@@ -247,7 +250,10 @@ std::vector<float> Everything(const Environment& environment, const char* index,
   host.Call("evict", [&] { return mneme_evict(fork, 100); });
   mneme_snapshot* snapshot = nullptr;
   host.Call("snapshot", [&] { return mneme_snapshot_create(memory, &snapshot); });
-  host.Call("release", [&] { mneme_snapshot_release(snapshot); return MNEME_OK; });
+  host.Call("release", [&] {
+    mneme_snapshot_release(snapshot);
+    return MNEME_OK;
+  });
   host.Call("commit fork", [&] { return mneme_commit(fork, MNEME_BUFFERED, nullptr); });
   host.Call("close fork", [&] { return mneme_memory_close(fork); });
   host.Call("drop", [&] { return mneme_memory_drop(store, "fork"); });
@@ -259,7 +265,10 @@ std::vector<float> Everything(const Environment& environment, const char* index,
   host.Call("verify", [&] { return mneme_store_verify(store, CountProgress, &host, &report); });
   host.Call("list", [&] { return mneme_store_list(store, Visit, &host); });
   host.Call("close", [&] { return mneme_memory_close(memory); });
-  host.Call("card", [&] { mneme_card_release(card); return MNEME_OK; });
+  host.Call("card", [&] {
+    mneme_card_release(card);
+    return MNEME_OK;
+  });
   host.Call("close store", [&] { return mneme_store_close(store); });
   EXPECT_GT(host.callbacks, 0);
   EXPECT_EQ(host.wrong_callbacks, 0) << environment.name;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A child made by fork() can do nothing to its parent's stores, and ends when it is told to.
 
 #include <signal.h>
@@ -12,8 +13,8 @@
 namespace mneme {
 namespace {
 
-// The status of a child that runs `body` and then exit(): that of the process, 1000 + n if signal n ended it. A child that
-// hangs is ended by SIGALRM.
+// The status of a child that runs `body` and then exit(): that of the process, 1000 + n if signal n ended it. A child
+// that hangs is ended by SIGALRM.
 int InChild(const std::function<int()>& body) {
   std::fflush(nullptr);
   const pid_t child = fork();
@@ -36,7 +37,8 @@ TEST_F(ForkTest, AChildEndsPromptlyWithItsStatus) {
               mneme_memory_close(memory_);
               mneme_store_close(store_);
               return 3;
-            }), 3);
+            }),
+            3);
 }
 
 TEST_F(ForkTest, AHandlerThatTheHostRegisteredLaterRuns) {
@@ -47,7 +49,8 @@ TEST_F(ForkTest, AHandlerThatTheHostRegisteredLaterRuns) {
   EXPECT_EQ(InChild([&] {
               std::atexit([] { (void)!write(end, "x", 1); });
               return 0;
-            }), 0);
+            }),
+            0);
   close(pipes[1]);
   char said = 0;
   EXPECT_EQ(read(pipes[0], &said, 1), 1);
@@ -76,7 +79,8 @@ TEST_F(ForkTest, EveryCallOfAChildIsRefused) {
                   Refused(mneme_memory_create(store_, "new", card_, nullptr, &memory)),
                   Refused(mneme_memory_open(store_, "m", card_, &memory)),
                   Refused(mneme_memory_drop(store_, "m")),
-                  Refused(mneme_store_list(store_, [](void*, const char*, int64_t, int64_t) { return 0; }, nullptr)),
+                  Refused(mneme_store_list(
+                      store_, [](void*, const char*, int64_t, int64_t) { return 0; }, nullptr)),
                   Refused(mneme_store_verify(store_, nullptr, nullptr, &report)),
                   Refused(mneme_store_stats(store_, &stats)),
                   Refused(mneme_memory_close(memory_)),
@@ -86,7 +90,8 @@ TEST_F(ForkTest, EveryCallOfAChildIsRefused) {
               int failed = 0;
               for (const bool one : refused) failed += !one;
               return failed + (durable != -5) + (store != nullptr) + (memory != nullptr) + (snapshot != nullptr);
-            }), 0);
+            }),
+            0);
 }
 
 TEST_F(ForkTest, TheParentLosesNothing) {
@@ -100,7 +105,8 @@ TEST_F(ForkTest, TheParentLosesNothing) {
                 mneme_memory_close(memory_);
                 mneme_store_close(store_);
                 return 0;
-              }), 0);
+              }),
+              0);
     ASSERT_OK(AppendTokens(memory_, kLayer, 7));
     ASSERT_OK(AppendTokens(memory_, kOtherLayer, 7));
     ASSERT_OK(mneme_commit(memory_, MNEME_SYNCED, nullptr));

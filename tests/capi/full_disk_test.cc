@@ -1,4 +1,6 @@
-// A disk that is full, by a small tmpfs of the test's own: commits say so, lose nothing, and work again when there is room.
+// SPDX-License-Identifier: Apache-2.0
+// A disk that is full, by a small tmpfs of the test's own: commits say so, lose nothing, and work again when there is
+// room.
 
 #include <fcntl.h>
 #include <sched.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Random calls of every function with good and bad values: nothing crashes, and what must hold holds. The seed is
 // printed; MNEME_FUZZ_SEED chooses another and MNEME_FUZZ_CALLS lengthens the run. scripts/soak tries many.
 
@@ -58,13 +59,13 @@ class Fuzzer {
       void (Fuzzer::*run)();
     };
     static constexpr Action kActions[] = {
-        {1, &Fuzzer::OpenStore},    {1, &Fuzzer::CloseStore},   {4, &Fuzzer::ListStore},      {1, &Fuzzer::Verify},
-        {2, &Fuzzer::Stats},        {10, &Fuzzer::NewCard},     {20, &Fuzzer::AddLayer},      {5, &Fuzzer::ReleaseCard},
-        {8, &Fuzzer::Create},       {20, &Fuzzer::OpenMemory},  {5, &Fuzzer::Fork},           {6, &Fuzzer::Drop},
-        {5, &Fuzzer::CloseMemory},  {60, &Fuzzer::Info},        {400, &Fuzzer::Append},       {40, &Fuzzer::Commit},
-        {6, &Fuzzer::Truncate},     {6, &Fuzzer::Evict},        {3, &Fuzzer::Maintain},       {40, &Fuzzer::TakeSnapshot},
-        {30, &Fuzzer::Release},     {80, &Fuzzer::Read},        {300, &Fuzzer::Attend},       {120, &Fuzzer::Search},
-        {60, &Fuzzer::Merge},       {10, &Fuzzer::Library},
+        {1, &Fuzzer::OpenStore},   {1, &Fuzzer::CloseStore},  {4, &Fuzzer::ListStore}, {1, &Fuzzer::Verify},
+        {2, &Fuzzer::Stats},       {10, &Fuzzer::NewCard},    {20, &Fuzzer::AddLayer}, {5, &Fuzzer::ReleaseCard},
+        {8, &Fuzzer::Create},      {20, &Fuzzer::OpenMemory}, {5, &Fuzzer::Fork},      {6, &Fuzzer::Drop},
+        {5, &Fuzzer::CloseMemory}, {60, &Fuzzer::Info},       {400, &Fuzzer::Append},  {40, &Fuzzer::Commit},
+        {6, &Fuzzer::Truncate},    {6, &Fuzzer::Evict},       {3, &Fuzzer::Maintain},  {40, &Fuzzer::TakeSnapshot},
+        {30, &Fuzzer::Release},    {80, &Fuzzer::Read},       {300, &Fuzzer::Attend},  {120, &Fuzzer::Search},
+        {60, &Fuzzer::Merge},      {10, &Fuzzer::Library},
     };
     static const int total = [] {
       int sum = 0;
@@ -96,9 +97,7 @@ class Fuzzer {
   float Real(double low, double high) {
     return static_cast<float>(low + (high - low) * static_cast<double>(random_() >> 11) / 9007199254740992.0);
   }
-  float BadReal() {
-    return Pick({std::nanf(""), INFINITY, -INFINITY, -1.0f, 0.0f, 3e38f, -3e38f, 1e-45f, 1e15f});
-  }
+  float BadReal() { return Pick({std::nanf(""), INFINITY, -INFINITY, -1.0f, 0.0f, 3e38f, -3e38f, 1e-45f, 1e15f}); }
   // One of `good`, seldom something absurd.
   int64_t Number(std::initializer_list<int64_t> good) {
     if (!Slip(4)) return Pick(good);
@@ -144,8 +143,8 @@ class Fuzzer {
                                int percent_null = 1) {
     if (percent_null <= 5 ? Slip(percent_null) : Chance(percent_null)) return nullptr;
     std::copy(shape.begin(), shape.end(), tensor.shape);
-    tensor.view = {arena.data() + kArena / 2, MNEME_F32, MNEME_DEVICE_CPU, 0, static_cast<int32_t>(shape.size()),
-                   tensor.shape, nullptr};
+    tensor.view = {arena.data() + kArena / 2,          MNEME_F32,    MNEME_DEVICE_CPU, 0,
+                   static_cast<int32_t>(shape.size()), tensor.shape, nullptr};
     if (Chance(5)) tensor.view.dtype = Pick<int32_t>({MNEME_F16, MNEME_BF16});
     if (Chance(15)) {
       int64_t n = 1;
@@ -280,7 +279,8 @@ class Fuzzer {
     int64_t stop = Chance(30) ? Below(20) : kMost;
     mneme_store* const store = HandleOf(stores_);
     const bool writer = mneme_memory_drop(store, "none") == MNEME_NOT_FOUND;
-    if (Seen(mneme_store_verify(store, Chance(50) ? nullptr : Progress, &stop, Maybe(&report, 5))) == MNEME_OK && writer) {
+    if (Seen(mneme_store_verify(store, Chance(50) ? nullptr : Progress, &stop, Maybe(&report, 5))) == MNEME_OK &&
+        writer) {
       EXPECT_EQ(report.damaged_memories + report.damaged_values + report.damaged_indexes, 0);
     }
   }
@@ -295,7 +295,9 @@ class Fuzzer {
 
   void NewCard() {
     mneme_card* card = nullptr;
-    if (Seen(mneme_card_create(Maybe(Slip(10) ? "" : Pick({"model", "model", "other"}), 2), Maybe("f", 2), &card)) != MNEME_OK) return;
+    if (Seen(mneme_card_create(Maybe(Slip(10) ? "" : Pick({"model", "model", "other"}), 2), Maybe("f", 2), &card)) !=
+        MNEME_OK)
+      return;
     mneme_card*& place = cards_[static_cast<size_t>(Below(3))];
     mneme_card_release(place);
     place = card;
@@ -350,10 +352,12 @@ class Fuzzer {
     options.max_bytes = Number({0, 0, 0, 0, 100, 100000});
     options.pinned_tokens = Number({0, 0, 0, 4, 20});
     options.segment_tokens = Slip(10) ? 100 : Number({0, 256, 256, 512});
-    options.index = Pick<const char*>({nullptr, "auto", "scan", "flat", "hnsw", "ivf", "ivf,lists=2", Slip(20) ? "nonsense" : "auto"});
+    options.index = Pick<const char*>(
+        {nullptr, "auto", "scan", "flat", "hnsw", "ivf", "ivf,lists=2", Slip(20) ? "nonsense" : "auto"});
     Age(options);
     mneme_memory* memory = nullptr;
-    if (Seen(mneme_memory_create(HandleOf(stores_), Name(), HandleOf(cards_), Maybe(&options, 10), &memory)) == MNEME_OK) {
+    if (Seen(mneme_memory_create(HandleOf(stores_), Name(), HandleOf(cards_), Maybe(&options, 10), &memory)) ==
+        MNEME_OK) {
       Put(memories_, memory, mneme_memory_close);
     }
   }
@@ -509,7 +513,8 @@ class Fuzzer {
     Offsets(batch.query_offsets, batch.n, queries);
     Offsets(batch.local_offsets, batch.n, locals);
     // Near each other or too far: a table of ages follows their span.
-    for (int64_t& position : batch.positions) position = Slip(1) ? Pick({kMost, kLeast, int64_t{1} << 48}) : Below(2000);
+    for (int64_t& position : batch.positions)
+      position = Slip(1) ? Pick({kMost, kLeast, int64_t{1} << 48}) : Below(2000);
     for (int64_t& position : batch.local_positions) position = Below(100);
     for (int64_t& token : batch.begin) token = Number({0, 0, 0, 10, 100});
     for (int64_t& token : batch.end) token = Number({0, 5, 1000, 100, kMost});
@@ -574,8 +579,7 @@ class Fuzzer {
     args.has_stream = Slip(1) ? 1 : 0;
     Age(args);
     const size_t n = Slip(1) ? static_cast<size_t>(Pick<int64_t>({0, -1, int64_t{1} << 40})) : batch.n;
-    const mneme_status status =
-        Seen(mneme_attend(Slip(1) ? nullptr : batch.memories.data(), n, Maybe(&args, 1)));
+    const mneme_status status = Seen(mneme_attend(Slip(1) ? nullptr : batch.memories.data(), n, Maybe(&args, 1)));
     if (status != MNEME_OK || batch.spoiled || args.struct_size != sizeof(args)) return;
     for (int64_t i = 0; args.memory_mass != nullptr && i < queries * 4; ++i) {
       EXPECT_TRUE(batch.mass[static_cast<size_t>(i)] >= 0 && batch.mass[static_cast<size_t>(i)] <= 1);
@@ -613,8 +617,7 @@ class Fuzzer {
     args.keys = TensorOf(keys, out_, {queries, 4, k, 8}, 50);
     args.values = TensorOf(values, out_, {queries, 4, k, 6}, 50);
     Age(args);
-    const mneme_status status =
-        Seen(mneme_search(Slip(1) ? nullptr : batch.memories.data(), batch.n, Maybe(&args, 1)));
+    const mneme_status status = Seen(mneme_search(Slip(1) ? nullptr : batch.memories.data(), batch.n, Maybe(&args, 1)));
     if (status != MNEME_OK || batch.spoiled || args.struct_size != sizeof(args) || args.scores == nullptr) return;
     for (int64_t i = 0; i < queries * 4; ++i) {
       for (int64_t j = 1; j < k; ++j) {

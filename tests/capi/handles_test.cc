@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Handles that were closed, are of another kind, or never were: refused by every function, in every place.
 
 #include <functional>
@@ -99,8 +100,8 @@ TEST_F(HandlesTest, EveryFunctionOfACardRefusesWhatIsNone) {
   const mneme_layer_desc layer = LayerDesc(11);
   auto* const untouched = Made<mneme_memory>(0x5a5a);
   mneme_memory* memory = untouched;
-  for (mneme_card* const card : Bad<mneme_card>({ClosedCard(), Other<mneme_card>(store_), Other<mneme_card>(memory_),
-                                                 Other<mneme_card>(snapshot_)})) {
+  for (mneme_card* const card : Bad<mneme_card>(
+           {ClosedCard(), Other<mneme_card>(store_), Other<mneme_card>(memory_), Other<mneme_card>(snapshot_)})) {
     SCOPED_TRACE(::testing::Message() << card);
     ExpectRefused(mneme_card_add_layer(card, &layer), MNEME_INVALID_ARGUMENT, "card");
     ExpectRefused(mneme_memory_create(store_, "new", card, nullptr, &memory), MNEME_INVALID_ARGUMENT, "card");
@@ -122,8 +123,8 @@ TEST_F(HandlesTest, EveryFunctionOfAMemoryRefusesWhatIsNone) {
   const mneme_read_args read = MNEME_READ_ARGS_INIT;
   int64_t durable = 77;
   const std::string before = StateOf(memory_);
-  for (mneme_memory* const memory : Bad<mneme_memory>({ClosedMemory(), Other<mneme_memory>(store_),
-                                                       Other<mneme_memory>(card_), Other<mneme_memory>(snapshot_)})) {
+  for (mneme_memory* const memory : Bad<mneme_memory>(
+           {ClosedMemory(), Other<mneme_memory>(store_), Other<mneme_memory>(card_), Other<mneme_memory>(snapshot_)})) {
     SCOPED_TRACE(::testing::Message() << memory);
     ExpectRefused(mneme_memory_fork(memory, 0, "fork", &fork), MNEME_INVALID_ARGUMENT, "memory");
     ExpectRefused(mneme_memory_info(memory, &info), MNEME_INVALID_ARGUMENT, "memory");
@@ -158,7 +159,8 @@ TEST_F(HandlesTest, EveryFunctionOfAMemoryRefusesWhatIsNone) {
 TEST_F(HandlesTest, ASnapshotThatIsNoneIsRefused) {
   for (mneme_snapshot* const snapshot :
        Bad<mneme_snapshot>({ClosedSnapshot(), Other<mneme_snapshot>(store_), Other<mneme_snapshot>(card_),
-                            Other<mneme_snapshot>(memory_)}, false)) {
+                            Other<mneme_snapshot>(memory_)},
+                           false)) {
     SCOPED_TRACE(::testing::Message() << snapshot);
     AttendCall attend(memory_);
     attend.snapshots[0] = snapshot;

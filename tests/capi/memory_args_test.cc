@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Arguments of the calls that make, change and read one memory.
 
 #include <cmath>
@@ -46,7 +47,9 @@ using MemoryArgsTest = CapiTest;
 TEST_F(MemoryArgsTest, AppendRefuses) {
   std::vector<AppendCase> cases;
   const auto add = [&](const std::string& name, std::function<void(AppendCall&)> spoil,
-                       mneme_status status = MNEME_INVALID_ARGUMENT) { cases.push_back({name, spoil, status}); };
+                       mneme_status status = MNEME_INVALID_ARGUMENT) {
+    cases.push_back({name, spoil, status});
+  };
   for (const int32_t layer : {0, 4, -1, kMost32, kLeast32}) {
     add("layer", [=](AppendCall& c) { c.args.layer = layer; });
   }
@@ -55,12 +58,14 @@ TEST_F(MemoryArgsTest, AppendRefuses) {
   for (Tensor AppendCall::*member : {&AppendCall::keys, &AppendCall::values}) {
     const std::string name = member == &AppendCall::keys ? "keys" : "values";
     add(name + ".data", [=](AppendCall& c) { (c.*member).view.data = nullptr; });
-    add(name + ".data", [=](AppendCall& c) { (c.*member).view.data = reinterpret_cast<char*>((c.*member).view.data) + 3; });
+    add(name + ".data",
+        [=](AppendCall& c) { (c.*member).view.data = reinterpret_cast<char*>((c.*member).view.data) + 3; });
     add(name + ".shape", [=](AppendCall& c) { (c.*member).view.shape = nullptr; });
     for (const int32_t dtype : {int32_t{MNEME_I8}, int32_t{MNEME_I64}, -1, kMost32}) {
       add(name + ".dtype", [=](AppendCall& c) { (c.*member).view.dtype = dtype; });
     }
-    add(name + ".device_type", [=](AppendCall& c) { (c.*member).view.device_type = MNEME_DEVICE_CUDA; },
+    add(
+        name + ".device_type", [=](AppendCall& c) { (c.*member).view.device_type = MNEME_DEVICE_CUDA; },
         MNEME_FAILED_PRECONDITION);
     add(name + ".device_type", [=](AppendCall& c) { (c.*member).view.device_type = -2; });
     for (const int32_t ndim : {0, 2, 4, -3, kMost32}) {
@@ -105,8 +110,8 @@ TEST_F(MemoryArgsTest, AppendRefuses) {
   EXPECT_TRUE(StateOf(memory_) == before);
 }
 
-// Rows are written in their places before all is known to be good: what is refused there leaves nothing, whatever part of
-// it was good, also where it would have begun a new piece of memory.
+// Rows are written in their places before all is known to be good: what is refused there leaves nothing, whatever part
+// of it was good, also where it would have begun a new piece of memory.
 TEST_F(MemoryArgsTest, ARefusedAppendLeavesNoTrace) {
   for (const int32_t dtype : {MNEME_F32, MNEME_F16, MNEME_BF16, MNEME_I8}) {
     SCOPED_TRACE(dtype);
@@ -252,13 +257,22 @@ TEST_F(MemoryArgsTest, ReadRefuses) {
       {"args.values", [](Call& c) { c.values.shape[2] = kKeyDim; }},
       {"args.values.device_type", [](Call& c) { c.values.view.device_type = MNEME_DEVICE_CUDA; }, MNEME_UNIMPLEMENTED},
       {"begin", [](Call& c) { c.args.begin = -1; }, MNEME_OUT_OF_RANGE},
-      {"begin", [](Call& c) { c.args.begin = 301; c.args.layer = kOtherLayer; }, MNEME_OUT_OF_RANGE},
+      {"begin",
+       [](Call& c) {
+         c.args.begin = 301;
+         c.args.layer = kOtherLayer;
+       },
+       MNEME_OUT_OF_RANGE},
       {"begin", [](Call& c) { c.args.begin = kMost; }, MNEME_OUT_OF_RANGE},
       {"begin", [](Call& c) { c.args.begin = kMost - 5; }, MNEME_OUT_OF_RANGE},
       {"begin", [](Call& c) { c.args.begin = kLeast; }, MNEME_OUT_OF_RANGE},
   };
   for (const int64_t tokens : {int64_t{-1}, kMost, kLeast, int64_t{1} << 40}) {
-    cases.push_back({"tokens", [=](Call& c) { c.args.tokens = tokens; c.args.keys = c.args.values = nullptr; },
+    cases.push_back({"tokens",
+                     [=](Call& c) {
+                       c.args.tokens = tokens;
+                       c.args.keys = c.args.values = nullptr;
+                     },
                      MNEME_OUT_OF_RANGE});
   }
   for (size_t i = 0; i < cases.size(); ++i) {
@@ -329,7 +343,8 @@ TEST_F(MemoryArgsTest, NumbersOfTheShapingCallsAreChecked) {
   }
   ExpectRefused(mneme_memory_fork(memory_, 0, nullptr, &fork), MNEME_INVALID_ARGUMENT, "new_name");
   ExpectRefused(mneme_memory_fork(memory_, 0, "", &fork), MNEME_INVALID_ARGUMENT, "new_name");
-  ExpectRefused(mneme_memory_fork(memory_, 0, std::string(256, 'n').c_str(), &fork), MNEME_INVALID_ARGUMENT, "new_name");
+  ExpectRefused(mneme_memory_fork(memory_, 0, std::string(256, 'n').c_str(), &fork), MNEME_INVALID_ARGUMENT,
+                "new_name");
   ExpectRefused(mneme_memory_fork(memory_, 0, "fork", nullptr), MNEME_INVALID_ARGUMENT, "fork");
   ExpectRefused(mneme_memory_fork(memory_, 0, "m", &fork), MNEME_ALREADY_EXISTS, "new_name");
   ExpectRefused(mneme_snapshot_create(memory_, nullptr), MNEME_INVALID_ARGUMENT, "snapshot");
@@ -386,13 +401,23 @@ TEST_F(MemoryArgsTest, CreateAndOpenRefuse) {
     cases.push_back({"options.max_tokens", [=](auto& o) { o.max_tokens = number; }});
     cases.push_back({"options.max_bytes", [=](auto& o) { o.max_bytes = number; }});
     cases.push_back({"options.pinned_tokens", [=](auto& o) { o.pinned_tokens = number; }});
-    cases.push_back({"options.pinned_tokens", [=](auto& o) { o.pinned_tokens = number; o.max_bytes = 1 << 20; }});
+    cases.push_back({"options.pinned_tokens", [=](auto& o) {
+                       o.pinned_tokens = number;
+                       o.max_bytes = 1 << 20;
+                     }});
   }
   cases.push_back({"options.max_tokens", [](auto& o) { o.max_tokens = o.pinned_tokens = 5; }});
-  cases.push_back({"options.max_tokens", [](auto& o) { o.max_tokens = 5; o.pinned_tokens = kMost; }});
+  cases.push_back({"options.max_tokens", [](auto& o) {
+                     o.max_tokens = 5;
+                     o.pinned_tokens = kMost;
+                   }});
   cases.push_back({"options.max_bytes", [](auto& o) { o.max_bytes = 1; }});
-  cases.push_back({"options.max_bytes", [](auto& o) { o.max_bytes = 5000; o.pinned_tokens = kMost; }});
-  for (const int64_t number : {int64_t{-256}, int64_t{1}, int64_t{255}, int64_t{257}, kMost, kLeast, kMost / 256 * 256}) {
+  cases.push_back({"options.max_bytes", [](auto& o) {
+                     o.max_bytes = 5000;
+                     o.pinned_tokens = kMost;
+                   }});
+  for (const int64_t number :
+       {int64_t{-256}, int64_t{1}, int64_t{255}, int64_t{257}, kMost, kLeast, kMost / 256 * 256}) {
     cases.push_back({"options.segment_tokens", [=](auto& o) { o.segment_tokens = number; }});
   }
   for (const OptionsCase& c : cases) {
@@ -401,12 +426,14 @@ TEST_F(MemoryArgsTest, CreateAndOpenRefuse) {
     c.spoil(options);
     ExpectRefused(mneme_memory_create(store_, "new", card_, &options, &memory), c.status, c.argument);
   }
-  for (const char* index : {"", "nonsense", "ivf,lists=", "ivf,lists=0", "ivf,lists=-3", "ivf,lists=99999999999999999999",
-                            "ivf,lists=4,lists=4", "hnsw,lists=4", "scan,", "faiss:", "faiss:Nonsense", "FLAT", "ivf;", "\xff"}) {
+  for (const char* index :
+       {"", "nonsense", "ivf,lists=", "ivf,lists=0", "ivf,lists=-3", "ivf,lists=99999999999999999999",
+        "ivf,lists=4,lists=4", "hnsw,lists=4", "scan,", "faiss:", "faiss:Nonsense", "FLAT", "ivf;", "\xff"}) {
     SCOPED_TRACE(index);
     mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
     options.index = index;
-    ExpectRefused(mneme_memory_create(store_, "new", card_, &options, &memory), MNEME_INVALID_ARGUMENT, "options.index");
+    ExpectRefused(mneme_memory_create(store_, "new", card_, &options, &memory), MNEME_INVALID_ARGUMENT,
+                  "options.index");
   }
   mneme_memory_options gpu = MNEME_MEMORY_OPTIONS_INIT;
   gpu.index = "gpu-cagra";

@@ -1,4 +1,6 @@
-// A process that may not have more memory: a commit is refused, nothing is lost, and it works once there is memory again.
+// SPDX-License-Identifier: Apache-2.0
+// A process that may not have more memory: a commit is refused, nothing is lost, and it works once there is memory
+// again.
 
 #include <sys/resource.h>
 #include <unistd.h>

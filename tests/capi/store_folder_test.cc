@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One folder is one store with one writer, whatever it is called, and stays it, whatever becomes of its name.
 
 #include <fcntl.h>

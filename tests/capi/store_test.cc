@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stores through the C ABI: options, modes, other processes, names, lists, the log.
 
 #include <sys/stat.h>
@@ -69,7 +70,8 @@ TEST_F(StoreTest, OpenRefuses) {
     mneme_store_options options = MNEME_STORE_OPTIONS_INIT;
     options.parallel_for = run_all;
     options.parallel_for_width = width;
-    ExpectRefused(mneme_store_open(path.c_str(), &options, &store), MNEME_INVALID_ARGUMENT, "options.parallel_for_width");
+    ExpectRefused(mneme_store_open(path.c_str(), &options, &store), MNEME_INVALID_ARGUMENT,
+                  "options.parallel_for_width");
   }
   ExpectRefused(mneme_store_open(nullptr, nullptr, &store), MNEME_INVALID_ARGUMENT, "path");
   ExpectRefused(mneme_store_open("", nullptr, &store), MNEME_INVALID_ARGUMENT, "path");
@@ -104,9 +106,13 @@ TEST_F(StoreTest, OneWriterAtATimeInThisProcess) {
   EXPECT_EQ(second, untouched);
 }
 
-bool Exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
+bool Exists(const std::string& path) {
+  return access(path.c_str(), F_OK) == 0;
+}
 
-void Touch(const std::string& path) { fclose(fopen(path.c_str(), "w")); }
+void Touch(const std::string& path) {
+  fclose(fopen(path.c_str(), "w"));
+}
 
 // Waits for another process, a minute at most.
 bool Appears(const std::string& path) {
@@ -199,8 +205,8 @@ int List(void* context, const char* name, int64_t tokens, int64_t bytes) {
 }
 
 TEST_F(StoreTest, NamesOfAnyBytes) {
-  const std::string names[] = {"a", std::string(255, 'x'), "../../etc/passwd", "with space\n", "\xff\xfe\x01", "Ünïcode 記憶",
-                               "'; DROP TABLE"};
+  const std::string names[] = {
+      "a", std::string(255, 'x'), "../../etc/passwd", "with space\n", "\xff\xfe\x01", "Ünïcode 記憶", "'; DROP TABLE"};
   for (const std::string& name : names) {
     SCOPED_TRACE(name);
     mneme_memory* memory = NewMemory(name);

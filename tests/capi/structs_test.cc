@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // struct_size: older, newer, absent and absurd ones, of every struct.
 
 #include <cstring>
@@ -65,7 +66,8 @@ void CheckOutput(const std::string& name, const Struct& init, const std::functio
     older.resize(sizeof(Struct), 0x5a);
     ASSERT_OK(call(reinterpret_cast<Struct*>(older.data())));
     EXPECT_EQ(std::memcmp(older.data() + sizeof(size_t), reinterpret_cast<const char*>(&whole) + sizeof(size_t),
-                          size - sizeof(size_t)), 0);
+                          size - sizeof(size_t)),
+              0);
     for (size_t i = size; i < older.size(); ++i) ASSERT_EQ(older[i], 0x5a) << "byte " << i << " of " << size;
   }
   // A newer caller's fields are cleared.
@@ -108,7 +110,8 @@ TEST_F(StructsTest, Inputs) {
   append.layer = kLayer;
   append.keys = &keys.view;
   append.values = &values.view;
-  CheckInput<mneme_append_args>("args", append, [&](const mneme_append_args* args) { return mneme_append(memory_, args); });
+  CheckInput<mneme_append_args>("args", append,
+                                [&](const mneme_append_args* args) { return mneme_append(memory_, args); });
   mneme_read_args read = MNEME_READ_ARGS_INIT;
   read.layer = kLayer;
   read.tokens = 1;

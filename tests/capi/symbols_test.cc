@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What libmneme shows to the linker and to the compiler is the header's functions and nothing else.
 
 #include <array>

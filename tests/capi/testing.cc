@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "tests/capi/testing.h"
 
 #include <sys/wait.h>
@@ -31,7 +32,9 @@ pid_t SpawnThisTest(const std::string& argument) {
   _exit(127);
 }
 
-const char* ChildArgument() { return std::getenv("MNEME_TEST_CHILD"); }
+const char* ChildArgument() {
+  return std::getenv("MNEME_TEST_CHILD");
+}
 
 int WaitFor(pid_t child) {
   int status = 0;
@@ -46,8 +49,8 @@ Tensor::Tensor(std::vector<int64_t> extents) : shape(std::move(extents)), stride
     n *= shape[i - 1];
   }
   data.resize(static_cast<size_t>(n));
-  view = {data.data(), MNEME_F32,     MNEME_DEVICE_CPU, 0, static_cast<int32_t>(shape.size()), shape.data(),
-          strides.data()};
+  view = {data.data(),  MNEME_F32,     MNEME_DEVICE_CPU, 0, static_cast<int32_t>(shape.size()),
+          shape.data(), strides.data()};
 }
 
 void Tensor::Fill(uint32_t seed) {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_TESTS_CAPI_TESTING_H_
 #define MNEME_TESTS_CAPI_TESTING_H_
 
@@ -94,8 +95,8 @@ mneme_memory_info_t InfoOf(mneme_memory* memory);
 // Everything that can be seen of a memory, to compare it before and after a call.
 std::string StateOf(mneme_memory* memory);
 
-// An open store with one memory "m": 256 sealed tokens, 44 committed ones in the tail, 10 pending ones, of which layer 7
-// lacks the last 3.
+// An open store with one memory "m": 256 sealed tokens, 44 committed ones in the tail, 10 pending ones, of which layer
+// 7 lacks the last 3.
 class CapiTest : public ::testing::Test {
  protected:
   static constexpr int64_t kTokens = 307;

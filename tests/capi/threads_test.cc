@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Executors and calls from several threads.
 
 #include <atomic>

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs examples/quickstart as its reader would, and on what it must refuse.
 
 quickstart_test.py PROGRAM

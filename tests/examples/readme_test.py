@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks that README.md quotes the examples verbatim.
 
 A code block below the line `<!-- quoted from FILE -->` must equal the lines of FILE between the lines

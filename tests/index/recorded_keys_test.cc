@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Index kinds on what they are for: keys that a real model computed, and queries that would search them. The recording
 // is made by `mneme-llama record`; MNEME_RECORDED_QK names it.
 #include <algorithm>
@@ -10,9 +11,9 @@
 
 #include "absl/strings/string_view.h"
 #include "gtest/gtest.h"
-#include "index/certified_scan.h"
+#include "index/faiss/row_groups.h"
 #include "index/key_index.h"
-#include "index/row_groups.h"
+#include "index/scan/certified_scan.h"
 #include "index/top_k.h"
 #include "tests/index/recorded_qk.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_TESTS_INDEX_RECORDED_QK_H_
 #define MNEME_TESTS_INDEX_RECORDED_QK_H_
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "tests/memory/attend_call.h"
 
 #include <algorithm>
@@ -76,16 +77,14 @@ AttendCall::AttendCall(TestRandom& random, const AttendCase& given) : case_(give
     made.mask_offset = sequence.locals - sequence.queries;
     sequences_.push_back(made);
   }
-  const auto element = [&] {
-    return case_.exact ? static_cast<float>(random.Between(-2, 2)) : random.Normal(1.5f);
-  };
+  const auto element = [&] { return case_.exact ? static_cast<float>(random.Between(-2, 2)) : random.Normal(1.5f); };
   const int64_t heads = layer.query_heads;
   query_ = std::make_unique<OwnedTensor>(random, case_.query_dtype, query_count_, heads, layer.key_dim, element);
   memory_query_ = std::make_unique<OwnedTensor>(random, case_.query_dtype, query_count_, heads, layer.key_dim, element);
   local_keys_ =
       std::make_unique<OwnedTensor>(random, case_.local_dtype, local_count, layer.kv_heads, layer.key_dim, element);
-  local_values_ = std::make_unique<OwnedTensor>(random, case_.local_dtype, local_count, layer.kv_heads,
-                                                layer.value_dim, [&] { return random.Normal(); });
+  local_values_ = std::make_unique<OwnedTensor>(random, case_.local_dtype, local_count, layer.kv_heads, layer.value_dim,
+                                                [&] { return random.Normal(); });
   for (const Sequence& sequence : sequences_) {
     for (int64_t query = sequence.query_begin; query < sequence.query_end; ++query) {
       positions_.push_back(random.Between(0, 4000));
@@ -125,7 +124,7 @@ AttendCall::AttendCall(TestRandom& random, const AttendCase& given) : case_(give
     request_.mask.bits_stride = bits_stride;
   }
   request_.fusion = case_.fusion;
-  request_.output = {output_bytes_.data(), case_.output_dtype,      query_count_, heads,
+  request_.output = {output_bytes_.data(), case_.output_dtype,      query_count_,   heads,
                      layer.value_dim,      heads * layer.value_dim, layer.value_dim};
   request_.log_sum_exp = result_.log_sum_exp.data();
   request_.memory_mass = result_.memory_mass.data();
@@ -206,8 +205,7 @@ void AttendCall::CheckOne(size_t number, int64_t query, int64_t head) const {
   }
   if (oracle != nullptr) {
     const auto at = static_cast<size_t>(oracle->card().FindLayer(layer.layer));
-    const int64_t end =
-        sequence.memory_end < 0 ? oracle->End(at) : std::min(sequence.memory_end, oracle->End(at));
+    const int64_t end = sequence.memory_end < 0 ? oracle->End(at) : std::min(sequence.memory_end, oracle->End(at));
     problem.query_position = case_.own_positions
                                  ? positions_[static_cast<size_t>(query)]
                                  : end + std::max<int64_t>(0, locals - queries) + query - sequence.query_begin;

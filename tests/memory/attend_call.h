@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_TESTS_MEMORY_ATTEND_CALL_H_
 #define MNEME_TESTS_MEMORY_ATTEND_CALL_H_
 
@@ -5,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "memory/attend.h"
+#include "memory/attend/attend.h"
 #include "tests/memory/testing.h"
 
 namespace mneme {
@@ -44,8 +45,8 @@ struct AttendCase {
   void SetTopK(int64_t k);
 };
 
-// A call over one memory of the card's layer number `layer`, with heads that differ in decay and bias; all but the first
-// layer have a soft cap. The sequence has no memory yet.
+// A call over one memory of the card's layer number `layer`, with heads that differ in decay and bias; all but the
+// first layer have a soft cap. The sequence has no memory yet.
 AttendCase MixedHeads(const ModelCard& card, size_t layer, int64_t queries, PositionPolicy policy);
 
 struct AttendResult {

@@ -1,9 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
 // Bounds in tokens, RAM and disk.
 
 #include <filesystem>
 #include <optional>
 
-#include "memory/code_columns.h"
+#include "memory/segment/code_columns.h"
 #include "tests/memory/attend_call.h"
 
 namespace mneme {
@@ -74,7 +75,8 @@ TEST_F(BoundsTest, TheOldestGoFirstAndPinnedOnesStay) {
   ExpectHolds(*memory, oracle);
 }
 
-// What is counted once is kept until anything comes or goes: columns, keys with values, codes made from keys, codes read.
+// What is counted once is kept until anything comes or goes: columns, keys with values, codes made from keys, codes
+// read.
 TEST_F(BoundsTest, RamBytesFollowWhatIsInMemory) {
   constexpr int64_t kRows = 2048, kSegments = 4;
   options_.segment_tokens = kRows;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What may run at once does, and what may not is refused. Most of its worth is under ThreadSanitizer.
 
 #include <atomic>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A process that appends, commits, forks and evicts is killed at any moment; what it was told is durable is there.
 //
 // The victim is this program again, started for CrashTest.DISABLED_Victim: a fork without exec would inherit RocksDB's
@@ -52,7 +53,9 @@ Note* MapNote(const std::string& path) {
   return static_cast<Note*>(memory);  // zeros are a fresh one
 }
 
-std::string NameOf(int number) { return absl::StrCat("memory ", number); }
+std::string NameOf(int number) {
+  return absl::StrCat("memory ", number);
+}
 
 MemoryOptions Options() {
   MemoryOptions options;
@@ -184,7 +187,8 @@ TEST(CrashTest, DISABLED_Victim) {
       Append(*memory, note, number, n);
       if (random.Chance(0.5)) continue;
       int64_t durable = 0;
-      if (!memory->Commit(random.Chance(0.2) ? Durability::kSynced : Durability::kBuffered, &durable).ok()) std::abort();
+      if (!memory->Commit(random.Chance(0.2) ? Durability::kSynced : Durability::kBuffered, &durable).ok())
+        std::abort();
       mine.acknowledged = durable;
     }
   }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Random sequences of operations against a plain model of what a memory is.
 
 #include <algorithm>
@@ -55,7 +56,9 @@ class Machine {
     store_ = OpenStore(folder_.store(), options);
   }
 
-  Subject& Any() { return subjects_[static_cast<size_t>(random_.Between(0, static_cast<int64_t>(subjects_.size()) - 1))]; }
+  Subject& Any() {
+    return subjects_[static_cast<size_t>(random_.Between(0, static_cast<int64_t>(subjects_.size()) - 1))];
+  }
 
   void Create() {
     MemoryOptions options;
@@ -171,8 +174,8 @@ class Machine {
   void Truncate(Subject& subject) {
     SCOPED_TRACE("truncate");
     const int64_t whole = subject.live->Whole();
-    const int64_t tokens = random_.Chance(0.1) ? random_.Between(0, whole)
-                                               : std::max<int64_t>(0, whole - random_.Between(0, 300));
+    const int64_t tokens =
+        random_.Chance(0.1) ? random_.Between(0, whole) : std::max<int64_t>(0, whole - random_.Between(0, 300));
     EXPECT_TRUE(absl::IsOutOfRange(subject.memory->Truncate(whole + 1)));
     ASSERT_OK(subject.memory->Truncate(tokens));
     subject.live->Truncate(tokens);

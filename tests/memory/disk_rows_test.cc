@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Rows that stay on disk while their codes are in memory, and codes that outlive the process: nothing about what a
 // search finds may tell.
 
@@ -6,7 +7,7 @@
 #include <utility>
 
 #include "absl/synchronization/mutex.h"
-#include "memory/code_columns.h"
+#include "memory/segment/code_columns.h"
 #include "tests/memory/attend_call.h"
 #include "tests/storage/tamper.h"
 
@@ -419,8 +420,8 @@ TEST_F(DiskRowsTest, ThreadsThatSearchAtOnceAnswerAlike) {
     std::vector<AttendResult> expected;
     std::vector<std::unique_ptr<AttendCall>> calls;
     for (int i = 0; i < 4; ++i) {
-      calls.push_back(
-          std::make_unique<AttendCall>(random_, MixedHeads(card_, static_cast<size_t>(i % 2), 3 + i, PositionPolicy::kAsStored)));
+      calls.push_back(std::make_unique<AttendCall>(
+          random_, MixedHeads(card_, static_cast<size_t>(i % 2), 3 + i, PositionPolicy::kAsStored)));
       calls.back()->SetMemory(0, reference_.get());
       ASSERT_OK(calls.back()->Run());
       expected.push_back(calls.back()->result());

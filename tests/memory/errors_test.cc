@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What is refused, how it is said, and that nothing has changed then.
 
 #include <cmath>

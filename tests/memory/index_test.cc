@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Memories with FAISS indices: built, loaded, rebuilt, never trusted further than their rows.
 
 #include <algorithm>
@@ -144,7 +145,8 @@ class IndexTest : public ::testing::TestWithParam<const char*> {
     call.SetMemory(0, memory.get());
     EXPECT_OK(call.Run());
     for (size_t at = 0; at < got.size(); at += 10) {
-      const std::set<int64_t> found(got.begin() + static_cast<int64_t>(at), got.begin() + static_cast<int64_t>(at) + 10);
+      const std::set<int64_t> found(got.begin() + static_cast<int64_t>(at),
+                                    got.begin() + static_cast<int64_t>(at) + 10);
       for (size_t i = at; i < at + 10; ++i, ++wanted) hits += found.contains(call.result().tokens[i]) ? 1 : 0;
     }
     EXPECT_OK(store_->CloseMemory(memory));
@@ -337,7 +339,8 @@ TEST_P(IndexTest, AForkSharesTheIndices) {
   EXPECT_EQ(Stats().indexes_rebuilt, 0);
 }
 
-// The keys are those of forty tokens, so that all of them are candidates: what is found is the exact scan's, bit for bit.
+// The keys are those of forty tokens, so that all of them are candidates: what is found is the exact scan's, bit for
+// bit.
 TEST_P(IndexTest, EqualKeysAreFoundAsByTheExactScan) {
   options_.pinned_tokens = 7;
   Create();

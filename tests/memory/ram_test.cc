@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Memory in proportion: an open memory of few tokens costs a few times its rows, and what is freed goes back.
 
 #include <unistd.h>
@@ -22,7 +23,9 @@ namespace {
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__GLIBC__)
 constexpr bool kMallocCounts = false;
-int64_t InUse() { return 0; }
+int64_t InUse() {
+  return 0;
+}
 #else
 constexpr bool kMallocCounts = true;
 int64_t InUse() {

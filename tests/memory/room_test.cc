@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Room given back: drops and forks of many small memories are cheap, and files stay in proportion to what is stored.
 
 #include <chrono>
@@ -96,7 +97,7 @@ TEST_F(RoomTest, ManySmallForksWriteNoFilesOfTheirOwn) {
   const LayerCard& layer = card_.layers[0];
   std::vector<float> keys(static_cast<size_t>(17 * layer.kv_heads * layer.key_dim));
   ReadRequest request{layer.layer, 0, 17, {}, {}, nullptr, nullptr};
-  request.keys = {keys.data(),    DType::kF32,    17, layer.kv_heads, layer.key_dim, layer.kv_heads * layer.key_dim,
+  request.keys = {keys.data(),  DType::kF32, 17, layer.kv_heads, layer.key_dim, layer.kv_heads * layer.key_dim,
                   layer.key_dim};
   ASSERT_OK(fork->Read(request));
   const Rows wanted = KeysOf(1, layer, 0, 17);

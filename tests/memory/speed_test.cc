@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Figures, printed; nothing here fails because a machine is slow.
 
 #include <algorithm>
@@ -32,7 +33,8 @@ TEST(SpeedTest, AppendOfOneToken) {
       options.stored_dtype = stored;
       const auto memory = *store->CreateMemory(absl::StrCat(DTypeName(stored), " ", DTypeName(given)), card, options);
       constexpr int64_t kTokens = 500;
-      const Rows keys = KeysOf(1, card.layers[0], 0, kTokens, given), values = ValuesOf(1, card.layers[0], 0, kTokens, given);
+      const Rows keys = KeysOf(1, card.layers[0], 0, kTokens, given),
+                 values = ValuesOf(1, card.layers[0], 0, kTokens, given);
       std::vector<double> times;
       for (int64_t token = 0; token < kTokens; ++token) {
         RowTensor key = keys.tensor, value = values.tensor;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_TESTS_MEMORY_TESTING_H_
 #define MNEME_TESTS_MEMORY_TESTING_H_
 
@@ -51,7 +52,7 @@ class Oracle {
   int64_t End(size_t layer) const { return static_cast<int64_t>(rows_[layer].size()); }
   int64_t Whole() const;
   int64_t Known() const { return static_cast<int64_t>(positions_.size()); }  // tokens whose position is decided
-  int64_t Held() const;  // whole tokens not evicted
+  int64_t Held() const;                                                      // whole tokens not evicted
   bool Holds(int64_t token) const { return Pinned(token) || token >= first_kept_; }
   bool Pinned(int64_t token) const { return token < options_.pinned_tokens; }
   const Row& At(size_t layer, int64_t token) const { return *rows_[layer][static_cast<size_t>(token)]; }

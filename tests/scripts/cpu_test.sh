@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Which build of llama.cpp is made for which CPU (scripts/lib/cpu.sh).
 set -euo pipefail
 # shellcheck source=../../scripts/lib/common.sh

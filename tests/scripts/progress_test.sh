@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # How scripts show long commands (scripts/lib/progress.sh).
 set -euo pipefail
 # shellcheck source=../../scripts/lib/common.sh

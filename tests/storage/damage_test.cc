@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <unistd.h>
 
 #include <algorithm>
@@ -58,8 +59,8 @@ TEST(DamageTest, ADamagedBlobFileNamesTheChunk) {
 // that names the file, from open or from the read.
 TEST(DamageTest, AMissingOrShortFileIsDataLossAndNamed) {
   for (const char* const extension : {".blob", ".sst"}) {
-    for (const auto mode : {DatabaseOptions::Mode::kReadWrite, DatabaseOptions::Mode::kReadOnly,
-                            DatabaseOptions::Mode::kFollow}) {
+    for (const auto mode :
+         {DatabaseOptions::Mode::kReadWrite, DatabaseOptions::Mode::kReadOnly, DatabaseOptions::Mode::kFollow}) {
       for (const int size : {-1, 0, 1000}) {
         SCOPED_TRACE(absl::StrCat(extension, " of ", size, " bytes, mode ", static_cast<int>(mode)));
         const TempFolder folder;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "storage/database.h"
 
 #include <algorithm>
@@ -282,9 +283,8 @@ TEST_F(DatabaseTest, VerifyReadsAllAndCanBeCancelled) {
   // Keys and values of chunk 2, three chunks of each token column, logs of layers -1 and 0.
   EXPECT_EQ(damages.size(), 10u);
   const auto naming = [&](const std::string& what) {
-    return std::count_if(damages.begin(), damages.end(), [&](const absl::Status& status) {
-      return absl::StrContains(status.message(), what);
-    });
+    return std::count_if(damages.begin(), damages.end(),
+                         [&](const absl::Status& status) { return absl::StrContains(status.message(), what); });
   };
   EXPECT_EQ(naming("positions chunk "), 3);
   EXPECT_EQ(naming("token ids chunk "), 3);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The table from the operating system's errors to statuses.
 
 #include "storage/errno_status.h"
@@ -18,20 +19,34 @@ namespace {
 using Code = absl::StatusCode;
 
 const std::vector<std::pair<int, Code>> kExpected = {
-    {EACCES, Code::kPermissionDenied},       {EPERM, Code::kPermissionDenied},
-    {EROFS, Code::kPermissionDenied},        {ENOSPC, Code::kResourceExhausted},
-    {EDQUOT, Code::kResourceExhausted},      {EFBIG, Code::kResourceExhausted},
-    {EMFILE, Code::kResourceExhausted},      {ENFILE, Code::kResourceExhausted},
-    {ENOMEM, Code::kResourceExhausted},      {ENOLCK, Code::kResourceExhausted},
-    {ENAMETOOLONG, Code::kInvalidArgument},  {ELOOP, Code::kInvalidArgument},
-    {ENOTDIR, Code::kInvalidArgument},       {EISDIR, Code::kInvalidArgument},
-    {ENOENT, Code::kNotFound},               {EEXIST, Code::kAlreadyExists},
-    {ENOSYS, Code::kUnimplemented},          {EOPNOTSUPP, Code::kUnimplemented},
-    {EUCLEAN, Code::kDataLoss},              {EBADMSG, Code::kDataLoss},
-    {EIO, Code::kUnavailable},               {ENODEV, Code::kUnavailable},
-    {ESTALE, Code::kUnavailable},            {EAGAIN, Code::kUnavailable},
-    {EBUSY, Code::kUnavailable},             {EINTR, Code::kUnavailable},
-    {ETIMEDOUT, Code::kUnavailable},         {EINVAL, Code::kInternal},
+    {EACCES, Code::kPermissionDenied},
+    {EPERM, Code::kPermissionDenied},
+    {EROFS, Code::kPermissionDenied},
+    {ENOSPC, Code::kResourceExhausted},
+    {EDQUOT, Code::kResourceExhausted},
+    {EFBIG, Code::kResourceExhausted},
+    {EMFILE, Code::kResourceExhausted},
+    {ENFILE, Code::kResourceExhausted},
+    {ENOMEM, Code::kResourceExhausted},
+    {ENOLCK, Code::kResourceExhausted},
+    {ENAMETOOLONG, Code::kInvalidArgument},
+    {ELOOP, Code::kInvalidArgument},
+    {ENOTDIR, Code::kInvalidArgument},
+    {EISDIR, Code::kInvalidArgument},
+    {ENOENT, Code::kNotFound},
+    {EEXIST, Code::kAlreadyExists},
+    {ENOSYS, Code::kUnimplemented},
+    {EOPNOTSUPP, Code::kUnimplemented},
+    {EUCLEAN, Code::kDataLoss},
+    {EBADMSG, Code::kDataLoss},
+    {EIO, Code::kUnavailable},
+    {ENODEV, Code::kUnavailable},
+    {ESTALE, Code::kUnavailable},
+    {EAGAIN, Code::kUnavailable},
+    {EBUSY, Code::kUnavailable},
+    {EINTR, Code::kUnavailable},
+    {ETIMEDOUT, Code::kUnavailable},
+    {EINVAL, Code::kInternal},
 };
 
 TEST(ErrnoStatusTest, EachErrorHasItsCode) {
@@ -44,7 +59,9 @@ TEST(ErrnoStatusTest, EachErrorHasItsCode) {
   }
 }
 
-TEST(ErrnoStatusTest, ErrorsOutsideTheTableMayPass) { EXPECT_EQ(CodeOfErrno(4000), Code::kUnavailable); }
+TEST(ErrnoStatusTest, ErrorsOutsideTheTableMayPass) {
+  EXPECT_EQ(CodeOfErrno(4000), Code::kUnavailable);
+}
 
 TEST(ErrnoStatusTest, RightsAndRoomComeWithAdvice) {
   for (const int error : {EACCES, EPERM, EROFS, ENOSPC, EDQUOT, EMFILE, ENFILE, ENAMETOOLONG, EIO}) {

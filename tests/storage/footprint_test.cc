@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
@@ -90,8 +91,8 @@ TEST(FootprintTest, BulkCommitsAreWrittenAboutOnce) {
   database.reset();
 }
 
-// Values of different segments go to different files; two memories that are committed at once must not flush in turns of
-// a few hundred KiB.
+// Values of different segments go to different files; two memories that are committed at once must not flush in turns
+// of a few hundred KiB.
 TEST(FootprintTest, BulkCommitsAtOnceMakeFewFiles) {
   const TempFolder folder;
   const auto database = OpenOrDie(folder.store());
@@ -104,8 +105,8 @@ TEST(FootprintTest, BulkCommitsAtOnceMakeFewFiles) {
     for (const size_t i : {0, 1}) ASSERT_OK(transactions[i]->PutChunk(segments[i], kTestKeys, chunk, rows, kWide));
   }
   for (const size_t i : {0, 1}) {
-    const MemoryManifest manifest = MakeManifest(
-        absl::StrCat("m", i), {{segments[i], 0, kChunks * kChunkRows, kChunks * kChunkRows, true}});
+    const MemoryManifest manifest =
+        MakeManifest(absl::StrCat("m", i), {{segments[i], 0, kChunks * kChunkRows, kChunks * kChunkRows, true}});
     ASSERT_OK(transactions[i]->PutManifest(manifest));
     ASSERT_OK(transactions[i]->Commit(Durability::kBuffered));
   }
@@ -116,7 +117,8 @@ TEST(FootprintTest, BulkCommitsAtOnceMakeFewFiles) {
   std::printf("two bulk commits of 20 MiB in turns: %d blob files\n", files);
   EXPECT_LE(files, 12);
   for (const SegmentId segment : segments) {
-    EXPECT_TRUE(*ReadRows(*database, segment, kTestKeys, (kChunks - 1) * kChunkRows, kChunks * kChunkRows, kWide) == rows);
+    EXPECT_TRUE(*ReadRows(*database, segment, kTestKeys, (kChunks - 1) * kChunkRows, kChunks * kChunkRows, kWide) ==
+                rows);
   }
 }
 

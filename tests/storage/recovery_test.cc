@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
@@ -342,7 +343,9 @@ void FillWithRows(const std::string& disk) {
   }
 }
 
-TEST(RecoveryTest, AFullDiskIsReportedAndTheStoreGoesOnWhenThereIsRoom) { RunOnSmallDisk(FillWithRows); }
+TEST(RecoveryTest, AFullDiskIsReportedAndTheStoreGoesOnWhenThereIsRoom) {
+  RunOnSmallDisk(FillWithRows);
+}
 
 // Commits records until the disk is full.
 void LogUntilFull(Database& database) {
@@ -402,7 +405,9 @@ void CutATransaction(const std::string& disk) {
   }
 }
 
-TEST(RecoveryTest, ATransactionFromBeforeTheDatabaseWasOpenedAgainIsRefused) { RunOnSmallDisk(CutATransaction); }
+TEST(RecoveryTest, ATransactionFromBeforeTheDatabaseWasOpenedAgainIsRefused) {
+  RunOnSmallDisk(CutATransaction);
+}
 
 // A disk that is still full when the database is to be opened again: what is committed can be read all the same.
 void FillTwice(const std::string& disk) {
@@ -431,10 +436,12 @@ void FillTwice(const std::string& disk) {
             RowBytesOf(segment, kTestKeys, 0, kChunkRows, kTestRowBytes));
 }
 
-TEST(RecoveryTest, ADiskThatStaysFullLeavesTheStoreReadable) { RunOnSmallDisk(FillTwice); }
+TEST(RecoveryTest, ADiskThatStaysFullLeavesTheStoreReadable) {
+  RunOnSmallDisk(FillTwice);
+}
 
-// Two flushes run at once. RocksDB deletes the files of one that was done when the other, of older rows, fails, and misses
-// them whenever it is told to resume.
+// Two flushes run at once. RocksDB deletes the files of one that was done when the other, of older rows, fails, and
+// misses them whenever it is told to resume.
 void FailOneOfTwoFlushes(const std::string& disk) {
   const std::string store = disk + "/store";
   auto database = OpenOrDie(store);
@@ -482,7 +489,9 @@ void FailOneOfTwoFlushes(const std::string& disk) {
   }
 }
 
-TEST(RecoveryTest, AFlushThatFailsBesideAnotherCostsNothing) { RunOnSmallDisk(FailOneOfTwoFlushes); }
+TEST(RecoveryTest, AFlushThatFailsBesideAnotherCostsNothing) {
+  RunOnSmallDisk(FailOneOfTwoFlushes);
+}
 
 void OpenOnAFullDisk(const std::string& disk) {
   const std::string ballast = Ballast(disk);
@@ -492,7 +501,9 @@ void OpenOnAFullDisk(const std::string& disk) {
   OpenOrDie(disk + "/store");
 }
 
-TEST(RecoveryTest, AFullDiskAtOpenIsReported) { RunOnSmallDisk(OpenOnAFullDisk); }
+TEST(RecoveryTest, AFullDiskAtOpenIsReported) {
+  RunOnSmallDisk(OpenOnAFullDisk);
+}
 
 }  // namespace
 }  // namespace mneme

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Single rows out of chunks: the right ones, and little more is read than they need.
 
 #include <fstream>

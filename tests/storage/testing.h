@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_TESTS_STORAGE_TESTING_H_
 #define MNEME_TESTS_STORAGE_TESTING_H_
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "tests/attention/cuda/attend_reference.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every kernel on a device, against the double-precision definition and against the emulator. Stands alone: no library
 // but CUDA's runtime. Ends with 0 if all is well, 1 if not, 77 if there is no device.
 //
@@ -374,7 +375,8 @@ void RuntimeKeepsItsWord() {
   Check(runtime->NewStream(&second));
   Check(runtime->NewEvent(&event));
   Expect(runtime->Done(event), "an event that stands for nothing is not done");
-  // 64 rows of 1,000 bytes: to a pitch of 1,280 on one stream, to one of 1,024 on another, back to the host on the first.
+  // 64 rows of 1,000 bytes: to a pitch of 1,280 on one stream, to one of 1,024 on another, back to the host on the
+  // first.
   constexpr int64_t kRows = 64, kBytes = 1000;
   Check(runtime->AllocateHost(2 * kRows * kBytes, &host));
   auto* const bytes = static_cast<uint8_t*>(host);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_TESTS_ATTENTION_CUDA_EMULATED_RUNTIME_H_
 #define MNEME_TESTS_ATTENTION_CUDA_EMULATED_RUNTIME_H_
 
@@ -22,7 +23,8 @@ namespace mneme::cuda {
 // random number has it, and only Synchronise makes sure; so whoever forgets to wait, or gives memory away too early,
 // gets wrong numbers. Memory comes full of NaN and is filled with NaN when it is freed. Device memory cannot be read or
 // written but by what is queued: the host that follows such a pointer is stopped by a signal. Work that fails makes
-// Synchronise fail from then on, as on a device; so does a kernel whose rows, or whose own arrays, were freed. Thread-safe.
+// Synchronise fail from then on, as on a device; so does a kernel whose rows, or whose own arrays, were freed.
+// Thread-safe.
 class EmulatedDevice {
  public:
   // What was captured of a stream, to be run as often as wished.
@@ -38,8 +40,8 @@ class EmulatedDevice {
   bool present() const { return present_; }
   // Makes the `number`-th call from now on that can fail (0: the next) fail; -1: none.
   void FailCall(int64_t number);
-  // As CUDA captures: from now on what is queued on `stream` is not run but becomes part of a graph. What cannot be part
-  // of one, and what may wait for anything outside of it, fails and spoils the graph.
+  // As CUDA captures: from now on what is queued on `stream` is not run but becomes part of a graph. What cannot be
+  // part of one, and what may wait for anything outside of it, fails and spoils the graph.
   void BeginCapture(void* stream);
   // Null if the capture was spoilt.
   std::unique_ptr<Graph> EndCapture(void* stream);

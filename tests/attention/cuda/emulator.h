@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef MNEME_TESTS_ATTENTION_CUDA_EMULATOR_H_
 #define MNEME_TESTS_ATTENTION_CUDA_EMULATOR_H_
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "attention/cuda/plan.h"
 
 #include <algorithm>
@@ -133,7 +134,8 @@ TEST(PlanTest, PiecesCoverEveryRowOnceWhateverTheLength) {
       const int64_t begin = static_cast<int64_t>(random() % 50), end = begin + rows;
       const int64_t each = RangeRows(plan, rows);
       ASSERT_TRUE(each == plan.range_rows || bounds.memory_grows || rows > bounds.memory_rows);
-      ASSERT_LE(plan.ranges * each, std::max(rows + plan.ranges * 128, plan.ranges * plan.range_rows)) << "no long last";
+      ASSERT_LE(plan.ranges * each, std::max(rows + plan.ranges * 128, plan.ranges * plan.range_rows))
+          << "no long last";
       int64_t at = begin, used = 0;
       for (int64_t i = 0; i < plan.ranges; ++i) {
         const RowSlice slice = Slice(begin, end, i, plan.ranges, each);

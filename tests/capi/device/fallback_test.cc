@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a device cannot serve, or fails at, the CPU answers; and the budget is kept.
 
 #include "tests/capi/device/emulated.h"

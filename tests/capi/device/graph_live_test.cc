@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Steps of decoding that are captured once and replayed while hosts do whatever they may to the memories: each replay
 // is what the CPU makes of the memories as they were at the last update. On the emulated device, and on a real one
 // where there is one (capi_gpu_tests).

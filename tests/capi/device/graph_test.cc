@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Captured calls of mneme_attend: what they promise beside the right numbers, and what they refuse.
 
 #include <functional>

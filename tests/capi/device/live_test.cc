@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Whatever a host may do to memories of a store with a device, in random order: each answer is that of a store with the
 // CPU alone. On the emulated device, and on a real one where there is one (capi_gpu_tests).
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How rows come to a device, stay there and go.
 
 #include <algorithm>

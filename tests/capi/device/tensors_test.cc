@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tensors that lie on the device, and streams.
 
 #include <deque>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Many readers and one writer of memories on a device.
 
 #include <atomic>

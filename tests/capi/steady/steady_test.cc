@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // mneme_attend allocates nothing once calls of the same kind have run: every operator new on its threads is counted.
 
 #include <algorithm>
@@ -101,7 +102,9 @@ struct Case {
   bool snapshots = false;
 };
 
-void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.name;
+}
 
 constexpr Case kCases[] = {
     {.name = "decode"},
@@ -310,7 +313,8 @@ TEST_P(SteadyTest, OnTheHostsThreadsAllocatesNothing) {
 
 INSTANTIATE_TEST_SUITE_P(Calls, SteadyTest, ::testing::ValuesIn(kCases), [](const auto& info) {
   std::string name = info.param.name;
-  std::replace_if(name.begin(), name.end(), [](char c) { return c == ' ' || c == ','; }, '_');
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return c == ' ' || c == ','; }, '_');
   return name;
 });
 

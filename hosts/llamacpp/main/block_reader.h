@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef MNEME_HOSTS_LLAMACPP_MAIN_BLOCK_READER_H_
+#define MNEME_HOSTS_LLAMACPP_MAIN_BLOCK_READER_H_
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+
+#include "hosts/llamacpp/main/session.h"
+#include "llama.h"
+
+namespace mneme::llama {
+
+// Where the time of taking text in went, in seconds.
+struct IngestTimes {
+  double total = 0.0;
+  double model = 0.0;    // llama.cpp itself
+  double adapter = 0.0;  // looking at the graph, and attending to local and retrieved rows
+  double append = 0.0;   // appending and committing
+};
+
+// Throws Failure if the memory holds other tokens than `tokens` where it should hold these: token index i is tokens[i].
+void CheckSameText(const Memory& memory, const Session& session, std::span<const llama_token> tokens);
+
+// Attaches the memory to sequence 0, refills the local window with the block before the memory's end, and takes in
+// tokens [the memory's next token, end) in blocks, each committed before the next begins.
+// on_commit: gets the number of durable tokens.
+IngestTimes Ingest(Session& session, const Memory& memory, std::span<const llama_token> tokens,
+                   const std::string& title, mneme_durability durability,
+                   const std::function<void(int64_t)>& on_commit);
+
+// Mean negative log-likelihood of text, in nats a token.
+struct Score {
+  int64_t tokens = 0;  // scored
+  double nll = 0.0;
+  double seconds = 0.0;
+};
+
+// Goes on in sequence 0 with `tokens`, block by block, and scores each but the first, which nothing in this call
+// predicts. The rows are appended and not committed.
+Score ScoreText(Session& session, std::span<const llama_token> tokens, const std::string& title);
+
+}  // namespace mneme::llama
+
+#endif  // MNEME_HOSTS_LLAMACPP_MAIN_BLOCK_READER_H_

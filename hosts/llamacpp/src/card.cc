@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hosts/llamacpp/src/card.h"
+
+#include <cmath>
+
+namespace mneme::llama {
+
+Status ChooseLayers(const ModelShape& shape, const std::vector<int32_t>& wanted, std::vector<int32_t>* layers) {
+  const auto count = static_cast<int32_t>(shape.layers.size());
+  layers->clear();
+  if (wanted.empty()) {
+    for (int32_t i = 0; i < count; ++i) {
+      if (shape.layers[i].window == 0) layers->push_back(i);
+    }
+    return layers->empty() ? NotServed("the model has no layer with global attention") : Status();
+  }
+  for (const int32_t layer : wanted) {
+    if (layer < 0 || layer >= count) {
+      return Invalid("layers: the model has no layer " + std::to_string(layer) + ", only 0 to " +
+                     std::to_string(count - 1));
+    }
+    if (!layers->empty() && layer <= layers->back()) {
+      return Invalid("layers: must ascend, " + std::to_string(layer) + " follows " + std::to_string(layers->back()));
+    }
+    if (shape.layers[layer].window > 0) {
+      return Invalid("layers: layer " + std::to_string(layer) + " has a sliding window of " +
+                     std::to_string(shape.layers[layer].window) + " tokens; memory belongs to global layers");
+    }
+    layers->push_back(layer);
+  }
+  return Status();
+}
+
+std::vector<float> InverseFrequencies(const RotaryShape& rotary) {
+  std::vector<float> frequencies(rotary.dims / 2);
+  for (size_t i = 0; i < frequencies.size(); ++i) {
+    double frequency =
+        rotary.scale * std::pow(static_cast<double>(rotary.base), -2.0 * static_cast<double>(i) / rotary.dims);
+    if (!rotary.divisors.empty()) frequency /= rotary.divisors[i];
+    frequencies[i] = static_cast<float>(frequency);
+  }
+  return frequencies;
+}
+
+Status MakeCard(const ModelShape& shape, const std::string& fingerprint, const std::vector<int32_t>& layers,
+                CardPtr* card) {
+  mneme_card* made = nullptr;
+  MNEME_LLAMA_RETURN_IF_ERROR(FromEngine(mneme_card_create(shape.name.c_str(), fingerprint.c_str(), &made)));
+  CardPtr owned(made);
+  for (const int32_t number : layers) {
+    const LayerShape& layer = shape.layers[number];
+    const std::vector<float> frequencies = InverseFrequencies(layer.rotary);
+    mneme_layer_desc desc = MNEME_LAYER_DESC_INIT;
+    desc.layer = number;
+    desc.q_heads = layer.q_heads;
+    desc.kv_heads = layer.kv_heads;
+    desc.key_dim = layer.key_dim;
+    desc.value_dim = layer.value_dim;
+    desc.scale = layer.scale;
+    desc.window = layer.window;
+    desc.rotary_layout = layer.rotary.halves ? MNEME_ROTARY_HALVES : MNEME_ROTARY_INTERLEAVED;
+    desc.rotary_pairs = static_cast<int32_t>(frequencies.size());
+    desc.rotary_inverse_frequencies = frequencies.data();
+    MNEME_LLAMA_RETURN_IF_ERROR(FromEngine(mneme_card_add_layer(owned.get(), &desc)));
+  }
+  *card = std::move(owned);
+  return Status();
+}
+
+}  // namespace mneme::llama

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef MNEME_INDEX_FAISS_FAISS_CALL_H_
+#define MNEME_INDEX_FAISS_FAISS_CALL_H_
+
+// Internal to index/: how FAISS is called.
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <exception>
+#include <new>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+
+#include "base/dtype.h"
+
+namespace mneme {
+
+// FAISS runs in the calling thread alone: the host did not lend it others. The setting belongs to the calling
+// thread, so concurrent searches do not disturb each other.
+class OneOpenMpThread {
+ public:
+  OneOpenMpThread() : saved_(omp_get_max_threads()) { omp_set_num_threads(1); }
+  ~OneOpenMpThread() { omp_set_num_threads(saved_); }
+  OneOpenMpThread(const OneOpenMpThread&) = delete;
+  OneOpenMpThread& operator=(const OneOpenMpThread&) = delete;
+
+ private:
+  const int saved_;
+};
+
+// Runs a call into FAISS; whatever it throws becomes a Status.
+template <typename Call>
+absl::Status Guarded(absl::string_view what, Call&& call) {
+  const OneOpenMpThread one;
+  try {
+    call();
+    return absl::OkStatus();
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(absl::StrCat(what, ": out of memory"));
+  } catch (const std::exception& error) {
+    return absl::InternalError(absl::StrCat(what, ": FAISS: ", error.what()));
+  } catch (...) {
+    return absl::InternalError(absl::StrCat(what, ": FAISS: unknown exception"));
+  }
+}
+
+// A search's arguments: InvalidArgument for negative numbers, or queries f32 [count, dim] that are not finite. Queries
+// that the host cannot read are null and not looked at.
+inline absl::Status CheckSearch(const float* queries, int64_t count, int64_t fetch, int64_t dim) {
+  if (count < 0 || fetch < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("count ", count, " and fetch ", fetch, " must not be negative"));
+  }
+  if (queries != nullptr && count > 0 && fetch > 0 &&
+      !AllFinite(DType::kF32, queries, static_cast<size_t>(count * dim))) {
+    return absl::InvalidArgumentError("queries must be finite");
+  }
+  return absl::OkStatus();
+}
+
+// labels [count, found] into rows [count, fetch]; -1 pads.
+inline void PadRows(const int64_t* labels, int64_t count, int64_t found, int64_t fetch, int64_t* rows) {
+  for (int64_t i = 0; i < count; ++i) {
+    std::copy_n(labels + i * found, found, rows + i * fetch);
+    std::fill_n(rows + i * fetch + found, fetch - found, int64_t{-1});
+  }
+}
+
+}  // namespace mneme
+
+#endif  // MNEME_INDEX_FAISS_FAISS_CALL_H_

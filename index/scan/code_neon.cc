@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// The scan over codes for AArch64 CPUs with the dot-product instructions. Compiled for them: nothing here may run
+// unasked.
+
+#include <arm_neon.h>
+
+#include "index/scan/code_kernel.h"
+
+namespace mneme::codes {
+namespace {
+
+typedef float32x4_t Floats;
+typedef int32x4_t Ints;
+
+constexpr int kWidth = 4;
+constexpr int kParts = kBlockRows / kWidth;
+constexpr int kQueries = 4;
+constexpr int kCopies = 1;
+constexpr int64_t kNearBytes = 4096;
+constexpr int64_t kFarBytes = kNearBytes;
+
+#define MNEME_INLINE inline __attribute__((always_inline))
+
+MNEME_INLINE Ints SplatInt(int32_t value) {
+  return vdupq_n_s32(value);
+}
+MNEME_INLINE Floats WidenScales(const uint16_t* scales) {
+  return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(scales), 16));
+}
+typedef uint32x4_t Marks;
+const Marks kNone = {};
+MNEME_INLINE Marks NotBelow(Ints sums, Floats scales, float factor, float term) {
+  const Floats bound = vsubq_f32(vmulq_n_f32(scales, factor), vdupq_n_f32(term));
+  return vmvnq_u32(vcltq_f32(vcvtq_f32_s32(sums), bound));
+}
+MNEME_INLINE Marks Or(Marks a, Marks b) {
+  return vorrq_u32(a, b);
+}
+MNEME_INLINE uint32_t Bits(Marks marks) {
+  const uint32x4_t bit = {1, 2, 4, 8};
+  return vaddvq_u32(vandq_u32(marks, bit));
+}
+MNEME_INLINE bool Any(Marks marks) {
+  return vmaxvq_u32(marks) != 0;
+}
+
+// sdot takes signed bytes on both sides; codes are below 128, so they are the same number either way.
+template <int kQ>
+MNEME_INLINE void DotBlock(const uint8_t* codes, int64_t dim, const int8_t* values, int64_t /*near*/, int64_t /*far*/,
+                           Ints (&sums)[kQ][kParts]) {
+  for (int64_t d = 0; d < dim; d += 4) {
+    const auto* at = reinterpret_cast<const int8_t*>(codes + d * kBlockRows);
+    int8x16_t keys[kParts];
+    for (int p = 0; p < kParts; ++p) keys[p] = vld1q_s8(at + p * 16);
+    for (int q = 0; q < kQ; ++q) {
+      int32_t four;
+      __builtin_memcpy(&four, values + (d / kTileDims * kQ + q) * kTileDims + d % kTileDims, sizeof(four));
+      const int8x16_t query = vreinterpretq_s8_s32(vdupq_n_s32(four));
+      for (int p = 0; p < kParts; ++p) sums[q][p] = vdotq_s32(sums[q][p], keys[p], query);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mneme::codes
+
+#include "index/scan/code_kernel.inc"
+
+namespace mneme::codes {
+
+const Kernels kNeonKernels = {"neon", kQueries, 0, kCopies, &Scan, &Dots};
+
+}  // namespace mneme::codes

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "index/scan/key_codes.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "base/cpu.h"
+#include "base/status.h"
+#include "index/scan/block_coder.h"
+#include "index/scan/rotation.h"
+
+namespace mneme {
+namespace {
+
+const codes::BlockCoder& BestCoder() {
+#if defined(__x86_64__)
+  if (BestCpuTarget() >= CpuTarget::kAvx512) return codes::kAvx512Coder;
+  if (BestCpuTarget() >= CpuTarget::kAvx2) return codes::kAvx2Coder;
+#endif
+  return codes::kPlainCoder;
+}
+
+}  // namespace
+
+// In one piece of memory, zero where nothing else is said.
+struct KeyCodes::Workspace {
+  Workspace(int64_t dim, int64_t coded_dim) : memory(static_cast<size_t>(coded_dim) * (2 * kBlockRows + 2) + kLine) {
+    const auto address = reinterpret_cast<uintptr_t>(memory.data());
+    columns = memory.data() + (kLine - address / sizeof(float) % kLine) % kLine;
+    rows = columns + kBlockRows * coded_dim;
+    mean = rows + kBlockRows * coded_dim;
+    weights = mean + coded_dim;
+    RotationWeights(dim, weights);
+  }
+
+  static constexpr size_t kLine = 64 / sizeof(float);
+  std::vector<float> memory;
+  float* columns;  // at a multiple of 64 bytes, as what follows
+  float* rows;     // [kBlockRows][coded_dim], zero behind dim
+  float* mean;     // [coded_dim], likewise
+  float* weights;  // [coded_dim], likewise
+};
+
+KeyCodes::KeyCodes(int64_t dim)
+    : dim_(dim),
+      coded_dim_((dim + 15) / 16 * 16),
+      means_(static_cast<size_t>(dim + 1) * sizeof(float)),
+      blocks_(static_cast<size_t>(codes::BlockBytes(coded_dim_))) {}
+
+bool KeyCodes::Extend(const KeyRows& keys) {
+  const int64_t whole = keys.size() / kBlockRows * kBlockRows;
+  if (rows() >= whole) return false;
+  MutexLock lock(&mutex_);
+  if (rows() >= whole) return false;
+  if (blocks_.size() == 0) {
+    blocks_.Reserve(whole / kBlockRows);
+    means_.Reserve((whole + kChunkRows - 1) / kChunkRows);
+  }
+  Workspace space(dim_, coded_dim_);
+  for (int64_t row = rows(); row < whole; row += kBlockRows) {
+    if (row % kChunkRows == 0) AppendMean(keys, row, space);
+    AppendBlock(keys, row, space);
+  }
+  return true;
+}
+
+absl::Status KeyCodes::Restore(int64_t rows, Reader read) {
+  if (rows == 0) return absl::OkStatus();
+  MutexLock lock(&mutex_);
+  const int64_t means = MeansOf(rows), blocks = BlocksOf(rows);
+  char* const first_mean = means_.First(means);
+  char* const first_block = blocks_.First(blocks);
+  MNEME_RETURN_IF_ERROR(read(absl::MakeSpan(first_mean, static_cast<size_t>(means) * mean_bytes()),
+                             absl::MakeSpan(first_block, static_cast<size_t>(blocks) * block_bytes())));
+  means_.Publish(means);  // before the blocks that need them
+  blocks_.Publish(blocks);
+  return absl::OkStatus();
+}
+
+void KeyCodes::DecodeBlock(const KeyRows& keys, int64_t first_row, float* rows) const {
+  int64_t contiguous;
+  const char* encoded = keys.Rows(first_row, &contiguous);
+  if (contiguous >= kBlockRows && dim_ == coded_dim_ && keys.dtype() != DType::kI8) {
+    ConvertToF32(keys.dtype(), encoded, rows, static_cast<size_t>(kBlockRows * dim_));
+    return;
+  }
+  // What lies behind dim_ stays zero.
+  for (int64_t r = 0; r < kBlockRows; ++r) keys.Decode(first_row + r, rows + r * coded_dim_);
+}
+
+void KeyCodes::AppendMean(const KeyRows& keys, int64_t first_row, Workspace& space) {
+  // Of rows that are there already whenever the chunk begins to grow, so that codes do not depend on when it does:
+  // those of the chunk before, or of the first block.
+  const int64_t begin = std::max<int64_t>(0, first_row - kChunkRows);
+  const int64_t end = first_row == 0 ? kBlockRows : first_row;
+  std::vector<float> mean(static_cast<size_t>(coded_dim_) + 1);
+  for (int64_t row = begin; row < end; row += kBlockRows) {
+    DecodeBlock(keys, row, space.rows);
+    BestCoder().add(space.rows, kBlockRows, coded_dim_, mean.data());
+  }
+  const auto dim = static_cast<size_t>(dim_);
+  double squares = 0;
+  for (size_t i = 0; i < dim; ++i) {
+    mean[i] /= static_cast<float>(end - begin);
+    // Any mean is right; an infinite one would only make all bounds useless.
+    if (!std::isfinite(mean[i])) mean[i] = 0;
+    squares += static_cast<double>(mean[i]) * mean[i];
+  }
+  mean[dim] = static_cast<float>(std::sqrt(squares) * 1.0001);
+  means_.Append(mean.data(), 1);
+}
+
+void KeyCodes::AppendBlock(const KeyRows& keys, int64_t first_row, Workspace& space) {
+  std::memcpy(space.mean, Mean(first_row), static_cast<size_t>(dim_) * sizeof(float));
+  DecodeBlock(keys, first_row, space.rows);
+  BestCoder().code(space.rows, space.mean, space.weights, dim_, coded_dim_, space.columns,
+                   static_cast<char*>(blocks_.Next()));
+  blocks_.Publish();
+}
+
+}  // namespace mneme

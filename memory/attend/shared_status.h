@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef MNEME_MEMORY_ATTEND_SHARED_STATUS_H_
+#define MNEME_MEMORY_ATTEND_SHARED_STATUS_H_
+
+#include <cstddef>
+#include <new>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+
+#include "base/mutex.h"
+#include "base/parallel.h"
+
+namespace mneme {
+
+// The first error of several threads.
+class SharedStatus {
+ public:
+  void Update(const absl::Status& status) {
+    MutexLock lock(&mutex_);
+    status_.Update(status);
+  }
+  absl::Status Get() const {
+    MutexLock lock(&mutex_);
+    return status_;
+  }
+
+ private:
+  mutable Mutex mutex_;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+};
+
+// work(i) for all i < n on the executor's threads; the first error.
+inline absl::Status ParallelForStatus(Executor& executor, size_t n, absl::FunctionRef<absl::Status(size_t)> work) {
+  SharedStatus errors;
+  executor.ParallelFor(n, [&](size_t i) {
+    try {
+      errors.Update(work(i));
+    } catch (const std::bad_alloc&) {
+      errors.Update(absl::ResourceExhaustedError("out of memory"));
+    }
+  });
+  return errors.Get();
+}
+
+}  // namespace mneme
+
+#endif  // MNEME_MEMORY_ATTEND_SHARED_STATUS_H_

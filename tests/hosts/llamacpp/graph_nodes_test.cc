@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hosts/llamacpp/src/graph_nodes.h"
+
+#include <memory>
+#include <string>
+
+#include "ggml-backend.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace mneme::llama {
+namespace {
+
+using ::testing::HasSubstr;
+
+NodeName Parse(const std::string& name, ggml_op op, bool normed) {
+  ggml_tensor node = {};
+  ggml_set_name(&node, name.c_str());
+  node.op = op;
+  return ParseNodeName(node, normed);
+}
+
+void ExpectNode(const std::string& name, ggml_op op, bool normed, NodeKind kind, int32_t layer) {
+  const NodeName parsed = Parse(name, op, normed);
+  EXPECT_EQ(parsed.kind, kind) << name;
+  if (kind != NodeKind::kNone) {
+    EXPECT_EQ(parsed.layer, layer) << name;
+  }
+}
+
+TEST(GraphNodesTest, KnowsTheNodesOfPlainModels) {
+  ExpectNode("Qcur-0", GGML_OP_RESHAPE, false, NodeKind::kQuery, 0);
+  ExpectNode("Kcur-12", GGML_OP_RESHAPE, false, NodeKind::kKey, 12);
+  ExpectNode("Kcur-12", GGML_OP_ROPE, false, NodeKind::kRotatedKey, 12);
+  ExpectNode("Vcur-7", GGML_OP_RESHAPE, false, NodeKind::kValue, 7);
+  ExpectNode("kqv_out-29", GGML_OP_RESHAPE, false, NodeKind::kAttentionOut, 29);
+  ExpectNode("Qcur-0", GGML_OP_ROPE, false, NodeKind::kNone, 0);
+}
+
+// With one head and one token the flat product has the shape of the rows by heads.
+TEST(GraphNodesTest, EarlierStagesOfTheSameNameAreNotRows) {
+  for (const ggml_op stage : {GGML_OP_MUL_MAT, GGML_OP_ADD, GGML_OP_MUL, GGML_OP_CLAMP}) {
+    for (const char* name : {"Qcur-3", "Kcur-3", "Vcur-3"}) ExpectNode(name, stage, false, NodeKind::kNone, 0);
+    ExpectNode("Vcur-3", stage, true, NodeKind::kNone, 0);
+  }
+}
+
+TEST(GraphNodesTest, KnowsViewsOfAProductThatAllShare) {
+  ExpectNode("Qcur-3", GGML_OP_VIEW, false, NodeKind::kQuery, 3);
+  ExpectNode("Kcur-3", GGML_OP_VIEW, false, NodeKind::kKey, 3);
+  ExpectNode("Vcur-3", GGML_OP_VIEW, false, NodeKind::kValue, 3);
+}
+
+TEST(GraphNodesTest, KnowsTheNodesOfNormedModels) {
+  ExpectNode("Qcur_normed-5", GGML_OP_MUL, true, NodeKind::kQuery, 5);
+  ExpectNode("Kcur_normed-5", GGML_OP_MUL, true, NodeKind::kKey, 5);
+  ExpectNode("Kcur-5", GGML_OP_ROPE, true, NodeKind::kRotatedKey, 5);
+  ExpectNode("Vcur-5", GGML_OP_RESHAPE, true, NodeKind::kValue, 5);
+  ExpectNode("Qcur-5", GGML_OP_RESHAPE, true, NodeKind::kNone, 0);  // before the norm
+  ExpectNode("Kcur-5", GGML_OP_RESHAPE, true, NodeKind::kNone, 0);
+}
+
+TEST(GraphNodesTest, MatchesNamesWhole) {
+  for (const char* name : {"Kcur-0 (view)", "Kcur-0 (reshaped)", "Kcur-", "Kcur", "Kcur-x", "xKcur-0",
+                           "kqv_out-1 (view)", "Kcur_normed-1", "Vcur_normed-0", "Kcur-123456", ""}) {
+    EXPECT_EQ(Parse(name, GGML_OP_RESHAPE, false).kind, NodeKind::kNone) << name;
+  }
+}
+
+// A graph like llama.cpp's for one layer, without its data.
+class AttentionGraph {
+ public:
+  AttentionGraph() : context_(ggml_init({1 << 22, nullptr, /*no_alloc=*/true}), &ggml_free) {
+    ggml_context* c = context_.get();
+    positions = ggml_new_tensor_1d(c, GGML_TYPE_I32, kTokens);
+    ggml_tensor* flat = ggml_new_tensor_3d(c, GGML_TYPE_F32, 8, 4, kTokens);
+    rope = ggml_rope_ext(c, flat, positions, nullptr, 8, GGML_ROPE_TYPE_NORMAL, 0, 1e4f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f);
+    scaled = ggml_scale(c, rope, 0.5f);
+    keys = ggml_new_tensor_3d(c, GGML_TYPE_F16, 8, kCells, 2);
+    values = ggml_new_tensor_3d(c, GGML_TYPE_F16, 8, kCells, 2);
+    mask = ggml_new_tensor_2d(c, GGML_TYPE_F16, kCells, kTokens);
+    Build(scaled);
+    layer = {4, 2, 8, 8, 0.25f, 0, {false, 8, 1e4f, 1.0f, {}}};
+  }
+
+  void Build(ggml_tensor* query) {
+    attention = ggml_flash_attn_ext(context_.get(), ggml_permute(context_.get(), query, 0, 2, 1, 3), keys, values, mask,
+                                    0.5f, 0.0f, 0.0f);
+    output = ggml_reshape_2d(context_.get(), attention, 32, kTokens);
+    if (buffer_ != nullptr) ggml_backend_buffer_free(buffer_);
+    buffer_ = ggml_backend_alloc_ctx_tensors_from_buft(context_.get(), ggml_backend_cpu_buffer_type());
+  }
+  ~AttentionGraph() { ggml_backend_buffer_free(buffer_); }
+
+  Status Find(AttentionInputs* inputs) const { return FindAttentionInputs(*output, layer, inputs); }
+  void ExpectRefused(const std::string& reason) const {
+    AttentionInputs inputs;
+    const Status status = Find(&inputs);
+    EXPECT_EQ(status.code(), MNEME_FAILED_PRECONDITION);
+    EXPECT_THAT(status.message(), HasSubstr(reason));
+  }
+  ggml_context* context() { return context_.get(); }
+
+  static constexpr int64_t kTokens = 3;
+  static constexpr int64_t kCells = 16;
+  ggml_tensor *positions, *rope, *scaled, *keys, *values, *mask, *attention, *output;
+  LayerShape layer;
+
+ private:
+  std::unique_ptr<ggml_context, decltype(&ggml_free)> context_;
+  ggml_backend_buffer_t buffer_ = nullptr;
+};
+
+TEST(GraphNodesTest, FindsWhatStandsBehindAnOutput) {
+  const AttentionGraph graph;
+  AttentionInputs inputs;
+  const Status status = graph.Find(&inputs);
+  ASSERT_TRUE(status.ok()) << status.message();
+  EXPECT_EQ(inputs.keys, graph.keys);
+  EXPECT_EQ(inputs.values, graph.values);
+  EXPECT_EQ(inputs.mask, graph.mask);
+  const int32_t* positions = nullptr;
+  ASSERT_TRUE(FindPositions(*graph.rope, &positions).ok());
+  EXPECT_EQ(positions, graph.positions->data);
+  EXPECT_FLOAT_EQ(inputs.scale, 0.5f);
+  EXPECT_FLOAT_EQ(inputs.query_factor, 0.5f);
+}
+
+TEST(GraphNodesTest, RefusesSinksAsWeights) {
+  AttentionGraph graph;
+  graph.attention->src[4] = ggml_new_tensor_1d(graph.context(), GGML_TYPE_F32, 4);
+  graph.ExpectRefused("sinks as weights");
+}
+
+TEST(GraphNodesTest, RefusesQueriesTurnedByAMatrix) {
+  AttentionGraph graph;
+  ggml_tensor* turn = ggml_new_tensor_2d(graph.context(), GGML_TYPE_F32, 8, 8);
+  graph.attention->src[0] = ggml_permute(graph.context(), ggml_mul_mat(graph.context(), turn, graph.rope), 0, 2, 1, 3);
+  graph.ExpectRefused("Hadamard");
+}
+
+TEST(GraphNodesTest, RefusesSettingsThatAreNotTheModels) {
+  AttentionGraph graph;
+  graph.layer.rotary.base = 5e5f;
+  graph.ExpectRefused("rotary base");
+  graph.layer.rotary.base = 1e4f;
+  graph.layer.rotary.halves = true;
+  graph.ExpectRefused("rotary mode");
+  graph.layer.rotary.halves = false;
+  graph.layer.scale = 1.0f;
+  graph.ExpectRefused("attention scale");
+  graph.layer.scale = 0.25f;
+  graph.layer.rotary.divisors = {1, 1, 1, 1};
+  graph.ExpectRefused("rotary factors");
+}
+
+TEST(GraphNodesTest, RefusesAttentionWithoutFlash) {
+  AttentionGraph graph;
+  graph.attention->op = GGML_OP_CONT;
+  graph.ExpectRefused("flash attention");
+}
+
+}  // namespace
+}  // namespace mneme::llama
