@@ -13,7 +13,7 @@
 namespace mneme {
 
 // Keys are fixed-width and big-endian, so that bytes sort as numbers and everything of one owner is one range.
-// docs/format.md has the grammar.
+// docs/design/format.md has the grammar.
 
 inline constexpr size_t kMaxNameBytes = 255;
 

@@ -67,7 +67,7 @@ struct MemoryManifest {
   bool operator==(const MemoryManifest&) const = default;
 };
 
-// Versioned, checksummed encoding; docs/format.md has the grammar.
+// Versioned, checksummed encoding; docs/design/format.md has the grammar.
 std::string EncodeManifest(const MemoryManifest& manifest);
 
 // DataLoss if the bytes are damaged, FailedPrecondition if a newer mneme wrote them. Every count is bounded

@@ -3,7 +3,7 @@
 #define MNEME_INDEX_SCAN_BLOCK_CODER_H_
 
 // Internal: how sixteen keys become a block of codes (code_kernel.h), and its kernels for each instruction set. As in
-// scan_kernel.h, plain data only. The arithmetic is explained in docs/scan.md.
+// scan_kernel.h, plain data only. The arithmetic is explained in docs/design/scan.md.
 
 #include <stdint.h>
 

@@ -3,7 +3,7 @@
 #define MNEME_INDEX_SCAN_CODE_KERNEL_H_
 
 // Internal: what the scan over codes and its kernels for each instruction set share. As in scan_kernel.h, plain data
-// only. The arithmetic is explained in docs/scan.md.
+// only. The arithmetic is explained in docs/design/scan.md.
 
 #include <stddef.h>
 #include <stdint.h>

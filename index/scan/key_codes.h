@@ -17,7 +17,7 @@
 namespace mneme {
 
 // Seven-bit codes of a KeyRows' keys, in blocks that a scan reads at the speed of memory, with bounds on what they
-// leave out. docs/scan.md has the layout and the arithmetic.
+// leave out. docs/design/scan.md has the layout and the arithmetic.
 //
 // A row's code is made of (row - mean of earlier rows), rotated. Rows are coded by whole blocks, so up to
 // kBlockRows - 1 of the newest rows have none.

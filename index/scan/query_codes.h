@@ -8,7 +8,7 @@
 
 namespace mneme::codes {
 
-// A query in whole numbers: element d stands for step * values[d]. docs/scan.md has the arithmetic.
+// A query in whole numbers: element d stands for step * values[d]. docs/design/scan.md has the arithmetic.
 struct QueryCode {
   float step;     // 0 if the query is all zero, or too small to matter
   int32_t sum;    // of the values

@@ -40,7 +40,7 @@ llama() {
   "$host" "$1" --model "$MNEME_DEPS/models/$model" --text "$MNEME_DEPS/text/hol-light.txt" --threads 2 "${@:2}"
 }
 
-# Keys and queries of the model: an easy layer and a hard one (docs/scan.md). They are kept, as making them takes minutes;
+# Keys and queries of the model: an easy layer and a hard one (docs/design/scan.md). They are kept, as making them takes minutes;
 # with --quick they are used if they are there.
 record() {
   [[ -n $host ]] || return 0

@@ -121,7 +121,7 @@ class EachTarget : public ::testing::TestWithParam<CpuTarget> {
   INSTANTIATE_TEST_SUITE_P(Targets, suite, ::testing::Values(CpuTarget::kPlain, CpuTarget::kAvx2, CpuTarget::kAvx512), \
                            [](const auto& info) { return std::string(CpuTargetName(info.param)); })
 
-// The greatest error by name, printed at the end of a test: docs/attention.md quotes it.
+// The greatest error by name, printed at the end of a test: docs/design/attention.md quotes it.
 class ErrorTable {
  public:
   explicit ErrorTable(std::string title) : title_(std::move(title)) {}

@@ -20,7 +20,7 @@ using ::testing::IsEmpty;
 constexpr uint64_t kOwner = 41;
 constexpr int64_t kHeads = 3;  // KV heads of both layers of the card
 
-// Where the kind stands in a chunk's key (docs/format.md).
+// Where the kind stands in a chunk's key (docs/design/format.md).
 constexpr size_t kKindAt = 16;
 
 class DiskRowsTest : public ::testing::Test {

@@ -36,7 +36,7 @@ struct Row {
   std::vector<uint8_t> code;
 };
 
-// One key by itself, as docs/scan.md tells: rotated, then rounded, sums in sixteen parts.
+// One key by itself, as docs/design/scan.md tells: rotated, then rounded, sums in sixteen parts.
 Row CodeOf(std::vector<float> key, const float* mean, int64_t dim) {
   for (int64_t i = 0; i < dim; ++i) key[static_cast<size_t>(i)] -= mean[i];
   Rotate(key.data(), dim);
