@@ -67,6 +67,7 @@ mneme_verify_report StoreHandle::Verify(mneme_progress progress, void* context) 
 
 void StoreHandle::Drop(const std::vector<std::string>& names) {
   std::vector<const char*> pointers;
+  pointers.reserve(names.size());
   for (const std::string& name : names) pointers.push_back(name.c_str());
   Check(mneme_memory_drop_many(store_, pointers.data(), pointers.size()));
 }

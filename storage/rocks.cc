@@ -76,8 +76,8 @@ class BlobFile : public rocksdb::FSRandomAccessFileWrapper {
 
 class StoreFileSystem : public rocksdb::FileSystemWrapper {
  public:
-  StoreFileSystem(std::shared_ptr<rocksdb::FileSystem> target, std::shared_ptr<const StoreFolder> folder)
-      : FileSystemWrapper(std::move(target)), folder_(std::move(folder)) {}
+  StoreFileSystem(const std::shared_ptr<rocksdb::FileSystem>& target, std::shared_ptr<const StoreFolder> folder)
+      : FileSystemWrapper(target), folder_(std::move(folder)) {}
   ~StoreFileSystem() override {
     if (lock_ != nullptr) target()->UnlockFile(lock_, rocksdb::IOOptions(), nullptr).PermitUncheckedError();
   }

@@ -3,19 +3,23 @@
 # Sourced by common.sh: long commands that show how far they are.
 
 # draw_progress: reads lines that begin with "[done/all]", as Ninja writes them, and shows them as one line that changes on
-# a terminal, and elsewhere as a line for every tenth. The time left is estimated from what is done by then.
+# a terminal, and elsewhere as a line for every tenth. The time left is estimated from what is done by then, once that took
+# five seconds.
 draw_progress() {
   local line started=$SECONDS tenth=0 finished all left
   while IFS= read -r line; do
     [[ $line =~ ^\[([0-9]+)/([0-9]+)\] ]] || continue
     finished=${BASH_REMATCH[1]} all=${BASH_REMATCH[2]}
     ((finished > 0 && all > 0)) || continue
-    left=$(((SECONDS - started) * (all - finished) / finished))
+    left=
+    if ((SECONDS - started >= 5 && finished < all)); then
+      left=", about $(((SECONDS - started) * (all - finished) / finished)) s left"
+    fi
     if [[ -t 1 ]]; then
-      printf '\r   [%d/%d] about %d s left \033[K' "$finished" "$all" "$left"
+      printf '\r   [%d/%d]%s \033[K' "$finished" "$all" "$left"
     elif ((all >= 10 && finished * 10 / all > tenth)); then
       tenth=$((finished * 10 / all))
-      printf '   [%d/%d] about %d s left\n' "$finished" "$all" "$left"
+      printf '   [%d/%d]%s\n' "$finished" "$all" "$left"
     fi
   done
   [[ ! -t 1 ]] || printf '\r\033[K'

@@ -14,8 +14,10 @@ work=$(mktemp -d)
 trap 'rm -rf -- "$work"' EXIT
 
 steps() { for i in $(seq 1 40); do echo "[$i/40] step $i"; done; }
-expect 'a line for every tenth' 10 "$(counted "$work/log" steps | grep -c 'about 0 s left')"
+expect 'a line for every tenth' 10 "$(counted "$work/log" steps | grep -cE '^   \[[0-9]+/40\]$')"
 expect 'the whole output in the log' 40 "$(grep -c step "$work/log")"
+after_five_seconds() { sleep 5 && for i in $(seq 1 10); do echo "[$i/10] step"; done; }
+expect 'an estimate after five seconds' 9 "$(counted "$work/log" after_five_seconds | grep -cE '/10\], about [0-9]+ s left$')"
 
 breaks() { echo '[1/40] step' && echo 'the reason' && return 3; }
 status=0

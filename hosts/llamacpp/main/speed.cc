@@ -134,7 +134,7 @@ class NativeContext : public Variant {
 class Remembering : public Variant {
  public:
   // threads: shared with the store, or null.
-  Remembering(std::string name, llama_model* model, const ModelSettings& settings, const ThreadsPtr& threads,
+  Remembering(const std::string& name, llama_model* model, const ModelSettings& settings, const ThreadsPtr& threads,
               const Store& store, std::span<const llama_token> text, int64_t read)
       : Variant(name, text),
         read_(read),
@@ -244,6 +244,7 @@ void AddStats(const mneme_llama_stats_t& before, const mneme_llama_stats_t& afte
 std::vector<Speed> Measure(const std::vector<Variant*>& variants, std::span<const llama_token> tokens) {
   std::vector<std::vector<double>> times(variants.size());
   std::vector<mneme_llama_stats_t> before;
+  before.reserve(variants.size());
   for (const Variant* variant : variants) before.push_back(variant->Stats());
   for (size_t i = 0; i < tokens.size(); ++i) {
     for (size_t turn = 0; turn < variants.size(); ++turn) {
