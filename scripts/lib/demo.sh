@@ -64,7 +64,7 @@ import json, sys
 
 with open(sys.argv[1]) as file:
     rows = json.load(file)
-print(f"   {'memory':<28}{'scored':>8}{'nats a token':>14}{'perplexity':>12}")
+print(f"   {'memory':<28}{'scored':>8}{'nats/token':>14}{'perplexity':>12}")
 with open(sys.argv[2], "w") as data:
     for row in rows:
         tokens = row["tokens"]
@@ -135,7 +135,7 @@ import json, sys
 
 with open(sys.argv[1]) as file:
     d = json.load(file)
-print(f"   {'nothing remembered yet':<34}{'model alone':>12}{'with mneme':>12}{'cost':>8}{'allowed':>9}")
+print(f"   {'while the memory is empty':<34}{'model alone':>12}{'with mneme':>12}{'cost':>8}{'allowed':>9}")
 def row(name, model, adapter, share, allowed):
     print(f"   {name:<34}{model:>12}{adapter:>12}{share:>8.1%}{allowed:>9.0%}")
 row(f"a block of {d['block_tokens']} tokens", f"{d['model_block_seconds'] * 1e3:.0f} ms",
