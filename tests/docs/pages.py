@@ -83,6 +83,8 @@ def pages(root):
     """Every page of the project: those of the root and those of docs/."""
     paths = [name for name in sorted(os.listdir(root)) if name.endswith(".md")]
     for folder, _, names in sorted(os.walk(os.path.join(root, "docs"))):
+        if os.path.basename(folder) == "site":  # what scripts/docs builds the site with
+            continue
         paths += [os.path.relpath(os.path.join(folder, name), root) for name in sorted(names) if name.endswith(".md")]
     return [Page(root, path) for path in paths]
 

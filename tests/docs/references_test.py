@@ -97,6 +97,20 @@ class ReferencesTest(unittest.TestCase):
                     with self.subTest(page=page.path, name=span):
                         self.assertIn(word, words)
 
+    def test_concepts_have_the_nouns_of_the_header(self):
+        with open(os.path.join(ROOT, "capi/include/mneme.h"), encoding="utf-8") as file:
+            header = file.read()
+        handles = re.findall(r"^typedef struct mneme_(\w+) mneme_\1;", header, re.MULTILINE)
+        families = re.findall(r"^typedef enum mneme_(\w+)", header, re.MULTILINE)
+        self.assertGreater(len(handles), 4)
+        self.assertGreater(len(families), 6)
+        concepts = next(page for page in self.pages if page.path == "docs/concepts.md").text
+        words = {name.replace("_", " ") for name in handles + families}
+        words -= {"class", "device type", "log level", "rotary layout", "status", "store mode"}  # they explain themselves
+        for word in words:
+            with self.subTest(word):
+                self.assertRegex(concepts.lower(), r"\b%s" % word)
+
     def test_blocks_name_their_language(self):
         known = {"sh", "console", "c", "text", "cmake", "json"}
         for page in self.pages:
