@@ -86,7 +86,7 @@ absl::Status BusyError(absl::string_view name) {
 }
 
 Memory::Memory(Store* store, const MemoryManifest& manifest, IndexSpec spec)
-    : last_found_(manifest.card.layers.size()),
+    : seed_cache_(manifest.card.layers.size()),
       store_(store),
       name_(manifest.name),
       card_(manifest.card),
@@ -261,7 +261,7 @@ Snapshot Memory::TakeSnapshot(std::pmr::memory_resource* memory) const {
 
 int64_t Memory::OwnBytes() const {
   // The card is there twice: by itself and in the manifest.
-  return static_cast<int64_t>(sizeof(*this) + 2 * CardBytes(card_) + last_found_.MemoryBytes());
+  return static_cast<int64_t>(sizeof(*this) + 2 * CardBytes(card_) + seed_cache_.MemoryBytes());
 }
 
 MemoryInfo Memory::Info() const {

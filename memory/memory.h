@@ -15,7 +15,7 @@
 
 #include "base/mutex.h"
 #include "base/tensor.h"
-#include "memory/attend/last_found.h"
+#include "memory/seed_cache.h"
 #include "memory/state.h"
 #include "memory/store.h"
 #include "storage/manifest.h"
@@ -88,7 +88,7 @@ class Memory : public std::enable_shared_from_this<Memory> {
   absl::Status BuildIndexes(const Progress& progress);
 
   // For searches of this memory.
-  LastFound& last_found() { return last_found_; }
+  SeedCache& seed_cache() { return seed_cache_; }
   // The rows on the store's device; null where there is none, or none for rows or an index of this kind.
   MemoryMirror* mirror() const { return mirror_.get(); }
 
@@ -155,7 +155,7 @@ class Memory : public std::enable_shared_from_this<Memory> {
   absl::Status CheckWritable() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_);
   bool WantsIndexes() const { return spec_.kind != IndexKind::kAuto && spec_.kind != IndexKind::kScan; }
 
-  LastFound last_found_;
+  SeedCache seed_cache_;
   std::unique_ptr<MemoryMirror> mirror_;  // since Load
 
   Store* const store_;

@@ -18,7 +18,7 @@
 #include "base/mutex.h"
 #include "base/parallel.h"
 #include "index/scan/certified_scan.h"
-#include "memory/attend/age_penalties.h"
+#include "memory/age_penalties.h"
 #include "memory/segment/index_run.h"
 #include "memory/segment/segment.h"
 #include "storage/database.h"

@@ -8,6 +8,8 @@
 #include "capi/src/device_tensors.h"
 #include "capi/src/structs.h"
 #include "capi/src/tensors.h"
+#include "memory/attend/attend.h"
+#include "memory/attend/search.h"
 #include "memory/device/device_fused.h"
 
 namespace mneme::capi {

@@ -9,7 +9,7 @@
 #include "absl/status/status.h"
 
 #include "capi/src/handles.h"
-#include "memory/attend/attend.h"
+#include "memory/attend/request.h"
 #include "mneme.h"
 
 namespace mneme::capi {

@@ -10,12 +10,12 @@
 namespace mneme {
 namespace {
 
-// Null if it is not in memory.
-const char* RowInMemory(const VisibleRows& piece, RowKind kind, int64_t kv_head, int64_t token) {
+// Returns: null if RAM does not hold the row.
+const char* RowInRam(const VisibleRows& rows, RowKind kind, int64_t kv_head, int64_t token) {
   const auto head = static_cast<size_t>(kv_head);
-  const int64_t row = token - piece.first_token;
-  if (kind == RowKind::kKeys) return piece.keys == nullptr ? nullptr : piece.keys->heads[head]->Row(row);
-  return piece.values == nullptr ? nullptr : piece.values->heads[head]->Row(row);
+  const int64_t row = token - rows.first_token;
+  if (kind == RowKind::kKeys) return rows.keys == nullptr ? nullptr : rows.keys->heads[head]->Row(row);
+  return rows.values == nullptr ? nullptr : rows.values->heads[head]->Row(row);
 }
 
 }  // namespace
@@ -25,8 +25,8 @@ absl::StatusOr<GatheredRows> GatheredRows::Read(const MemoryView& view, const La
   GatheredRows gathered;
   gathered.kind_ = kind;
   gathered.row_bytes_ = RowBytes(dtype, kind == RowKind::kKeys ? layer.key_dim : layer.value_dim);
-  const bool complete = std::all_of(view.rows.begin(), view.rows.end(), [&](const VisibleRows& piece) {
-    return kind == RowKind::kKeys ? piece.keys != nullptr : piece.values != nullptr;
+  const bool complete = std::all_of(view.rows.begin(), view.rows.end(), [&](const VisibleRows& rows) {
+    return kind == RowKind::kKeys ? rows.keys != nullptr : rows.values != nullptr;
   });
   if (complete) return gathered;
   gathered.heads_.resize(static_cast<size_t>(layer.kv_heads));
@@ -43,7 +43,7 @@ absl::Status GatheredRows::ReadHead(const MemoryView& view, const LayerCard& lay
     const auto query_head = static_cast<int64_t>(i) % layer.query_heads;
     if (query_head / layer.group() != kv_head) continue;
     for (const Scored& row : top[i].Sorted()) {
-      if (RowInMemory(view.Find(row.index), kind_, kv_head, row.index) == nullptr) own.tokens.push_back(row.index);
+      if (RowInRam(view.Find(row.index), kind_, kv_head, row.index) == nullptr) own.tokens.push_back(row.index);
     }
   }
   std::sort(own.tokens.begin(), own.tokens.end());
@@ -51,14 +51,14 @@ absl::Status GatheredRows::ReadHead(const MemoryView& view, const LayerCard& lay
   own.rows.resize(own.tokens.size() * row_bytes_);
   std::vector<MissingRow> missing;
   for (const int64_t token : own.tokens) {
-    const VisibleRows& piece = view.Find(token);
-    missing.push_back({piece.segment.get(), token - piece.first_token});
+    const VisibleRows& rows = view.Find(token);
+    missing.push_back({rows.segment.get(), token - rows.first_token});
   }
   return ReadMissingRows(view.layer, kv_head, kind_, missing, row_bytes_, absl::MakeSpan(own.rows));
 }
 
 const char* GatheredRows::Row(const MemoryView& view, int64_t kv_head, int64_t token) const {
-  if (const char* row = RowInMemory(view.Find(token), kind_, kv_head, token); row != nullptr) return row;
+  if (const char* row = RowInRam(view.Find(token), kind_, kv_head, token); row != nullptr) return row;
   const Head& head = heads_[static_cast<size_t>(kv_head)];
   const auto place = std::lower_bound(head.tokens.begin(), head.tokens.end(), token) - head.tokens.begin();
   return head.rows.data() + static_cast<size_t>(place) * row_bytes_;

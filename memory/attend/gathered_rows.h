@@ -9,36 +9,37 @@
 #include "absl/types/span.h"
 
 #include "base/parallel.h"
-#include "memory/attend/retrieve.h"
+#include "index/scan/scan.h"
+#include "memory/attend/memory_view.h"
 
 namespace mneme {
 
-// Keys or values of rows that a search found. Those that are not in memory are read once, however many queries want
-// them.
+// The keys or the values of the rows that a search retrieved: where RAM has them, or read from the database, each row
+// once for all queries.
 class GatheredRows {
  public:
   GatheredRows() = default;
 
-  // kind: keys or values, of which the view has what is in memory. top: [queries][query_heads], as Retrieve left it.
-  // DataLoss if rows are damaged.
+  // kind: keys or values. top: [queries][query_heads], the result of a search of `view`.
+  // Errors: DataLoss if rows are damaged.
   static absl::StatusOr<GatheredRows> Read(const MemoryView& view, const LayerCard& layer, RowKind kind, DType dtype,
                                            absl::Span<TopK> top, Executor& executor);
 
-  // The encoded row of a token that was found for a query head of this KV head. The view must live.
+  // Returns: the encoded row of a token that a query head of this KV head retrieved. `view` is the one that Read got.
   const char* Row(const MemoryView& view, int64_t kv_head, int64_t token) const;
 
  private:
   // What was read for one KV head.
   struct Head {
     std::vector<int64_t> tokens;  // ascending
-    std::vector<char> rows;       // theirs
+    std::vector<char> rows;       // [tokens], encoded
   };
 
   absl::Status ReadHead(const MemoryView& view, const LayerCard& layer, int64_t kv_head, absl::Span<TopK> top);
 
   RowKind kind_ = RowKind::kValues;
   size_t row_bytes_ = 0;
-  std::vector<Head> heads_;
+  std::vector<Head> heads_;  // [kv_heads]; empty: RAM has all rows
 };
 
 }  // namespace mneme

@@ -13,7 +13,7 @@
 
 namespace mneme {
 
-// The first error of several threads.
+// The first error of several threads. Thread-safe.
 class SharedStatus {
  public:
   void Update(const absl::Status& status) {
@@ -30,7 +30,7 @@ class SharedStatus {
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
 };
 
-// work(i) for all i < n on the executor's threads; the first error.
+// Runs work(i) for all i < n on the executor's threads. Returns: the first error.
 inline absl::Status ParallelForStatus(Executor& executor, size_t n, absl::FunctionRef<absl::Status(size_t)> work) {
   SharedStatus errors;
   executor.ParallelFor(n, [&](size_t i) {

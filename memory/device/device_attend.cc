@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "base/status.h"
-#include "memory/attend/retrieve.h"
+#include "memory/attend/memory_view.h"
 #include "memory/device/device_tray.h"
 #include "memory/store.h"
 
@@ -21,7 +21,7 @@ struct Served {
   size_t number = 0;
   const Sequence* sequence = nullptr;
   MemoryMirror* mirror = nullptr;
-  MemoryView memory;  // without rows
+  LayerView memory{std::pmr::get_default_resource()};
 };
 
 // Queries [begin, end) of one served sequence (numbers within the batch), in one call.
@@ -36,13 +36,13 @@ class DeviceSearch {
   explicit DeviceSearch(const AttendRequest& request)
       : request_(request), retrieve_(request.retrieve), answers_(request.retrieve.sequences.size()) {}
 
-  std::vector<DeviceAnswer> Run() {
+  std::vector<std::optional<RetrievedStates>> Run() {
     FindServed();
     for (const std::vector<Piece>& call : Calls()) {
       if (!Lost(call)) RunCall(call);
     }
     for (const Served& served : served_) {
-      ++(answers_[served.number].there ? device_->counters().attended : device_->counters().fell_back);
+      ++(answers_[served.number].has_value() ? device_->counters().attended : device_->counters().fell_back);
     }
     return std::move(answers_);
   }
@@ -70,7 +70,7 @@ class DeviceSearch {
       served.number = i;
       served.sequence = &sequence;
       served.mirror = sequence.memory->mirror();
-      served.memory = LookAt(retrieve_, sequence);
+      served.memory = MakeLayerView(retrieve_, sequence);
       if (sequence.memory_begin >= served.memory.end) continue;  // nothing to see
       const DType stored = sequence.memory->options().stored_dtype;
       const bool typed = stored == DType::kI8 || stored == retrieve_.memory_query.dtype;
@@ -83,9 +83,8 @@ class DeviceSearch {
       device_ = device;
       stored_ = stored;
       served_.push_back(std::move(served));
-      DeviceAnswer& answer = answers_[i];
+      RetrievedStates& answer = answers_[i].emplace();  // until something is in the way
       const auto pairs = static_cast<size_t>((sequence.query_end - sequence.query_begin) * heads());
-      answer.there = true;  // until something is in the way
       answer.top_k = top_k_;
       answer.outputs.resize(pairs * static_cast<size_t>(retrieve_.layer.value_dim));
       answer.log_sum_exp.resize(pairs);
@@ -116,7 +115,7 @@ class DeviceSearch {
 
   bool Lost(const std::vector<Piece>& call) const {
     return std::none_of(call.begin(), call.end(),
-                        [&](const Piece& piece) { return answers_[served_[piece.served].number].there; });
+                        [&](const Piece& piece) { return answers_[served_[piece.served].number].has_value(); });
   }
 
   void RunCall(const std::vector<Piece>& all) {
@@ -135,7 +134,7 @@ class DeviceSearch {
       if (status.ok()) TakeAnswers(call);
     }
     if (!status.ok()) {
-      for (const Piece& piece : all) answers_[served_[piece.served].number].there = false;
+      for (const Piece& piece : all) answers_[served_[piece.served].number].reset();
     }
     // No room is no failure: nothing was queued then.
     if (status.ok() || (desk.ok() && absl::IsResourceExhausted(status))) {
@@ -150,13 +149,13 @@ class DeviceSearch {
     std::vector<MemoryMirror::View> views;
     for (const Piece& piece : all) {
       const Served& served = served_[piece.served];
-      DeviceAnswer& answer = answers_[served.number];
-      if (!answer.there) continue;
+      std::optional<RetrievedStates>& answer = answers_[served.number];
+      if (!answer.has_value()) continue;
       MNEME_ASSIGN_OR_RETURN(const std::optional<MemoryMirror::View> view,
                              served.mirror->Acquire(served.memory.snapshot, served.memory.layer,
                                                     served.sequence->memory_begin, served.memory.end, desk.stream()));
       if (!view.has_value()) {
-        answer.there = false;
+        answer.reset();
         continue;
       }
       call->push_back(piece);
@@ -234,7 +233,7 @@ class DeviceSearch {
     int64_t from = 0;  // row of [tokens, q_heads] of the call
     for (size_t i = 0; i < call.size(); ++i) {
       const Sequence& sequence = *served_[call[i].served].sequence;
-      DeviceAnswer& answer = answers_[served_[call[i].served].number];
+      RetrievedStates& answer = *answers_[served_[call[i].served].number];
       const int64_t pairs = (call[i].end - call[i].begin) * heads();
       const int64_t to = (call[i].begin - sequence.query_begin) * heads();
       std::copy_n(tray_.Host(output_) + from * dim, pairs * dim, answer.outputs.data() + to * dim);
@@ -260,7 +259,7 @@ class DeviceSearch {
   DType stored_ = DType::kF16;
   int64_t top_k_ = 0;
   std::vector<Served> served_;
-  std::vector<DeviceAnswer> answers_;
+  std::vector<std::optional<RetrievedStates>> answers_;
   // Of the call under way.
   std::vector<MemoryMirror::View> views_;
   DeviceTray tray_;
@@ -270,7 +269,7 @@ class DeviceSearch {
 
 }  // namespace
 
-std::vector<DeviceAnswer> AttendOnDevice(const AttendRequest& request) {
+std::vector<std::optional<RetrievedStates>> AttendOnDevice(const AttendRequest& request) {
   return DeviceSearch(request).Run();
 }
 

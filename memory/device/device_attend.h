@@ -3,25 +3,17 @@
 #define MNEME_MEMORY_DEVICE_DEVICE_ATTEND_H_
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/types/span.h"
 
 #include "index/top_k.h"
-#include "memory/attend/attend.h"
+#include "memory/attend/request.h"
+#include "memory/attend/retrieved_states.h"
 #include "memory/device/mirror.h"
 
 namespace mneme {
-
-// What a device made of one sequence's memory: softmax over what each (query, head) retrieved.
-struct DeviceAnswer {
-  bool there = false;  // false: the CPU's to answer
-  int64_t top_k = 0;
-  std::vector<float> outputs;      // [queries][query_heads][value_dim]
-  std::vector<float> log_sum_exp;  // [queries][query_heads]
-  std::vector<Scored> rows;        // [queries][query_heads][top_k], best first, the first `counts` of each
-  std::vector<int32_t> counts;     // [queries][query_heads]
-};
 
 // Searches and attends to the memories of the request's sequences on their store's device, as far as it can serve them,
 // and waits for the answers: one a sequence. Those that it cannot serve, or where anything went wrong, are not there;
@@ -30,7 +22,7 @@ struct DeviceAnswer {
 // Served are memories without an index of a kind of their own, of f16, bf16 or i8 rows of 64, 128 or 256 dims, by
 // queries of the rows' type (f16 or bf16 where they are i8) as they are (kAsStored, not normalised), at most 256 rows a
 // head; of these what the budget has room for.
-std::vector<DeviceAnswer> AttendOnDevice(const AttendRequest& request);
+std::vector<std::optional<RetrievedStates>> AttendOnDevice(const AttendRequest& request);
 
 }  // namespace mneme
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/status.h"
-#include "memory/attend/retrieve.h"
+#include "memory/attend/memory_view.h"
 #include "memory/device/device_tray.h"
 #include "memory/device/fused_problem.h"
 #include "memory/store.h"
@@ -61,7 +61,7 @@ class FusedAttend {
   // What a sequence sees of its memory; mirror null: nothing.
   struct Seen {
     MemoryMirror* mirror = nullptr;
-    MemoryView memory;  // without rows
+    LayerView memory{std::pmr::get_default_resource()};
     MemoryMirror::View view;
   };
 
@@ -76,7 +76,7 @@ class FusedAttend {
       const Sequence& sequence = retrieve_.sequences[i];
       if (sequence.memory == nullptr) continue;
       Seen& seen = seen_[i];
-      seen.memory = LookAt(retrieve_, sequence);
+      seen.memory = MakeLayerView(retrieve_, sequence);
       if (sequence.memory_begin >= seen.memory.end || sequence.query_begin == sequence.query_end) continue;
       seen.mirror = sequence.memory->mirror();
       const DType own = sequence.memory->options().stored_dtype;

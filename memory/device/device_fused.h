@@ -4,7 +4,7 @@
 
 #include "absl/status/statusor.h"
 
-#include "memory/attend/attend.h"
+#include "memory/attend/request.h"
 #include "memory/device/device.h"
 
 namespace mneme {

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "base/status.h"
+#include "memory/attend/memory_view.h"
 #include "memory/store.h"
 
 namespace mneme {
@@ -258,7 +259,7 @@ absl::Status DeviceGraph::BindCall(Call& call, const Sight& sight, const std::ve
       sequence.snapshot = &snapshots[i];
       sequence.memory_begin = sight.memory_begin != nullptr ? sight.memory_begin[i] : 0;
       sequence.memory_end = sight.memory_end != nullptr ? sight.memory_end[i] : -1;
-      const MemoryView memory = LookAt(call.retrieve, sequence);
+      const LayerView memory = MakeLayerView(call.retrieve, sequence);
       end = memory.end;
       sees = sequence.memory_begin < end && sequence.query_begin < sequence.query_end;
       if (sees) {

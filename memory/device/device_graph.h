@@ -11,7 +11,7 @@
 #include "absl/types/span.h"
 
 #include "base/mutex.h"
-#include "memory/attend/attend.h"
+#include "memory/attend/request.h"
 #include "memory/device/device.h"
 #include "memory/device/fused_problem.h"
 #include "memory/device/mirror.h"

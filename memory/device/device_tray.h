@@ -8,7 +8,7 @@
 
 #include "absl/status/status.h"
 
-#include "memory/attend/attend.h"
+#include "memory/attend/request.h"
 #include "memory/device/device.h"
 #include "memory/device/mirror.h"
 

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <string>
 
-#include "memory/attend/attend.h"
-#include "memory/attend/retrieve.h"
+#include "memory/attend/memory_view.h"
+#include "memory/attend/request.h"
 #include "memory/device/device_tray.h"
 #include "memory/device/mirror.h"
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "memory/attend/attend.h"
+#include "memory/attend/search.h"
 #include "tests/memory/testing.h"
 
 namespace mneme {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef MNEME_MEMORY_ATTEND_AGE_PENALTIES_H_
-#define MNEME_MEMORY_ATTEND_AGE_PENALTIES_H_
+#ifndef MNEME_MEMORY_AGE_PENALTIES_H_
+#define MNEME_MEMORY_AGE_PENALTIES_H_
 
 #include <cstdint>
 #include <memory>
@@ -10,8 +10,8 @@
 
 namespace mneme {
 
-// max(0, log2(age / beyond)) for consecutive ages: what decay takes off a logit, a table for all rows, heads and
-// layers. Immutable.
+// A table of max(0, log2(age / beyond)) over consecutive ages, in tokens. Decay multiplies an entry and subtracts it
+// from a logit. All rows, heads and layers of a call share one table. Immutable.
 class AgePenalties {
  public:
   AgePenalties(int64_t least_age, int64_t greatest_age, float beyond);
@@ -22,7 +22,8 @@ class AgePenalties {
     return beyond_ == beyond && least_ <= least_age && greatest_age <= greatest_;
   }
 
-  // Entry [row] is the penalty, for a query at `position`, of row `row` of an owner whose row 0 is token `first_token`.
+  // Returns: an array whose entry [row] is the penalty of row `row` for a query at `position`. Row 0 is token
+  // `first_token`.
   const float* ForRows(int64_t position, int64_t first_token) const {
     return values_.data() + (greatest_ - position + first_token);
   }
@@ -34,7 +35,7 @@ class AgePenalties {
   std::vector<float> values_;
 };
 
-// Keeps the last table, since every step of every layer wants nearly the same one. Thread-safe.
+// Keeps the last table, because every step of every layer needs nearly the same one. Thread-safe.
 class AgePenaltyCache {
  public:
   std::shared_ptr<const AgePenalties> Get(int64_t least_age, int64_t greatest_age, float beyond);
@@ -46,4 +47,4 @@ class AgePenaltyCache {
 
 }  // namespace mneme
 
-#endif  // MNEME_MEMORY_ATTEND_AGE_PENALTIES_H_
+#endif  // MNEME_MEMORY_AGE_PENALTIES_H_

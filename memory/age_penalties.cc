@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "memory/attend/age_penalties.h"
+#include "memory/age_penalties.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef MNEME_MEMORY_ATTEND_TILE_H_
+#define MNEME_MEMORY_ATTEND_TILE_H_
+
+#include <cstdint>
+
+#include "memory/attend/request.h"
+
+namespace mneme {
+
+// Queries [query_begin, query_end) of a sequence, which numbers them from 0, and the query heads of one KV head.
+struct Tile {
+  int64_t kv_head, query_begin, query_end;
+
+  int64_t queries() const { return query_end - query_begin; }
+};
+
+// Attention states of a tile.
+struct TileStates {
+  float* outputs;       // [queries][group][value_dim]
+  float* log_sum_exps;  // [queries][group]
+};
+
+bool HasLocalRows(const AttendRequest& request, const Sequence& sequence);
+
+// Attends to the local rows. Without any, all states are empty.
+void AttendLocalTile(const AttendRequest& request, const Sequence& sequence, const Tile& tile,
+                     const TileStates& states);
+
+}  // namespace mneme
+
+#endif  // MNEME_MEMORY_ATTEND_TILE_H_
