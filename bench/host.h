@@ -34,7 +34,7 @@ inline int64_t ProcField(const char* path, const std::string& name) {
 
 // A new memory "m" of `layers` equal layers, numbered from 0. scale: of logits; 0: 1 / sqrt(dim). The caller closes it.
 inline mneme_memory* CreateMemory(mneme_store* store, int layers, int q_heads, int kv_heads, int dim,
-                                  int dtype = MNEME_F16, float scale = 0) {
+                                  int dtype = MNEME_DTYPE_F16, float scale = 0) {
   mneme_card* card = nullptr;
   Check(mneme_card_create("bench", "0", &card));
   for (int i = 0; i < layers; ++i) {

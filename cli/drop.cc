@@ -16,13 +16,13 @@ namespace {
 
 // "12,345 tokens, 1.5 MiB". Opened for reading only, so that nobody waits for the store while the user thinks.
 std::string Describe(const Arguments& arguments, const std::string& name, const StoreHandle::Log& log) {
-  const StoreHandle store(arguments.store, MNEME_READ_ONLY, log);
+  const StoreHandle store(arguments.store, MNEME_MODE_READ_ONLY, log);
   try {
-    const mneme_memory_info_t info = MemoryHandle(store, name).Info();
+    const mneme_memory_info info = MemoryHandle(store, name).Info();
     return Counted(info.tokens, "token", "tokens") + ", " + HumanBytes(info.bytes);
   } catch (const CallError& error) {
     // To be rid of it may be just what the user wants.
-    if (error.status() != MNEME_DATA_LOSS) throw;
+    if (error.status() != MNEME_STATUS_DATA_LOSS) throw;
     return "damaged";
   }
 }
@@ -51,7 +51,7 @@ int Drop(const Arguments& arguments, Console& console) {
       return kExitError;
     }
   }
-  StoreHandle store(arguments.store, MNEME_READ_WRITE, log);
+  StoreHandle store(arguments.store, MNEME_MODE_READ_WRITE, log);
   store.Drop(arguments.names);
   store.Close();
   if (arguments.json && arguments.names.size() == 1) {

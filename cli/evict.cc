@@ -10,9 +10,9 @@
 namespace mneme::cli {
 
 int Evict(const Arguments& arguments, Console& console) {
-  StoreHandle store(arguments.store, MNEME_READ_WRITE, [&](const std::string& text) { console.Message(text); });
-  mneme_memory_info_t before;
-  mneme_memory_info_t after;
+  StoreHandle store(arguments.store, MNEME_MODE_READ_WRITE, [&](const std::string& text) { console.Message(text); });
+  mneme_memory_info before;
+  mneme_memory_info after;
   {
     MemoryHandle memory(store, arguments.name);
     before = memory.Info();

@@ -13,15 +13,15 @@ namespace {
 
 std::string DtypeName(int32_t dtype) {
   switch (dtype) {
-    case MNEME_F32: return "f32";
-    case MNEME_F16: return "f16";
-    case MNEME_BF16: return "bf16";
-    case MNEME_I8: return "i8";
+    case MNEME_DTYPE_F32: return "f32";
+    case MNEME_DTYPE_F16: return "f16";
+    case MNEME_DTYPE_BF16: return "bf16";
+    case MNEME_DTYPE_I8: return "i8";
     default: return "dtype " + std::to_string(dtype);
   }
 }
 
-void PrintInfoJson(const std::string& name, const mneme_memory_info_t& info) {
+void PrintInfoJson(const std::string& name, const mneme_memory_info& info) {
   PrintJson({{"name", name},
              {"model_name", info.model_name},
              {"weights_fingerprint", info.weights_fingerprint},
@@ -42,7 +42,7 @@ void PrintInfoJson(const std::string& name, const mneme_memory_info_t& info) {
              {"indexes", info.indexes}});
 }
 
-void PrintInfo(const std::string& name, const mneme_memory_info_t& info) {
+void PrintInfo(const std::string& name, const mneme_memory_info& info) {
   Table table({Table::Align::kLeft, Table::Align::kLeft});
   table.Add({"name", EscapeName(name)});
   table.Add({"model", EscapeName(info.model_name)});
@@ -68,9 +68,10 @@ void PrintInfo(const std::string& name, const mneme_memory_info_t& info) {
 }  // namespace
 
 int Info(const Arguments& arguments, Console& console) {
-  const StoreHandle store(arguments.store, MNEME_READ_ONLY, [&](const std::string& text) { console.Message(text); });
+  const StoreHandle store(arguments.store, MNEME_MODE_READ_ONLY,
+                          [&](const std::string& text) { console.Message(text); });
   const MemoryHandle memory(store, arguments.name);
-  const mneme_memory_info_t info = memory.Info();
+  const mneme_memory_info info = memory.Info();
   if (arguments.json) {
     PrintInfoJson(arguments.name, info);
   } else {

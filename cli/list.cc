@@ -11,7 +11,8 @@
 namespace mneme::cli {
 
 int List(const Arguments& arguments, Console& console) {
-  const StoreHandle store(arguments.store, MNEME_READ_ONLY, [&](const std::string& text) { console.Message(text); });
+  const StoreHandle store(arguments.store, MNEME_MODE_READ_ONLY,
+                          [&](const std::string& text) { console.Message(text); });
   const std::vector<ListedMemory> memories = store.List();
   if (arguments.json) {
     auto list = nlohmann::ordered_json::array();

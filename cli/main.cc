@@ -115,7 +115,7 @@ class CommandLine {
     } catch (const CallError& error) {
       console.Message(std::string(mneme_status_name(error.status())) + ": " + error.what());
       // A store too damaged to be opened or read to the end is damage found.
-      return command == Verify && error.status() == MNEME_DATA_LOSS ? kExitDamage : kExitError;
+      return command == Verify && error.status() == MNEME_STATUS_DATA_LOSS ? kExitDamage : kExitError;
     } catch (const std::exception& error) {
       console.Message(error.what());
       return kExitError;

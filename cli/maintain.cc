@@ -15,8 +15,8 @@ namespace mneme::cli {
 namespace {
 
 struct Maintained {
-  mneme_memory_info_t before;
-  mneme_memory_info_t after;
+  mneme_memory_info before;
+  mneme_memory_info after;
 };
 
 Maintained MaintainOne(const StoreHandle& store, const std::string& name, Console& console) {
@@ -35,7 +35,8 @@ Maintained MaintainOne(const StoreHandle& store, const std::string& name, Consol
 
 int Maintain(const Arguments& arguments, Console& console) {
   StoreHandle store(
-      arguments.store, MNEME_READ_WRITE, [&](const std::string& text) { console.Message(text); }, arguments.threads);
+      arguments.store, MNEME_MODE_READ_WRITE, [&](const std::string& text) { console.Message(text); },
+      arguments.threads);
   std::vector<std::string> names = arguments.names;
   if (arguments.all) {
     for (const ListedMemory& memory : store.List()) names.push_back(memory.name);
@@ -61,7 +62,7 @@ int Maintain(const Arguments& arguments, Console& console) {
       }
     } catch (const CallError& error) {
       // One damaged memory is no reason to leave out the others.
-      if (error.status() == MNEME_CANCELLED) throw;
+      if (error.status() == MNEME_STATUS_CANCELLED) throw;
       console.Message(EscapeName(name) + ": " + mneme_status_name(error.status()) + ": " + error.what());
       exit_code = kExitError;
     }

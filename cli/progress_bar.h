@@ -21,7 +21,7 @@ class ProgressBar {
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;
 
-  // A mneme_progress; context is the ProgressBar.
+  // A mneme_progress_fn; context is the ProgressBar.
   static int Report(void* context, int64_t done, int64_t total);
 
  private:

@@ -10,8 +10,9 @@
 namespace mneme::cli {
 
 int Stats(const Arguments& arguments, Console& console) {
-  const StoreHandle store(arguments.store, MNEME_READ_ONLY, [&](const std::string& text) { console.Message(text); });
-  const mneme_store_stats_t stats = store.Stats();
+  const StoreHandle store(arguments.store, MNEME_MODE_READ_ONLY,
+                          [&](const std::string& text) { console.Message(text); });
+  const mneme_store_stats stats = store.Stats();
   // What mneme_store_stats counts since the store was opened says nothing about one that was opened just now.
   int64_t tokens = 0;
   int64_t bytes = 0;

@@ -22,7 +22,7 @@ StoreHandle::StoreHandle(const std::string& path, mneme_store_mode mode, Log log
     untold.swap(untold_);
   }
   // A refusal, such as that of a store with another writer, needs no more words than its own.
-  if (mneme_classify(status) != MNEME_CLASS_CALLER) {
+  if (mneme_status_classify(status) != MNEME_CLASS_CALLER) {
     for (const std::string& message : untold) log_(message);
   }
   Check(status);
@@ -53,14 +53,14 @@ std::vector<ListedMemory> StoreHandle::List() const {
   return memories;
 }
 
-mneme_store_stats_t StoreHandle::Stats() const {
-  mneme_store_stats_t stats = MNEME_STORE_STATS_INIT;
-  Check(mneme_store_stats(store_, &stats));
+mneme_store_stats StoreHandle::Stats() const {
+  mneme_store_stats stats = MNEME_STORE_STATS_INIT;
+  Check(mneme_store_get_stats(store_, &stats));
   return stats;
 }
 
-mneme_verify_report StoreHandle::Verify(mneme_progress progress, void* context) const {
-  mneme_verify_report report = MNEME_VERIFY_REPORT_INIT;
+mneme_store_verify_report StoreHandle::Verify(mneme_progress_fn progress, void* context) const {
+  mneme_store_verify_report report = MNEME_STORE_VERIFY_REPORT_INIT;
   Check(mneme_store_verify(store_, progress, context, &report));
   return report;
 }
@@ -85,18 +85,18 @@ MemoryHandle::~MemoryHandle() {
   mneme_memory_close(memory_);
 }
 
-mneme_memory_info_t MemoryHandle::Info() const {
-  mneme_memory_info_t info = MNEME_MEMORY_INFO_INIT;
-  Check(mneme_memory_info(memory_, &info));
+mneme_memory_info MemoryHandle::Info() const {
+  mneme_memory_info info = MNEME_MEMORY_INFO_INIT;
+  Check(mneme_memory_get_info(memory_, &info));
   return info;
 }
 
-void MemoryHandle::Maintain(mneme_progress progress, void* context) {
-  Check(mneme_maintain(memory_, progress, context));
+void MemoryHandle::Maintain(mneme_progress_fn progress, void* context) {
+  Check(mneme_memory_maintain(memory_, progress, context));
 }
 
 void MemoryHandle::Evict(int64_t keep_tokens) {
-  Check(mneme_evict(memory_, keep_tokens));
+  Check(mneme_memory_evict(memory_, keep_tokens));
 }
 
 void MemoryHandle::Close() {

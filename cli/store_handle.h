@@ -48,8 +48,8 @@ class StoreHandle {
   StoreHandle& operator=(const StoreHandle&) = delete;
 
   std::vector<ListedMemory> List() const;
-  mneme_store_stats_t Stats() const;
-  mneme_verify_report Verify(mneme_progress progress, void* context) const;
+  mneme_store_stats Stats() const;
+  mneme_store_verify_report Verify(mneme_progress_fn progress, void* context) const;
   void Drop(const std::vector<std::string>& names);  // all or none
 
   // The destructor closes, too, but cannot tell an error.
@@ -75,8 +75,8 @@ class MemoryHandle {
   MemoryHandle(const MemoryHandle&) = delete;
   MemoryHandle& operator=(const MemoryHandle&) = delete;
 
-  mneme_memory_info_t Info() const;
-  void Maintain(mneme_progress progress, void* context);
+  mneme_memory_info Info() const;
+  void Maintain(mneme_progress_fn progress, void* context);
   void Evict(int64_t keep_tokens);
 
   // The destructor closes, too, but cannot tell an error.

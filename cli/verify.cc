@@ -21,8 +21,8 @@ int Verify(const Arguments& arguments, Console& console) {
     const std::lock_guard<std::mutex> lock(mutex);
     messages.push_back(text);
   };
-  const StoreHandle store(arguments.store, MNEME_READ_ONLY, log);
-  mneme_verify_report report;
+  const StoreHandle store(arguments.store, MNEME_MODE_READ_ONLY, log);
+  mneme_store_verify_report report;
   {
     ProgressBar bar(console, "verify", HumanBytes);
     report = store.Verify(ProgressBar::Report, &bar);

@@ -22,11 +22,11 @@ static void Remember(mneme_memory* memory) {
   static float rows[kTokens * kHeads * kDim];
   for (int i = 0; i < kTokens * kHeads * kDim; ++i) rows[i] = (float)rand() / (float)RAND_MAX - 0.5f;
   const int64_t shape[] = {kTokens, kHeads, kDim};
-  const mneme_tensor tensor = {rows, MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, NULL};
-  mneme_append_args append = MNEME_APPEND_ARGS_INIT;
+  const mneme_tensor tensor = {rows, MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, shape, NULL};
+  mneme_memory_append_args append = MNEME_MEMORY_APPEND_ARGS_INIT;
   append.keys = append.values = &tensor;
-  Check(mneme_append(memory, &append), "append tokens");
-  Check(mneme_commit(memory, MNEME_SYNCED, NULL), "commit"); /* from here on the tokens survive a loss of power */
+  Check(mneme_memory_append(memory, &append), "append tokens");
+  Check(mneme_memory_commit(memory, MNEME_DURABILITY_SYNCED, NULL), "commit"); /* now they survive a loss of power */
   printf("remembered %d tokens; run me again\n", kTokens);
 }
 
@@ -34,11 +34,11 @@ static void Remember(mneme_memory* memory) {
 static void Recall(mneme_memory* memory) {
   float query[kHeads * kDim], output[kHeads * kDim];
   const int64_t shape[] = {1, kHeads, kDim};
-  const mneme_tensor query_tensor = {query, MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, NULL};
-  const mneme_tensor output_tensor = {output, MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, NULL};
-  mneme_read_args read = MNEME_READ_ARGS_INIT;
+  const mneme_tensor query_tensor = {query, MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, shape, NULL};
+  const mneme_tensor output_tensor = {output, MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, shape, NULL};
+  mneme_memory_read_args read = MNEME_MEMORY_READ_ARGS_INIT;
   read.begin = 123, read.tokens = 1, read.keys = &query_tensor;
-  Check(mneme_read(memory, &read), "read token 123");
+  Check(mneme_memory_read(memory, &read), "read token 123");
   for (int i = 0; i < kHeads * kDim; ++i) query[i] *= 100;
   int64_t found[kHeads];
   mneme_attend_args attend = MNEME_ATTEND_ARGS_INIT;
@@ -69,10 +69,10 @@ int main(int argc, char** argv) {
   mneme_card* card = MakeCard(argc == 3 ? argv[2] : "my-model");
   mneme_memory* memory = NULL;
   mneme_status status = mneme_memory_open(store, "user-42", card, &memory);
-  if (status == MNEME_NOT_FOUND) status = mneme_memory_create(store, "user-42", card, NULL, &memory);
+  if (status == MNEME_STATUS_NOT_FOUND) status = mneme_memory_create(store, "user-42", card, NULL, &memory);
   Check(status, "open the memory");
-  mneme_memory_info_t info = MNEME_MEMORY_INFO_INIT;
-  Check(mneme_memory_info(memory, &info), "ask for the memory's size");
+  mneme_memory_info info = MNEME_MEMORY_INFO_INIT;
+  Check(mneme_memory_get_info(memory, &info), "ask for the memory's size");
   if (info.tokens == 0) {
     Remember(memory);
   } else {

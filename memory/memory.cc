@@ -135,10 +135,10 @@ absl::StatusOr<std::shared_ptr<Memory>> Memory::Load(Store* store, MemoryManifes
   for (const IndexRef& ref : manifest.indexes) {
     absl::StatusOr<IndexSpec> ref_spec = ParseIndexSpec(ref.spec);
     if (!ref_spec.ok()) continue;  // of another build; its rows are scanned until they are indexed anew
-    state->runs.push_back(std::make_shared<IndexRun>(ref.id, ref.first_token, ref.tokens, *std::move(ref_spec),
-                                                     manifest.card, &store->database(), !store->options().rebuild_only,
-                                                     store->writable(), &store->index_counters(),
-                                                     [store](absl::string_view text) { store->Log(text); }));
+    state->runs.push_back(
+        std::make_shared<IndexRun>(ref.id, ref.first_token, ref.tokens, *std::move(ref_spec), manifest.card,
+                                   &store->database(), !store->options().ignore_index_blobs, store->writable(),
+                                   &store->index_counters(), [store](absl::string_view text) { store->Log(text); }));
   }
   memory->NewMirror();
   MutexLock lock(&memory->state_mutex_);

@@ -503,7 +503,7 @@ absl::Status Memory::BuildIndexes(const Progress& progress) {
   for (const TokenRange& range : missing) {
     const int64_t tokens = range.end - range.begin;
     auto run = std::make_shared<IndexRun>(store_->database().NewIndexId(), range.begin, tokens, spec_, card_,
-                                          &store_->database(), !store_->options().rebuild_only, true,
+                                          &store_->database(), !store_->options().ignore_index_blobs, true,
                                           &store_->index_counters(),
                                           [store = store_](absl::string_view text) { store->Log(text); });
     UnnamedIndex unnamed(store_, run->id());

@@ -302,7 +302,7 @@ absl::Status Store::VerifyOne(const MemoryManifest& manifest, const Progress& pr
       for (int32_t head = 0; head < layer.kv_heads; ++head) {
         const absl::StatusOr<std::string> blob = database_->GetIndexBlob(ref.id, layer.layer, head);
         const absl::Status status = !blob.ok() ? blob.status()
-                                    : options_.rebuild_only
+                                    : options_.ignore_index_blobs
                                         ? absl::OkStatus()
                                         : LoadKeyIndex(*spec, *blob, ref.tokens, layer.key_dim).status();
         if (status.ok()) continue;
@@ -383,10 +383,10 @@ absl::StatusOr<StoreStats> Store::Stats() {
   stats.rows_read = segment_context_->rows_read;
   if (device_ != nullptr) {
     stats.device_bytes = device_->bytes_used();
-    stats.device_attended = device_->counters().attended;
-    stats.device_fell_back = device_->counters().fell_back;
+    stats.device_searched_sequences = device_->counters().attended;
+    stats.device_fallback_sequences = device_->counters().fell_back;
     stats.device_copied_rows = device_->counters().copied_rows;
-    stats.device_staged = device_->counters().staged;
+    stats.host_staged_calls = device_->counters().staged;
   }
   std::vector<std::shared_ptr<Memory>> open;
   {

@@ -32,8 +32,8 @@ struct StoreOptions {
   DatabaseOptions database;
   Executor* executor = nullptr;  // borrowed; null: a pool of `threads`
   int threads = 1;
-  bool background = false;    // index builds on a thread of the store's own, else inside Commit
-  bool rebuild_only = false;  // index blobs are never parsed
+  bool background = false;          // index builds on a thread of the store's own, else inside Commit
+  bool ignore_index_blobs = false;  // index blobs are never parsed
   size_t ram_budget_bytes = 0;
   // Bytes that are read in bulk in the time that one row takes by itself: decides when single rows of a segment that is
   // not in memory cost more than the whole. About 10 KB where the page cache has them, 40 KB where a fast device has.
@@ -72,10 +72,10 @@ struct StoreStats {
   int64_t codes_rebuilt = 0;
   int64_t rows_read = 0;
   int64_t device_bytes = 0;
-  int64_t device_attended = 0;
-  int64_t device_fell_back = 0;
+  int64_t device_searched_sequences = 0;
+  int64_t device_fallback_sequences = 0;
   int64_t device_copied_rows = 0;
-  int64_t device_staged = 0;
+  int64_t host_staged_calls = 0;
 };
 
 struct VerifyReport {

@@ -35,12 +35,12 @@ class AttendGuard : public ::testing::Test {
     Check(mneme_store_open(folder_.path().c_str(), &options, &store_));
     memory_ = CreateMemory(store_, 1, kHeads, kKvHeads, kDim);
     const int64_t shape[] = {kRows, kKvHeads, kDim};
-    const mneme_tensor keys = {keys_.data(), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
-    const mneme_tensor values = {values_.data(), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
-    mneme_append_args args = MNEME_APPEND_ARGS_INIT;
+    const mneme_tensor keys = {keys_.data(), MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
+    const mneme_tensor values = {values_.data(), MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
+    mneme_memory_append_args args = MNEME_MEMORY_APPEND_ARGS_INIT;
     args.keys = &keys;
     args.values = &values;
-    Check(mneme_append(memory_, &args));
+    Check(mneme_memory_append(memory_, &args));
   }
   ~AttendGuard() override {
     mneme_memory_close(memory_);
@@ -56,8 +56,8 @@ class AttendGuard : public ::testing::Test {
 
   void Attend(int64_t queries) {
     const int64_t shape[] = {queries, kHeads, kDim};
-    const mneme_tensor query = {queries_.data(), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
-    const mneme_tensor output = {output_.data(), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
+    const mneme_tensor query = {queries_.data(), MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
+    const mneme_tensor output = {output_.data(), MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
     mneme_attend_args args = MNEME_ATTEND_ARGS_INIT;
     args.query = &query;
     args.output = &output;

@@ -39,7 +39,7 @@ double CopyMicroseconds(size_t bytes, const Place& place) {
 // system's own part of that (a fault a page) is in it.
 void AppendToken(benchmark::State& state) {
   constexpr int kLayers = 30;
-  Engine engine(kLayers, 9, 3, 64, 1, MNEME_F16);
+  Engine engine(kLayers, 9, 3, 64, 1, MNEME_DTYPE_F16);
   const std::vector<float> rows = RandomFloats(3 * 64, 1);
   for (auto _ : state) {
     for (int layer = 0; layer < kLayers; ++layer) engine.Append(layer, 1, rows.data());
@@ -58,14 +58,14 @@ BENCHMARK(AppendToken)->Unit(benchmark::kMicrosecond)->Iterations(kTokens);
 void AppendCommit(benchmark::State& state) {
   constexpr int kLayers = 30;
   const int64_t step = state.range(0);
-  Engine engine(kLayers, 9, 3, 64, 1, MNEME_F16);
+  Engine engine(kLayers, 9, 3, 64, 1, MNEME_DTYPE_F16);
   const std::vector<float> rows = RandomFloats(static_cast<size_t>(step * 3 * 64), 1);
   for (auto _ : state) {
     for (int layer = 0; layer < kLayers; ++layer) engine.Append(layer, step, rows.data());
-    Check(mneme_commit(engine.memory, MNEME_BUFFERED, nullptr));
+    Check(mneme_memory_commit(engine.memory, MNEME_DURABILITY_BUFFERED, nullptr));
   }
-  mneme_store_stats_t stats = MNEME_STORE_STATS_INIT;
-  Check(mneme_store_stats(engine.store, &stats));
+  mneme_store_stats stats = MNEME_STORE_STATS_INIT;
+  Check(mneme_store_get_stats(engine.store, &stats));
   const double payload = static_cast<double>(state.iterations() * step) * kLayers * 2 * 3 * 64 * 2;
   state.counters["write_amplification"] = static_cast<double>(stats.written_bytes) / payload;
   state.counters["MB/s"] = benchmark::Counter(payload / 1e6, benchmark::Counter::kIsRate);

@@ -33,7 +33,8 @@ int64_t AvailableBytes() {
 }
 
 // Of an element as it is stored.
-constexpr int64_t kBytes[] = {/*MNEME_F32*/ 4, /*MNEME_F16*/ 2, /*MNEME_BF16*/ 2, /*MNEME_I8*/ 1};
+constexpr int64_t kBytes[] = {/*MNEME_DTYPE_F32*/ 4, /*MNEME_DTYPE_F16*/ 2, /*MNEME_DTYPE_BF16*/ 2,
+                              /*MNEME_DTYPE_I8*/ 1};
 
 // Layer-steps of a memory: in each, new tokens attend to all of its rows and to 512 local ones, joint.
 struct Steps {
@@ -51,17 +52,17 @@ void Measure(benchmark::State& state, Engine& engine, const Steps& steps) {
   constexpr int64_t kLocal = 512;
   const auto floats = static_cast<size_t>(steps.queries * steps.q_heads * steps.dim);
   // Sealed, as what a memory holds for long is.
-  if (steps.tokens > 0) Check(mneme_commit(engine.memory, MNEME_BUFFERED, nullptr));
+  if (steps.tokens > 0) Check(mneme_memory_commit(engine.memory, MNEME_DURABILITY_BUFFERED, nullptr));
   std::vector<float> query(steps.vectors.begin(), steps.vectors.begin() + static_cast<long>(floats));
   std::vector<float> output(query.size());
   const int64_t local_rows = std::max(kLocal, steps.queries);
   const std::vector<uint16_t> local(static_cast<size_t>(local_rows * steps.kv_heads * steps.dim), 0x3400);
   const int64_t query_shape[] = {steps.queries, steps.q_heads, steps.dim};
   const int64_t local_shape[] = {local_rows, steps.kv_heads, steps.dim};
-  const mneme_tensor query_tensor = {query.data(), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, query_shape, nullptr};
-  const mneme_tensor output_tensor = {output.data(), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, query_shape, nullptr};
+  const mneme_tensor query_tensor = {query.data(), MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, query_shape, nullptr};
+  const mneme_tensor output_tensor = {output.data(), MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, query_shape, nullptr};
   const mneme_tensor local_tensor = {
-      const_cast<uint16_t*>(local.data()), MNEME_F16, MNEME_DEVICE_CPU, 0, 3, local_shape, nullptr};
+      const_cast<uint16_t*>(local.data()), MNEME_DTYPE_F16, MNEME_DEVICE_CPU, 0, 3, local_shape, nullptr};
   mneme_attend_args args = MNEME_ATTEND_ARGS_INIT;
   args.query = &query_tensor;
   args.output = &output_tensor;
@@ -72,8 +73,8 @@ void Measure(benchmark::State& state, Engine& engine, const Steps& steps) {
   ReadRounds reading = ReadingOf(static_cast<size_t>(std::max(code_bytes, 1e6)), static_cast<size_t>(steps.threads));
   std::vector<double> times;
   Check(mneme_attend(&engine.memory, 1, &args));
-  mneme_store_stats_t before = MNEME_STORE_STATS_INIT;
-  Check(mneme_store_stats(engine.store, &before));
+  mneme_store_stats before = MNEME_STORE_STATS_INIT;
+  Check(mneme_store_get_stats(engine.store, &before));
   for (auto _ : state) {
     const size_t step = times.size() % (steps.vectors.size() / floats);
     std::copy_n(steps.vectors.begin() + static_cast<long>(step * floats), floats, query.begin());
@@ -83,13 +84,13 @@ void Measure(benchmark::State& state, Engine& engine, const Steps& steps) {
     times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     state.SetIterationTime(times.back());
   }
-  mneme_store_stats_t after = MNEME_STORE_STATS_INIT;
-  Check(mneme_store_stats(engine.store, &after));
+  mneme_store_stats after = MNEME_STORE_STATS_INIT;
+  Check(mneme_store_get_stats(engine.store, &after));
   std::sort(times.begin(), times.end());
   const double best = times.front(), median = times[times.size() / 2];
   state.counters["best_ms"] = best * 1e3;
   state.counters["median_ms"] = median * 1e3;
-  state.counters["keys"] = static_cast<double>(after.keys_checked - before.keys_checked) /
+  state.counters["keys"] = static_cast<double>(after.reranked_pairs - before.reranked_pairs) /
                            static_cast<double>(times.size()) / static_cast<double>(steps.q_heads * steps.queries);
   if (steps.tokens > 0) {
     state.counters["read_GB/s"] = reading.Best() / 1e9;
@@ -161,7 +162,7 @@ void AttendRecorded(benchmark::State& state, const std::string& path) {
   }
   // The queries are scaled.
   Engine engine(1, static_cast<int>(kv_heads * group), static_cast<int>(kv_heads), static_cast<int>(dim), threads,
-                MNEME_F16, 1);
+                MNEME_DTYPE_F16, 1);
   std::vector<float> piece;
   constexpr int64_t kPiece = 4096;
   for (int64_t done = 0; done < rows; done += kPiece) {
@@ -199,7 +200,7 @@ void AttendRecorded(benchmark::State& state, const std::string& path) {
 void AttendArguments(benchmark::internal::Benchmark* bench) {
   bench->ArgNames({"N", "G", "d", "heads", "threads", "queries", "like", "type", "k"});
   const auto add = [bench](int64_t tokens, int64_t group, int64_t dim, int64_t heads, int64_t threads, int64_t queries,
-                           int64_t like, int64_t type = MNEME_F16, int64_t k = 32) {
+                           int64_t like, int64_t type = MNEME_DTYPE_F16, int64_t k = 32) {
     bench->Args({tokens, group, dim, heads, threads, queries, like, type, k});
   };
   add(0, 4, 128, 8, 2, 1, 0);
@@ -209,8 +210,8 @@ void AttendArguments(benchmark::internal::Benchmark* bench) {
   for (const int64_t tokens : {16384, 262144}) add(tokens, 4, 128, 8, 2, 1, 0);
   for (const int64_t group : {1, 3, 4, 8}) add(65536, group, 128, 8, 2, 1, 90);
   for (const int64_t group : {4, 8}) add(65536, group, 128, 8, 2, 1, 0);
-  for (const int64_t type : {MNEME_F32, MNEME_BF16, MNEME_I8}) add(65536, 4, 128, 8, 2, 1, 0, type);
-  for (const int64_t k : {8, 128, 256}) add(65536, 4, 128, 8, 2, 1, 0, MNEME_F16, k);
+  for (const int64_t type : {MNEME_DTYPE_F32, MNEME_DTYPE_BF16, MNEME_DTYPE_I8}) add(65536, 4, 128, 8, 2, 1, 0, type);
+  for (const int64_t k : {8, 128, 256}) add(65536, 4, 128, 8, 2, 1, 0, MNEME_DTYPE_F16, k);
   add(65536, 3, 64, 8, 2, 1, 90);
   add(65536, 4, 256, 8, 2, 1, 90);
   add(8192, 3, 64, 3, 2, 1, 90);
@@ -225,21 +226,21 @@ BENCHMARK(Attend)->Apply(AttendArguments)->Unit(benchmark::kMillisecond)->UseMan
 // A memory that takes minutes to fill is made once: with a given number of steps.
 BENCHMARK(Attend)
     ->ArgNames({"N", "G", "d", "heads", "threads", "queries", "like", "type", "k"})
-    ->Args({1048576, 4, 128, 8, 2, 1, 0, MNEME_F16, 32})
+    ->Args({1048576, 4, 128, 8, 2, 1, 0, MNEME_DTYPE_F16, 32})
     ->Iterations(40)
     ->Unit(benchmark::kMillisecond)
     ->UseManualTime();
 
 // What a call costs by itself: a memory of one row, or of 64, and no local rows (SmolLM2-135M's shape, one thread).
 void AttendOverhead(benchmark::State& state) {
-  Engine engine(1, 9, 3, 64, 1, MNEME_F16);
+  Engine engine(1, 9, 3, 64, 1, MNEME_DTYPE_F16);
   engine.Append(0, state.range(0), RandomFloats(static_cast<size_t>(state.range(0) * 3 * 64), 1).data());
   const std::vector<float> query = RandomFloats(9 * 64, 2);
   std::vector<float> output(query.size());
   const int64_t shape[] = {1, 9, 64};
   const mneme_tensor query_tensor = {
-      const_cast<float*>(query.data()), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
-  const mneme_tensor output_tensor = {output.data(), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
+      const_cast<float*>(query.data()), MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
+  const mneme_tensor output_tensor = {output.data(), MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
   mneme_attend_args args = MNEME_ATTEND_ARGS_INIT;
   args.query = &query_tensor;
   args.output = &output_tensor;

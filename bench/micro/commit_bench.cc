@@ -61,16 +61,17 @@ double ThroughEngine(const std::vector<uint16_t>& block, mneme_durability durabi
   Check(mneme_store_open(folder.path().c_str(), &options, &store));
   mneme_memory* memory = CreateMemory(store, kLayers, kHeads, kHeads, kDim);
   const int64_t shape[] = {kBlockTokens, kHeads, kDim};
-  const mneme_tensor tensor = {const_cast<uint16_t*>(block.data()), MNEME_F16, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
+  const mneme_tensor tensor = {
+      const_cast<uint16_t*>(block.data()), MNEME_DTYPE_F16, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
   const double seconds = SecondsOf([&] {
     for (int64_t done = 0; done < kBlocks; ++done) {
       for (int i = 0; i < kLayers; ++i) {
-        mneme_append_args args = MNEME_APPEND_ARGS_INIT;
+        mneme_memory_append_args args = MNEME_MEMORY_APPEND_ARGS_INIT;
         args.layer = i;
         args.keys = args.values = &tensor;
-        Check(mneme_append(memory, &args));
+        Check(mneme_memory_append(memory, &args));
       }
-      Check(mneme_commit(memory, durability, nullptr));
+      Check(mneme_memory_commit(memory, durability, nullptr));
     }
   });
   Check(mneme_memory_close(memory));
@@ -120,7 +121,7 @@ void BulkCommit(benchmark::State& state) {
   const std::vector<uint16_t> block = Block();
   double engine = std::numeric_limits<double>::infinity(), log = engine, flush = engine;
   for (auto _ : state) {
-    engine = std::min(engine, ThroughEngine(block, synced ? MNEME_SYNCED : MNEME_BUFFERED));
+    engine = std::min(engine, ThroughEngine(block, synced ? MNEME_DURABILITY_SYNCED : MNEME_DURABILITY_BUFFERED));
     log = std::min(log, ThroughWriteBatch(block, Means::kLog, synced));
     flush = std::min(flush, ThroughWriteBatch(block, Means::kFlush, synced));
   }

@@ -107,18 +107,18 @@ void Fill(const std::string& folder, int64_t tokens) {
       }
     }
     const int64_t shape[] = {n, kKvHeads, kDim};
-    const mneme_tensor key_tensor = {keys.data(), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
-    const mneme_tensor value_tensor = {values.data(), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
-    mneme_append_args args = MNEME_APPEND_ARGS_INIT;
+    const mneme_tensor key_tensor = {keys.data(), MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
+    const mneme_tensor value_tensor = {values.data(), MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
+    mneme_memory_append_args args = MNEME_MEMORY_APPEND_ARGS_INIT;
     args.keys = &key_tensor;
     args.values = &value_tensor;
-    Check(mneme_append(memory, &args));
+    Check(mneme_memory_append(memory, &args));
     const double commit = Seconds();
-    Check(mneme_commit(memory, MNEME_BUFFERED, nullptr));
+    Check(mneme_memory_commit(memory, MNEME_DURABILITY_BUFFERED, nullptr));
     commits += Seconds() - commit;
   }
-  mneme_store_stats_t stats = MNEME_STORE_STATS_INIT;
-  Check(mneme_store_stats(store, &stats));
+  mneme_store_stats stats = MNEME_STORE_STATS_INIT;
+  Check(mneme_store_get_stats(store, &stats));
   std::printf("filled: %.1f s, commits %.1f s with making the codes; write amplification %.2f, of which codes %.2f\n",
               Seconds() - start, commits,
               static_cast<double>(stats.written_bytes) / static_cast<double>(stats.appended_bytes),
@@ -132,7 +132,7 @@ class Reader {
  public:
   Reader(const std::string& folder, int64_t ram_budget) {
     mneme_store_options options = MNEME_STORE_OPTIONS_INIT;
-    options.mode = MNEME_READ_ONLY;
+    options.mode = MNEME_MODE_READ_ONLY;
     options.threads = kThreads;
     options.ram_budget_bytes = ram_budget;
     Check(mneme_store_open(folder.c_str(), &options, &store_));
@@ -149,8 +149,8 @@ class Reader {
   double Step(std::vector<float>& query) {
     output_.resize(query.size());
     const int64_t shape[] = {1, kQueryHeads, kDim};
-    const mneme_tensor query_tensor = {query.data(), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
-    const mneme_tensor output_tensor = {output_.data(), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
+    const mneme_tensor query_tensor = {query.data(), MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
+    const mneme_tensor output_tensor = {output_.data(), MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
     mneme_attend_args args = MNEME_ATTEND_ARGS_INIT;
     args.query = &query_tensor;
     args.output = &output_tensor;
@@ -161,9 +161,9 @@ class Reader {
   }
   const std::vector<float>& output() const { return output_; }
 
-  mneme_store_stats_t Stats() const {
-    mneme_store_stats_t stats = MNEME_STORE_STATS_INIT;
-    Check(mneme_store_stats(store_, &stats));
+  mneme_store_stats Stats() const {
+    mneme_store_stats stats = MNEME_STORE_STATS_INIT;
+    Check(mneme_store_get_stats(store_, &stats));
     return stats;
   }
 
@@ -252,7 +252,7 @@ void Compare(const std::string& folder, int64_t tokens, double likeness) {
   constexpr int kSteps = 40;
   std::vector<double> disk_times, ram_times;
   double disk_cpu = 0, ram_cpu = 0;
-  const mneme_store_stats_t before = disk.Stats(), ram_before = ram.Stats();
+  const mneme_store_stats before = disk.Stats(), ram_before = ram.Stats();
   for (int step = 0; step < kSteps; ++step) {
     std::vector<float>& query = queries.Next();
     const double begin = CpuSeconds();
@@ -266,7 +266,7 @@ void Compare(const std::string& folder, int64_t tokens, double likeness) {
       std::exit(1);
     }
   }
-  const mneme_store_stats_t after = disk.Stats(), ram_after = ram.Stats();
+  const mneme_store_stats after = disk.Stats(), ram_after = ram.Stats();
   std::vector<double> cold_times;
   for (int step = 0; step < 5; ++step) {
     EmptyPageCache(folder);
@@ -280,8 +280,8 @@ void Compare(const std::string& folder, int64_t tokens, double likeness) {
       "%.1f ms; keys a query: %.0f in RAM, %.0f on disk, rows read %.0f\n",
       likeness, ram_times.front() * 1e3, ram_times[kSteps / 2] * 1e3, disk_times.front() * 1e3,
       disk_times[kSteps / 2] * 1e3, cold_times.front() * 1e3, cold_times[2] * 1e3, ram_cpu / kSteps * 1e3,
-      disk_cpu / kSteps * 1e3, per_query(ram_after.keys_checked - ram_before.keys_checked),
-      per_query(after.keys_checked - before.keys_checked), per_query(after.rows_read - before.rows_read));
+      disk_cpu / kSteps * 1e3, per_query(ram_after.reranked_pairs - ram_before.reranked_pairs),
+      per_query(after.reranked_pairs - before.reranked_pairs), per_query(after.rows_read - before.rows_read));
 }
 
 int Main(int argc, char** argv) {

@@ -29,11 +29,11 @@ class Engine {
   // Rows [tokens, KV heads, dim] for one layer, as keys and values. strides: in elements; null: one after the other.
   void Append(int layer, int64_t tokens, const float* rows, const int64_t* strides = nullptr) {
     const int64_t shape[] = {tokens, kv_heads_, dim_};
-    const mneme_tensor tensor = {const_cast<float*>(rows), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, strides};
-    mneme_append_args args = MNEME_APPEND_ARGS_INIT;
+    const mneme_tensor tensor = {const_cast<float*>(rows), MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, shape, strides};
+    mneme_memory_append_args args = MNEME_MEMORY_APPEND_ARGS_INIT;
     args.layer = layer;
     args.keys = args.values = &tensor;
-    Check(mneme_append(memory, &args));
+    Check(mneme_memory_append(memory, &args));
   }
 
   mneme_store* store = nullptr;

@@ -36,7 +36,7 @@ LayerDesc = _struct(
 
 StoreOptions = _struct(
     "StoreOptions", ("mode", _I32), ("create_if_missing", _I32), ("threads", _I32), ("background", _I32),
-    ("rebuild_only", _I32), ("ram_budget_bytes", _I64), ("disk_budget_bytes", _I64), ("parallel_for", _P),
+    ("ignore_index_blobs", _I32), ("ram_budget_bytes", _I64), ("disk_budget_bytes", _I64), ("parallel_for", _P),
     ("parallel_for_context", _P), ("parallel_for_width", _I32), ("log", _P), ("log_context", _P))
 
 MemoryOptions = _struct(
@@ -118,10 +118,10 @@ class Memory:
             block = [np.ascontiguousarray(part[:, begin:begin + 4096].transpose(1, 0, 2)) for part in (keys, values)]
             tensors = [tensor(part) for part in block]
             args = _new(AppendArgs, keys=c.pointer(tensors[0]), values=c.pointer(tensors[1]))
-            library.append(self._memory, c.byref(args))
+            library.memory_append(self._memory, c.byref(args))
             if (begin + 4096) % 65536 == 0:  # what is not committed waits in RAM a second time
-                library.commit(self._memory, 0, None)
-        library.commit(self._memory, 0, None)
+                library.memory_commit(self._memory, 0, None)
+        library.memory_commit(self._memory, 0, None)
 
     def searcher(self, k):
         """query f32 [q_heads, dim] -> tokens [q_heads, k]."""

@@ -13,18 +13,19 @@
  *   Structs      Every argument, option and output struct starts with its size: initialise it with its *_INIT macro.
  *                Structs only grow at the end, so older callers keep working with newer libraries.
  *   Tensors      DLPack's fields: data, element type, device, shape, strides in elements (NULL: row-major). The last
- *                dim is contiguous. Tensors of mneme_append and mneme_attend may lie on the device of the memory's
- * store (mneme_store_options.device_budget_bytes) and any of them in host memory; all others in host memory. Streams
- * has_stream and a handle (a cudaStream_t; 0 is one, too) order the call's work with device tensors after what is
- * queued there. Without has_stream, what fills the inputs must be done, and the outputs are there when the call
- * returns. A stream that is being captured is refused (MNEME_FAILED_PRECONDITION) but by mneme_attend with a
+ *                dim is contiguous. Tensors of mneme_memory_append and mneme_attend may lie on the device of the
+ * memory's store (mneme_store_options.device_budget_bytes) and any of them in host memory; all others in host memory.
+ * Streams has_stream and a handle (a cudaStream_t; 0 is one, too) order the call's work with device tensors after what
+ * is queued there. Without has_stream, what fills the inputs must be done, and the outputs are there when the call
+ * returns. A stream that is being captured is refused (MNEME_STATUS_FAILED_PRECONDITION) but by mneme_attend with a
  * mneme_graph. Numbers      Sizes and token indices are int64_t. Layers are the host's own layer numbers, as the card
  * has them. Logarithms are natural unless a comment says otherwise. Threads      The same memory: mneme_attend,
  * _search, _memory_info and snapshots from any number of threads, also during any other call; append, commit, truncate,
- * evict, fork and maintain one at a time, a second one gets MNEME_ABORTED ("busy"). close and drop: no other call of
- * that memory may be running. Different memories: free. Calls of one mneme_graph follow each other. Handles may be used
- * from any thread. mneme_last_error is the thread's own. Callbacks    must not call back into the same store. A
- * progress callback that returns non-zero cancels the call (MNEME_CANCELLED); what was done so far stays consistent.
+ * evict, fork and maintain one at a time, a second one gets MNEME_STATUS_ABORTED ("busy"). close and drop: no other
+ * call of that memory may be running. Different memories: free. Calls of one mneme_graph follow each other. Handles may
+ * be used from any thread. mneme_last_error is the thread's own. Callbacks    must not call back into the same store. A
+ * progress callback that returns non-zero cancels the call (MNEME_STATUS_CANCELLED); what was done so far stays
+ * consistent.
  */
 #ifndef MNEME_H_
 #define MNEME_H_
@@ -49,21 +50,19 @@ extern "C" {
 /* Numbered like the canonical codes of Abseil and gRPC. */
 typedef enum mneme_status {
   MNEME_OK = 0,
-  MNEME_CANCELLED = 1,
-  MNEME_UNKNOWN = 2,
-  MNEME_INVALID_ARGUMENT = 3,
-  MNEME_DEADLINE_EXCEEDED = 4,
-  MNEME_NOT_FOUND = 5,
-  MNEME_ALREADY_EXISTS = 6,
-  MNEME_PERMISSION_DENIED = 7,   /* no right to a file, or a read-only file system */
-  MNEME_RESOURCE_EXHAUSTED = 8,  /* a budget, the disk or memory is full; too many open files */
-  MNEME_FAILED_PRECONDITION = 9, /* e.g. another model's card, a store open by another writer */
-  MNEME_ABORTED = 10,            /* busy: another call of the same memory is running */
-  MNEME_OUT_OF_RANGE = 11,
-  MNEME_UNIMPLEMENTED = 12, /* not in this build */
-  MNEME_INTERNAL = 13,
-  MNEME_UNAVAILABLE = 14, /* input or output failed; may pass */
-  MNEME_DATA_LOSS = 15    /* damaged data; never served */
+  MNEME_STATUS_CANCELLED = 1,
+  MNEME_STATUS_INVALID_ARGUMENT = 3,
+  MNEME_STATUS_NOT_FOUND = 5,
+  MNEME_STATUS_ALREADY_EXISTS = 6,
+  MNEME_STATUS_PERMISSION_DENIED = 7,   /* no right to a file, or a read-only file system */
+  MNEME_STATUS_RESOURCE_EXHAUSTED = 8,  /* a budget, the disk or memory is full; too many open files */
+  MNEME_STATUS_FAILED_PRECONDITION = 9, /* e.g. another model's card, a store open by another writer */
+  MNEME_STATUS_ABORTED = 10,            /* busy: another call of the same memory is running */
+  MNEME_STATUS_OUT_OF_RANGE = 11,
+  MNEME_STATUS_UNIMPLEMENTED = 12, /* not in this build */
+  MNEME_STATUS_INTERNAL = 13,
+  MNEME_STATUS_UNAVAILABLE = 14, /* input or output failed; may pass */
+  MNEME_STATUS_DATA_LOSS = 15    /* damaged data; never served */
 } mneme_status;
 
 /* Whose fault a status is. */
@@ -86,17 +85,15 @@ MNEME_API const char* mneme_last_error(void);
 
 /* "INVALID_ARGUMENT"; "?" for a number that is no status. Static. */
 MNEME_API const char* mneme_status_name(mneme_status status);
-MNEME_API mneme_class mneme_classify(mneme_status status);
+MNEME_API mneme_class mneme_status_classify(mneme_status status);
 
 /* ------------------------------------------------------------------------------------------------ tensors */
 
 typedef enum mneme_dtype {
-  MNEME_F32 = 0,
-  MNEME_F16 = 1,
-  MNEME_BF16 = 2,
-  MNEME_I8 = 3, /* stored rows only: int8 with one scale a row */
-  MNEME_I32 = 4,
-  MNEME_I64 = 5
+  MNEME_DTYPE_F32 = 0,
+  MNEME_DTYPE_F16 = 1,
+  MNEME_DTYPE_BF16 = 2,
+  MNEME_DTYPE_I8 = 3 /* stored rows only: int8 with one scale a row */
 } mneme_dtype;
 
 /* DLPack's device types. */
@@ -123,7 +120,7 @@ typedef struct mneme_graph mneme_graph;
 
 /* Called with the work done and the work there is in all, in a unit that its function names (0: not known yet).
  * Non-zero cancels. */
-typedef int (*mneme_progress)(void* context, int64_t done, int64_t total);
+typedef int (*mneme_progress_fn)(void* context, int64_t done, int64_t total);
 
 /* ------------------------------------------------------------------------------------------------ model card */
 
@@ -162,32 +159,32 @@ MNEME_API void mneme_card_release(mneme_card* card);
 /* ------------------------------------------------------------------------------------------------ store */
 
 typedef enum mneme_store_mode {
-  MNEME_READ_WRITE = 0, /* one process at a time */
-  MNEME_READ_ONLY = 1,  /* the store as it is now; any number of processes, also beside a writer */
-  MNEME_FOLLOW = 2      /* read-only; each mneme_memory_open sees what the writer has committed by then */
+  MNEME_MODE_READ_WRITE = 0, /* one process at a time */
+  MNEME_MODE_READ_ONLY = 1,  /* the store as it is now; any number of processes, also beside a writer */
+  MNEME_MODE_FOLLOW = 2      /* read-only; each mneme_memory_open sees what the writer has committed by then */
 } mneme_store_mode;
 
-typedef enum mneme_log_level { MNEME_LOG_INFO = 0, MNEME_LOG_WARNING = 1 } mneme_log_level;
-typedef void (*mneme_log)(void* context, mneme_log_level level, const char* message);
+typedef enum mneme_log_level { MNEME_LOG_WARNING = 1 } mneme_log_level; /* more may come */
+typedef void (*mneme_log_fn)(void* context, mneme_log_level level, const char* message);
 
 /* The host's own parallel-for: runs task(task_context, 0 … n - 1), each once, and returns when all have ended. */
-typedef void (*mneme_parallel_for)(void* context, size_t n, void (*task)(void* task_context, size_t i),
-                                   void* task_context);
+typedef void (*mneme_parallel_for_fn)(void* context, size_t n, void (*task)(void* task_context, size_t i),
+                                      void* task_context);
 
 typedef struct mneme_store_options {
   size_t struct_size;
   int32_t mode;              /* mneme_store_mode */
   int32_t create_if_missing; /* 1: yes */
   int32_t threads;           /* the engine works on this many, the calling one included; 1: starts none */
-  int32_t background;        /* 1: the engine may start one thread that builds indices; 0: mneme_commit does it */
-  int32_t rebuild_only;      /* 1: index blobs are never parsed, indices are built anew (untrusted folders) */
-  int64_t ram_budget_bytes;  /* of sealed segments kept in memory: first the keys' codes, then keys, then values; rows
-                                that have no room are read from disk one by one, with the same results; 0: all */
-  int64_t disk_budget_bytes; /* mneme_commit refuses to grow the store beyond; 0: none */
-  mneme_parallel_for parallel_for; /* used instead of `threads` where given */
+  int32_t background; /* 1: the engine may start one thread that builds indices; 0: mneme_memory_commit does it */
+  int32_t ignore_index_blobs; /* 1: index blobs are never parsed, indices are built anew (untrusted folders) */
+  int64_t ram_budget_bytes;   /* of sealed segments kept in memory: first the keys' codes, then keys, then values; rows
+                                 that have no room are read from disk one by one, with the same results; 0: all */
+  int64_t disk_budget_bytes;  /* mneme_memory_commit refuses to grow the store beyond; 0: none */
+  mneme_parallel_for_fn parallel_for; /* used instead of `threads` where given */
   void* parallel_for_context;
   int32_t parallel_for_width; /* how many tasks it runs at once */
-  mneme_log log;              /* warnings and what was repaired; may come from any thread */
+  mneme_log_fn log;           /* warnings and what was repaired; may come from any thread */
   void* log_context;
   int32_t device_ordinal;      /* the CUDA device of the next field */
   int64_t device_budget_bytes; /* of device memory: memories that are attended to are copied there and searched there as
@@ -196,69 +193,69 @@ typedef struct mneme_store_options {
                                   does it all */
 } mneme_store_options;
 #define MNEME_STORE_OPTIONS_INIT \
-  { sizeof(mneme_store_options), MNEME_READ_WRITE, 1, 1, 0, 0, 0, 0, NULL, NULL, 0, NULL, NULL, 0, 0 }
+  { sizeof(mneme_store_options), MNEME_MODE_READ_WRITE, 1, 1, 0, 0, 0, 0, NULL, NULL, 0, NULL, NULL, 0, 0 }
 
 /* options NULL: the defaults of MNEME_STORE_OPTIONS_INIT. A folder that another process writes to is refused
- * (MNEME_FAILED_PRECONDITION). */
+ * (MNEME_STATUS_FAILED_PRECONDITION). */
 MNEME_API mneme_status mneme_store_open(const char* path, const mneme_store_options* options, mneme_store** store);
-/* Refused (MNEME_FAILED_PRECONDITION) while memories are open. */
+/* Refused (MNEME_STATUS_FAILED_PRECONDITION) while memories are open. */
 MNEME_API mneme_status mneme_store_close(mneme_store* store);
 
 /* name is valid during the callback only. Non-zero stops the listing (which then still returns MNEME_OK). */
-typedef int (*mneme_memory_visitor)(void* context, const char* name, int64_t tokens, int64_t bytes);
+typedef int (*mneme_memory_visitor_fn)(void* context, const char* name, int64_t tokens, int64_t bytes);
 /* Committed sizes, by name, without loading anything. */
-MNEME_API mneme_status mneme_store_list(mneme_store* store, mneme_memory_visitor visitor, void* context);
+MNEME_API mneme_status mneme_store_list(mneme_store* store, mneme_memory_visitor_fn visitor, void* context);
 
-typedef struct mneme_verify_report {
+typedef struct mneme_store_verify_report {
   size_t struct_size;
   int64_t memories;
   int64_t damaged_memories; /* whose manifest or rows are damaged; messages go to the store's log */
   int64_t damaged_values;   /* chunks, log records and table files that fail their checksum or are missing */
   int64_t damaged_indexes;  /* and codes of keys: will be rebuilt */
   int64_t bytes_read;
-} mneme_verify_report;
-#define MNEME_VERIFY_REPORT_INIT \
-  { sizeof(mneme_verify_report), 0, 0, 0, 0, 0 }
+} mneme_store_verify_report;
+#define MNEME_STORE_VERIFY_REPORT_INIT \
+  { sizeof(mneme_store_verify_report), 0, 0, 0, 0, 0 }
 /* Reads everything that is committed against its checksums. MNEME_OK when it ran to its end, whatever it found.
  * Progress in bytes. */
-MNEME_API mneme_status mneme_store_verify(mneme_store* store, mneme_progress progress, void* context,
-                                          mneme_verify_report* report);
+MNEME_API mneme_status mneme_store_verify(mneme_store* store, mneme_progress_fn progress, void* context,
+                                          mneme_store_verify_report* report);
 
-typedef struct mneme_store_stats_t {
+typedef struct mneme_store_stats {
   size_t struct_size;
   int64_t memories;
   int64_t open_memories;
-  int64_t disk_bytes;        /* of the folder, now */
-  int64_t ram_bytes;         /* rows, codes and indices in memory, now */
-  int64_t appended_bytes;    /* rows committed since open */
-  int64_t written_bytes;     /* bytes written to disk for them: log, flushes, compaction */
-  int64_t indexes_built;     /* since open */
-  int64_t indexes_loaded;    /* from blobs, since open */
-  int64_t indexes_rebuilt;   /* of those built: because the blob was missing or damaged */
-  int64_t orphans_collected; /* at open: segments and indices of commits that never ended */
-  int64_t scanned_by_code;   /* (query head, row) pairs since open that exact search answered from the keys' codes */
-  int64_t scanned_by_key;    /* and those that it took from the keys: the newest rows, small memories */
-  int64_t keys_checked;      /* of those by code: what the code could not rule out, so that the key was read as well */
-  int64_t
-      scanned_again; /* of those by code: a second time, since the best rows were worse than their codes had it look */
+  int64_t disk_bytes;         /* of the folder, now */
+  int64_t ram_bytes;          /* rows, codes and indices in memory, now */
+  int64_t appended_bytes;     /* rows committed since open */
+  int64_t written_bytes;      /* bytes written to disk for them: log, flushes, compaction */
+  int64_t indexes_built;      /* since open */
+  int64_t indexes_loaded;     /* from blobs, since open */
+  int64_t indexes_rebuilt;    /* of those built: because the blob was missing or damaged */
+  int64_t orphans_collected;  /* at open: segments and indices of commits that never ended */
+  int64_t code_scanned_pairs; /* (query head, row) pairs since open that exact search answered from the keys' codes */
+  int64_t key_scanned_pairs;  /* and those that it took from the keys: the newest rows, small memories */
+  int64_t reranked_pairs;     /* of those by code: what the code could not rule out, so that the key was read as well */
+  int64_t rescanned_pairs;    /* of those by code: a second time, since the best rows were worse than their codes had it
+                                 look */
   int64_t codes_loaded;       /* from disk, since open: a layer's of a segment */
   int64_t codes_rebuilt;      /* from the keys, since they were missing or damaged */
   int64_t rows_read;          /* single keys and values read from disk, since open */
   int64_t device_bytes;       /* of the device budget, in use now */
-  int64_t device_attended;    /* sequences of mneme_attend whose memory the device searched, since open */
-  int64_t device_fell_back;   /* and those that the CPU searched, though the store has a device */
-  int64_t device_copied_rows; /* tokens of a layer copied to the device, since open */
-  int64_t device_staged;      /* calls with device tensors that passed through host memory, since open */
-} mneme_store_stats_t;
+  int64_t device_searched_sequences; /* sequences of mneme_attend whose memory the device searched, since open */
+  int64_t device_fallback_sequences; /* and those that the CPU searched, though the store has a device */
+  int64_t device_copied_rows;        /* tokens of a layer copied to the device, since open */
+  int64_t host_staged_calls;         /* calls with device tensors that passed through host memory, since open */
+} mneme_store_stats;
 #define MNEME_STORE_STATS_INIT \
-  { sizeof(mneme_store_stats_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
-MNEME_API mneme_status mneme_store_stats(mneme_store* store, mneme_store_stats_t* stats);
+  { sizeof(mneme_store_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+MNEME_API mneme_status mneme_store_get_stats(mneme_store* store, mneme_store_stats* stats);
 
 /* ------------------------------------------------------------------------------------------------ memory */
 
 typedef struct mneme_memory_options {
   size_t struct_size;
-  int32_t stored_dtype;   /* of keys and values: MNEME_F32, MNEME_F16, MNEME_BF16 or MNEME_I8 */
+  int32_t stored_dtype;   /* of keys and values: MNEME_DTYPE_F32, MNEME_DTYPE_F16, MNEME_DTYPE_BF16 or MNEME_DTYPE_I8 */
   int32_t normalise_keys; /* 1: x / sqrt(|x|^2 + 1e-6) at append, as in Memorizing Transformers */
   int32_t keys_rotated;   /* 1: the host appends rotated keys; only MNEME_POSITION_AS_STORED can be used then */
   int64_t max_tokens;     /* the oldest are evicted beyond this, as they come; 0: unbounded */
@@ -271,7 +268,7 @@ typedef struct mneme_memory_options {
                              "faiss:<factory string>"; NULL: "auto", which is the exact scan */
 } mneme_memory_options;
 #define MNEME_MEMORY_OPTIONS_INIT \
-  { sizeof(mneme_memory_options), MNEME_F16, 0, 0, 0, 0, 0, 0, NULL }
+  { sizeof(mneme_memory_options), MNEME_DTYPE_F16, 0, 0, 0, 0, 0, 0, NULL }
 
 /* name: 1 to 255 bytes of UTF-8. The new memory is durable (buffered) when this returns. options NULL: defaults. */
 MNEME_API mneme_status mneme_memory_create(mneme_store* store, const char* name, const mneme_card* card,
@@ -284,15 +281,15 @@ MNEME_API mneme_status mneme_memory_open(mneme_store* store, const char* name, c
 MNEME_API mneme_status mneme_memory_fork(mneme_memory* memory, int64_t at_token, const char* new_name,
                                          mneme_memory** fork);
 /* Refused while open. Disk is given back soon: when dropped rows are a part of the store worth a flush, when the disk
- * budget is short, by mneme_maintain, and when the store is closed. */
+ * budget is short, by mneme_memory_maintain, and when the store is closed. */
 MNEME_API mneme_status mneme_memory_drop(mneme_store* store, const char* name);
-/* All `count` memories or none, in one write. MNEME_FAILED_PRECONDITION names one that is open, MNEME_NOT_FOUND one
- * that there is not, MNEME_INVALID_ARGUMENT one that is named twice. */
+/* All `count` memories or none, in one write. MNEME_STATUS_FAILED_PRECONDITION names one that is open,
+ * MNEME_STATUS_NOT_FOUND one that there is not, MNEME_STATUS_INVALID_ARGUMENT one that is named twice. */
 MNEME_API mneme_status mneme_memory_drop_many(mneme_store* store, const char* const* names, size_t count);
 /* What was not committed is gone. */
 MNEME_API mneme_status mneme_memory_close(mneme_memory* memory);
 
-typedef struct mneme_memory_info_t {
+typedef struct mneme_memory_info {
   size_t struct_size;
   int64_t next_token;     /* index of the next token: whole tokens appended so far, evicted ones counted */
   int64_t tokens;         /* whole tokens held now */
@@ -313,17 +310,17 @@ typedef struct mneme_memory_info_t {
   char model_name[256]; /* cut to fit, zero-terminated */
   char weights_fingerprint[256];
   char index[64];
-} mneme_memory_info_t;
-#define MNEME_MEMORY_INFO_INIT                                                               \
-  {                                                                                          \
-    sizeof(mneme_memory_info_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0}, {0}, { \
-      0                                                                                      \
-    }                                                                                        \
+} mneme_memory_info;
+#define MNEME_MEMORY_INFO_INIT                                                             \
+  {                                                                                        \
+    sizeof(mneme_memory_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0}, {0}, { \
+      0                                                                                    \
+    }                                                                                      \
   }
-MNEME_API mneme_status mneme_memory_info(mneme_memory* memory, mneme_memory_info_t* info);
+MNEME_API mneme_status mneme_memory_get_info(mneme_memory* memory, mneme_memory_info* info);
 
 /* New tokens of one layer. Layers may run ahead of each other; a token is whole when every layer has it. */
-typedef struct mneme_append_args {
+typedef struct mneme_memory_append_args {
   size_t struct_size;
   int32_t layer;
   const mneme_tensor* keys;   /* [tokens, kv_heads, key_dim] f32, f16 or bf16; all finite */
@@ -334,34 +331,34 @@ typedef struct mneme_append_args {
   int32_t has_stream;
   void* stream; /* of device tensors; the host waits until the rows have come to it: they are checked, and
                    what the CPU and the disk read is its copy */
-} mneme_append_args;
-#define MNEME_APPEND_ARGS_INIT \
-  { sizeof(mneme_append_args), 0, NULL, NULL, NULL, NULL, 0, NULL }
+} mneme_memory_append_args;
+#define MNEME_MEMORY_APPEND_ARGS_INIT \
+  { sizeof(mneme_memory_append_args), 0, NULL, NULL, NULL, NULL, 0, NULL }
 /* The rows can be retrieved by the next call. Nothing is written to disk. Non-finite keys or values are refused. */
-MNEME_API mneme_status mneme_append(mneme_memory* memory, const mneme_append_args* args);
+MNEME_API mneme_status mneme_memory_append(mneme_memory* memory, const mneme_memory_append_args* args);
 
 typedef enum mneme_durability {
-  MNEME_BUFFERED = 0, /* survives the death of the process */
-  MNEME_SYNCED = 1    /* survives the loss of power */
+  MNEME_DURABILITY_BUFFERED = 0, /* survives the death of the process */
+  MNEME_DURABILITY_SYNCED = 1    /* survives the loss of power */
 } mneme_durability;
 /* Makes every whole token durable, in all layers or in none; the rest stays pending. tokens_durable may be NULL. */
-MNEME_API mneme_status mneme_commit(mneme_memory* memory, mneme_durability durability, int64_t* tokens_durable);
+MNEME_API mneme_status mneme_memory_commit(mneme_memory* memory, mneme_durability durability, int64_t* tokens_durable);
 
 /* Forgets tokens at and after `tokens`: the next token index is `tokens`; 0: reset. Durable with the next commit. */
-MNEME_API mneme_status mneme_truncate(mneme_memory* memory, int64_t tokens);
+MNEME_API mneme_status mneme_memory_truncate(mneme_memory* memory, int64_t tokens);
 /* Evicts the oldest tokens that are not pinned until at most keep_tokens are held, pinned ones included. Commits
  * (buffered); a segment gives disk back when half of it is evicted or more. */
-MNEME_API mneme_status mneme_evict(mneme_memory* memory, int64_t keep_tokens);
+MNEME_API mneme_status mneme_memory_evict(mneme_memory* memory, int64_t keep_tokens);
 /* Seals, merges and indexes what is due, now. Commits (buffered). Progress in rows. */
-MNEME_API mneme_status mneme_maintain(mneme_memory* memory, mneme_progress progress, void* context);
+MNEME_API mneme_status mneme_memory_maintain(mneme_memory* memory, mneme_progress_fn progress, void* context);
 
 /* Fixes what every layer of a step sees, whatever is appended, truncated or evicted meanwhile. */
 MNEME_API mneme_status mneme_snapshot_create(mneme_memory* memory, mneme_snapshot** snapshot);
 MNEME_API void mneme_snapshot_release(mneme_snapshot* snapshot);
 
 /* Copies stored rows out: tokens [begin, begin + n) of one layer, decoded. Evicted or unknown tokens:
- * MNEME_OUT_OF_RANGE. */
-typedef struct mneme_read_args {
+ * MNEME_STATUS_OUT_OF_RANGE. */
+typedef struct mneme_memory_read_args {
   size_t struct_size;
   int32_t layer;
   int64_t begin;
@@ -370,10 +367,10 @@ typedef struct mneme_read_args {
   int64_t* positions;         /* out, [n]; may be NULL */
   int32_t* token_ids;         /* out, [n], -1 where none was given; may be NULL */
   int64_t tokens;             /* n */
-} mneme_read_args;
-#define MNEME_READ_ARGS_INIT \
-  { sizeof(mneme_read_args), 0, 0, NULL, NULL, NULL, NULL, 0 }
-MNEME_API mneme_status mneme_read(mneme_memory* memory, const mneme_read_args* args);
+} mneme_memory_read_args;
+#define MNEME_MEMORY_READ_ARGS_INIT \
+  { sizeof(mneme_memory_read_args), 0, 0, NULL, NULL, NULL, NULL, 0 }
+MNEME_API mneme_status mneme_memory_read(mneme_memory* memory, const mneme_memory_read_args* args);
 
 /* ------------------------------------------------------------------------------------------------ attend, search */
 
@@ -464,7 +461,7 @@ typedef struct mneme_attend_args {
                    know the call (docs/gpu.md), it is queued and the host waits for it only if outputs lie in host
                    memory: those above that are plain pointers. Queries are not looked at then: NaN gives NaN. Any other
                    call passes through host memory, and the host waits until the output is on the device; see
-                   mneme_store_stats_t.device_staged */
+                   mneme_store_stats.host_staged_calls */
   mneme_graph* graph; /* for a stream that is being captured; NULL: none. See mneme_graph */
 } mneme_attend_args;
 #define MNEME_ATTEND_ARGS_INIT                                                                                         \
@@ -515,14 +512,14 @@ MNEME_API mneme_status mneme_search(mneme_memory* const* memories, size_t batch,
  *     of each layer, with all else that it does: mneme_attend with args.graph and args.stream
  *   end it
  *   of each step:
- *     mneme_append what earlier steps computed
+ *     mneme_memory_append what earlier steps computed
  *     mneme_graph_update(graph, memories, batch, &args) with args.stream
  *     replay on `stream`
  *
  * Captured   Two kernels a call, nothing else. All tensors lie on the device and stay where they are; there is no
  * output but args.output, and docs/gpu.md says what else the kernels take. What they do not, snapshots, and what is
  *            mneme_graph_update's to say (memory_begin, memory_end, query_positions) is refused by name before anything
- *            is queued; after MNEME_UNAVAILABLE the capture is to be thrown away. All calls of a graph have the
+ *            is queued; after MNEME_STATUS_UNAVAILABLE the capture is to be thrown away. All calls of a graph have the
  *            same batch and query_offsets; layers whose memory_end or local_offsets differ take a graph each. Local
  *            windows should be as long as they will get, since the work is cut for them.
  * Replays    see what the last update let them see, whatever becomes of the memories meanwhile: appended to, truncated,
@@ -550,7 +547,8 @@ typedef struct mneme_graph_update_args {
   { sizeof(mneme_graph_update_args), NULL, NULL, NULL, NULL, 0, NULL }
 /* What replays see from now on: the memories as they are now, all layers as of one moment. memories [batch]: with the
  * layers and the type of rows that were captured; others than then are fine, and entries may be NULL (no memory).
- * MNEME_RESOURCE_EXHAUSTED: their rows have no room on the device; the step is one for mneme_attend without a graph. */
+ * MNEME_STATUS_RESOURCE_EXHAUSTED: their rows have no room on the device; the step is one for mneme_attend without a
+ * graph. */
 MNEME_API mneme_status mneme_graph_update(mneme_graph* graph, mneme_memory* const* memories, size_t batch,
                                           const mneme_graph_update_args* args);
 

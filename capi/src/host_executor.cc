@@ -11,7 +11,7 @@ namespace {
 
 class HostExecutor final : public Executor {
  public:
-  HostExecutor(mneme_parallel_for parallel_for, void* context, size_t width)
+  HostExecutor(mneme_parallel_for_fn parallel_for, void* context, size_t width)
       : parallel_for_(parallel_for), context_(context), width_(width) {}
 
   size_t Width() const override { return width_; }
@@ -33,7 +33,7 @@ class HostExecutor final : public Executor {
     (*static_cast<absl::FunctionRef<void(size_t)>*>(task))(i);
   }
 
-  const mneme_parallel_for parallel_for_;
+  const mneme_parallel_for_fn parallel_for_;
   void* const context_;
   const size_t width_;
 };
@@ -64,7 +64,7 @@ class CatchingExecutor final : public Executor {
 
 }  // namespace
 
-std::unique_ptr<Executor> MakeHostExecutor(mneme_parallel_for parallel_for, void* context, size_t width) {
+std::unique_ptr<Executor> MakeHostExecutor(mneme_parallel_for_fn parallel_for, void* context, size_t width) {
   return std::make_unique<HostExecutor>(parallel_for, context, width);
 }
 

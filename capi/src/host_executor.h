@@ -10,7 +10,7 @@
 namespace mneme::capi {
 
 // The host's own parallel-for as an Executor.
-std::unique_ptr<Executor> MakeHostExecutor(mneme_parallel_for parallel_for, void* context, size_t width);
+std::unique_ptr<Executor> MakeHostExecutor(mneme_parallel_for_fn parallel_for, void* context, size_t width);
 
 // Runs tasks on `inner` (borrowed); an exception of a task reaches the caller of ParallelFor instead of ending the
 // process on a worker thread.

@@ -9,7 +9,7 @@
 namespace mneme::capi {
 
 // The host's progress callback as the engine calls it, in the host's own floating-point environment. Null for NULL.
-inline Progress WrapProgress(mneme_progress progress, void* context) {
+inline Progress WrapProgress(mneme_progress_fn progress, void* context) {
   if (progress == nullptr) return nullptr;
   return [progress, context](int64_t done, int64_t total) {
     const HostFloatingPointScope environment;

@@ -29,9 +29,10 @@ absl::StatusOr<MemoryOptions> ReadOptions(const mneme_memory_options* given_opti
   if (given_options != nullptr) {
     MNEME_ASSIGN_OR_RETURN(given, ReadStruct("options", given_options, given));
   }
-  if (given.stored_dtype < MNEME_F32 || given.stored_dtype > MNEME_I8) {
+  if (given.stored_dtype < MNEME_DTYPE_F32 || given.stored_dtype > MNEME_DTYPE_I8) {
     return absl::InvalidArgumentError(
-        absl::StrCat("options.stored_dtype: expected MNEME_F32, MNEME_F16, MNEME_BF16 or MNEME_I8 (0 to 3), got ",
+        absl::StrCat("options.stored_dtype: expected MNEME_DTYPE_F32, MNEME_DTYPE_F16, MNEME_DTYPE_BF16 or "
+                     "MNEME_DTYPE_I8 (0 to 3), got ",
                      given.stored_dtype));
   }
   for (const auto& [name, flag] :
@@ -92,7 +93,7 @@ void CopyText(const std::string& text, char* out, size_t size) {
   std::memset(out + n, 0, size - n);
 }
 
-absl::Status Append(const std::shared_ptr<MemoryObject>& object, const mneme_append_args& args) {
+absl::Status Append(const std::shared_ptr<MemoryObject>& object, const mneme_memory_append_args& args) {
   DeviceTensors on_device(object->store->store.get(), args.has_stream, args.stream);
   RowTensor keys, values;
   MNEME_RETURN_IF_ERROR(on_device.Read("args.keys", args.keys, &keys));
@@ -110,7 +111,7 @@ absl::Status Append(const std::shared_ptr<MemoryObject>& object, const mneme_app
   return object->memory->Append(args.layer, keys, values, args.positions, args.token_ids);
 }
 
-absl::Status Read(const std::shared_ptr<MemoryObject>& object, const mneme_read_args& args) {
+absl::Status Read(const std::shared_ptr<MemoryObject>& object, const mneme_memory_read_args& args) {
   if (args.begin < 0 || args.begin > kMaxPosition || args.tokens < 0 || args.tokens > kMaxPosition) {
     return absl::OutOfRangeError(
         absl::StrCat("args.begin, args.tokens: expected 0 to 2^48, got ", args.begin, " and ", args.tokens));
@@ -131,7 +132,8 @@ absl::Status Read(const std::shared_ptr<MemoryObject>& object, const mneme_read_
     if (tensor == nullptr) return absl::OkStatus();
     MNEME_ASSIGN_OR_RETURN(out, ReadMutableRowTensor(name, tensor));
     if (out.dtype != DType::kF32) {
-      return absl::InvalidArgumentError(absl::StrCat(name, ".dtype: expected MNEME_F32 (0), got ", tensor->dtype));
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, ".dtype: expected MNEME_DTYPE_F32 (0), got ", tensor->dtype));
     }
     return CheckShape(name, out.rows, out.heads, out.dim, args.tokens, layer.kv_heads, dim);
   };
@@ -148,9 +150,9 @@ absl::Status Read(const std::shared_ptr<MemoryObject>& object, const mneme_read_
   return object->memory->Read(request);
 }
 
-mneme_memory_info_t InfoOf(const Memory& memory) {
+mneme_memory_info InfoOf(const Memory& memory) {
   const MemoryInfo info = memory.Info();
-  mneme_memory_info_t result = MNEME_MEMORY_INFO_INIT;
+  mneme_memory_info result = MNEME_MEMORY_INFO_INIT;
   result.next_token = info.next_token;
   result.tokens = info.tokens;
   result.tokens_durable = info.tokens_durable;
@@ -271,7 +273,7 @@ mneme_status mneme_memory_close(mneme_memory* memory) {
   });
 }
 
-mneme_status mneme_memory_info(mneme_memory* memory, mneme_memory_info_t* info) {
+mneme_status mneme_memory_get_info(mneme_memory* memory, mneme_memory_info* info) {
   return Guard([&]() -> absl::Status {
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
     if (info == nullptr) return NullArgument("info");
@@ -279,42 +281,43 @@ mneme_status mneme_memory_info(mneme_memory* memory, mneme_memory_info_t* info) 
   });
 }
 
-mneme_status mneme_append(mneme_memory* memory, const mneme_append_args* args) {
+mneme_status mneme_memory_append(mneme_memory* memory, const mneme_memory_append_args* args) {
   return Guard([&]() -> absl::Status {
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
-    MNEME_ASSIGN_OR_RETURN(const mneme_append_args given,
-                           ReadStruct<mneme_append_args>("args", args, MNEME_APPEND_ARGS_INIT));
+    MNEME_ASSIGN_OR_RETURN(const mneme_memory_append_args given,
+                           ReadStruct<mneme_memory_append_args>("args", args, MNEME_MEMORY_APPEND_ARGS_INIT));
     return Append(object, given);
   });
 }
 
-mneme_status mneme_commit(mneme_memory* memory, mneme_durability durability, int64_t* tokens_durable) {
+mneme_status mneme_memory_commit(mneme_memory* memory, mneme_durability durability, int64_t* tokens_durable) {
   return Guard([&]() -> absl::Status {
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
-    if (durability != MNEME_BUFFERED && durability != MNEME_SYNCED) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "durability: expected MNEME_BUFFERED (0) or MNEME_SYNCED (1), got ", static_cast<int>(durability)));
+    if (durability != MNEME_DURABILITY_BUFFERED && durability != MNEME_DURABILITY_SYNCED) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("durability: expected MNEME_DURABILITY_BUFFERED (0) or MNEME_DURABILITY_SYNCED (1), got ",
+                       static_cast<int>(durability)));
     }
-    return object->memory->Commit(durability == MNEME_SYNCED ? Durability::kSynced : Durability::kBuffered,
+    return object->memory->Commit(durability == MNEME_DURABILITY_SYNCED ? Durability::kSynced : Durability::kBuffered,
                                   tokens_durable);
   });
 }
 
-mneme_status mneme_truncate(mneme_memory* memory, int64_t tokens) {
+mneme_status mneme_memory_truncate(mneme_memory* memory, int64_t tokens) {
   return Guard([&]() -> absl::Status {
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
     return object->memory->Truncate(tokens);
   });
 }
 
-mneme_status mneme_evict(mneme_memory* memory, int64_t keep_tokens) {
+mneme_status mneme_memory_evict(mneme_memory* memory, int64_t keep_tokens) {
   return Guard([&]() -> absl::Status {
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
     return object->memory->Evict(keep_tokens);
   });
 }
 
-mneme_status mneme_maintain(mneme_memory* memory, mneme_progress progress, void* context) {
+mneme_status mneme_memory_maintain(mneme_memory* memory, mneme_progress_fn progress, void* context) {
   return Guard([&]() -> absl::Status {
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
     return object->memory->Maintain(WrapProgress(progress, context));
@@ -337,11 +340,11 @@ void mneme_snapshot_release(mneme_snapshot* snapshot) {
   Guard([&] { return RemoveHandle<SnapshotObject>("snapshot", snapshot, true); });
 }
 
-mneme_status mneme_read(mneme_memory* memory, const mneme_read_args* args) {
+mneme_status mneme_memory_read(mneme_memory* memory, const mneme_memory_read_args* args) {
   return Guard([&]() -> absl::Status {
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
-    MNEME_ASSIGN_OR_RETURN(const mneme_read_args given,
-                           ReadStruct<mneme_read_args>("args", args, MNEME_READ_ARGS_INIT));
+    MNEME_ASSIGN_OR_RETURN(const mneme_memory_read_args given,
+                           ReadStruct<mneme_memory_read_args>("args", args, MNEME_MEMORY_READ_ARGS_INIT));
     return Read(object, given);
   });
 }

@@ -20,7 +20,7 @@ absl::Status ExpectFlag(absl::string_view name, int32_t value) {
 }
 
 absl::Status CheckOptions(const mneme_store_options& options) {
-  if (options.mode < MNEME_READ_WRITE || options.mode > MNEME_FOLLOW) {
+  if (options.mode < MNEME_MODE_READ_WRITE || options.mode > MNEME_MODE_FOLLOW) {
     return absl::InvalidArgumentError(
         absl::StrCat("options.mode: expected a mneme_store_mode (0 to 2), got ", options.mode));
   }
@@ -49,7 +49,7 @@ absl::Status CheckOptions(const mneme_store_options& options) {
   }
   absl::Status flags[] = {ExpectFlag("options.create_if_missing", options.create_if_missing),
                           ExpectFlag("options.background", options.background),
-                          ExpectFlag("options.rebuild_only", options.rebuild_only)};
+                          ExpectFlag("options.ignore_index_blobs", options.ignore_index_blobs)};
   for (const absl::Status& flag : flags) {
     if (!flag.ok()) return flag;
   }
@@ -68,15 +68,15 @@ absl::StatusOr<std::shared_ptr<StoreObject>> OpenStore(const std::string& path, 
   StoreOptions options;
   options.executor = object->executor.get();
   options.background = given.background != 0;
-  options.rebuild_only = given.rebuild_only != 0;
+  options.ignore_index_blobs = given.ignore_index_blobs != 0;
   options.ram_budget_bytes = static_cast<size_t>(given.ram_budget_bytes);
   options.disk_budget_bytes = given.disk_budget_bytes;
   options.device_ordinal = given.device_ordinal;
   options.device_budget_bytes = given.device_budget_bytes;
   options.database.create_if_missing = given.create_if_missing != 0;
-  options.database.mode = given.mode == MNEME_READ_WRITE  ? DatabaseOptions::Mode::kReadWrite
-                          : given.mode == MNEME_READ_ONLY ? DatabaseOptions::Mode::kReadOnly
-                                                          : DatabaseOptions::Mode::kFollow;
+  options.database.mode = given.mode == MNEME_MODE_READ_WRITE  ? DatabaseOptions::Mode::kReadWrite
+                          : given.mode == MNEME_MODE_READ_ONLY ? DatabaseOptions::Mode::kReadOnly
+                                                               : DatabaseOptions::Mode::kFollow;
   if (given.log != nullptr) {
     options.database.log = [log = given.log, context = given.log_context](absl::string_view message) {
       const HostFloatingPointScope environment;
@@ -125,7 +125,7 @@ mneme_status mneme_store_close(mneme_store* store) {
   });
 }
 
-mneme_status mneme_store_list(mneme_store* store, mneme_memory_visitor visitor, void* context) {
+mneme_status mneme_store_list(mneme_store* store, mneme_memory_visitor_fn visitor, void* context) {
   return Guard([&]() -> absl::Status {
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<StoreObject> object, FindHandle<StoreObject>("store", store));
     if (visitor == nullptr) return NullArgument("visitor");
@@ -144,15 +144,15 @@ mneme_status mneme_store_list(mneme_store* store, mneme_memory_visitor visitor, 
   });
 }
 
-mneme_status mneme_store_verify(mneme_store* store, mneme_progress progress, void* context,
-                                mneme_verify_report* report) {
+mneme_status mneme_store_verify(mneme_store* store, mneme_progress_fn progress, void* context,
+                                mneme_store_verify_report* report) {
   return Guard([&]() -> absl::Status {
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<StoreObject> object, FindHandle<StoreObject>("store", store));
     if (report == nullptr) return NullArgument("report");
     MNEME_RETURN_IF_ERROR(CheckStructSize("report", report->struct_size));
     VerifyReport found;
     MNEME_RETURN_IF_ERROR(object->store->Verify(WrapProgress(progress, context), &found));
-    mneme_verify_report result = MNEME_VERIFY_REPORT_INIT;
+    mneme_store_verify_report result = MNEME_STORE_VERIFY_REPORT_INIT;
     result.memories = found.memories;
     result.damaged_memories = found.damaged_memories;
     result.damaged_values = found.damaged_values;
@@ -162,12 +162,12 @@ mneme_status mneme_store_verify(mneme_store* store, mneme_progress progress, voi
   });
 }
 
-mneme_status mneme_store_stats(mneme_store* store, mneme_store_stats_t* stats) {
+mneme_status mneme_store_get_stats(mneme_store* store, mneme_store_stats* stats) {
   return Guard([&]() -> absl::Status {
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<StoreObject> object, FindHandle<StoreObject>("store", store));
     if (stats == nullptr) return NullArgument("stats");
     MNEME_ASSIGN_OR_RETURN(const StoreStats found, object->store->Stats());
-    mneme_store_stats_t result = MNEME_STORE_STATS_INIT;
+    mneme_store_stats result = MNEME_STORE_STATS_INIT;
     result.memories = static_cast<int64_t>(found.database.memory_count);
     result.open_memories = found.open_memories;
     result.disk_bytes = static_cast<int64_t>(found.database.disk_bytes);
@@ -178,18 +178,18 @@ mneme_status mneme_store_stats(mneme_store* store, mneme_store_stats_t* stats) {
     result.indexes_loaded = found.indexes_loaded;
     result.indexes_rebuilt = found.indexes_rebuilt;
     result.orphans_collected = static_cast<int64_t>(found.database.orphans_collected);
-    result.scanned_by_code = found.scanned.by_code;
-    result.scanned_by_key = found.scanned.by_key;
-    result.keys_checked = found.scanned.looked_at;
-    result.scanned_again = found.scanned.repeated;
+    result.code_scanned_pairs = found.scanned.by_code;
+    result.key_scanned_pairs = found.scanned.by_key;
+    result.reranked_pairs = found.scanned.looked_at;
+    result.rescanned_pairs = found.scanned.repeated;
     result.codes_loaded = found.codes_loaded;
     result.codes_rebuilt = found.codes_rebuilt;
     result.rows_read = found.rows_read;
     result.device_bytes = found.device_bytes;
-    result.device_attended = found.device_attended;
-    result.device_fell_back = found.device_fell_back;
+    result.device_searched_sequences = found.device_searched_sequences;
+    result.device_fallback_sequences = found.device_fallback_sequences;
     result.device_copied_rows = found.device_copied_rows;
-    result.device_staged = found.device_staged;
+    result.host_staged_calls = found.host_staged_calls;
     return WriteStruct("stats", result, stats);
   });
 }

@@ -21,7 +21,7 @@ template <typename Call>
 struct Case {
   const char* argument;
   std::function<void(Call&)> spoil;
-  mneme_status status = MNEME_INVALID_ARGUMENT;
+  mneme_status status = MNEME_STATUS_INVALID_ARGUMENT;
 };
 
 class AttendArgsTest : public CapiTest {
@@ -46,7 +46,7 @@ template <typename Call>
 void AddTensorCases(const char* name, Tensor Call::*member, const mneme_tensor* Call::Args::*field, bool required,
                     bool measure, std::vector<Case<Call>>& cases) {
   const auto add = [&](const std::string& suffix, std::function<void(Tensor&)> spoil,
-                       mneme_status status = MNEME_INVALID_ARGUMENT) {
+                       mneme_status status = MNEME_STATUS_INVALID_ARGUMENT) {
     static std::vector<std::unique_ptr<std::string>> names;
     names.push_back(std::make_unique<std::string>(name + suffix));
     cases.push_back({names.back()->c_str(), [=](Call& call) { spoil(call.*member); }, status});
@@ -56,14 +56,14 @@ void AddTensorCases(const char* name, Tensor Call::*member, const mneme_tensor* 
   }
   add(".data", [](Tensor& t) { t.view.data = nullptr; });
   add(".data", [](Tensor& t) { t.view.data = reinterpret_cast<char*>(t.view.data) + 1; });
-  for (const int32_t dtype : {int32_t{MNEME_I8}, int32_t{MNEME_I32}, int32_t{MNEME_I64}, 6, -1, kMost32, kLeast32}) {
+  for (const int32_t dtype : {int32_t{MNEME_DTYPE_I8}, 4, 5, 6, -1, kMost32, kLeast32}) {
     add(".dtype", [=](Tensor& t) { t.view.dtype = dtype; });
   }
   // Of these calls one takes device tensors, where its store has a device.
   const bool takes = std::is_same_v<Call, AttendCall>;
   add(
       ".device_type", [](Tensor& t) { t.view.device_type = MNEME_DEVICE_CUDA; },
-      takes ? MNEME_FAILED_PRECONDITION : MNEME_UNIMPLEMENTED);
+      takes ? MNEME_STATUS_FAILED_PRECONDITION : MNEME_STATUS_UNIMPLEMENTED);
   for (const int32_t device : {0, 3, -1, kMost32}) {
     add(".device_type", [=](Tensor& t) { t.view.device_type = device; });
   }
@@ -118,7 +118,7 @@ std::vector<Case<Call>> SharedCases(mneme_memory* other) {
   AddTensorCases("args.query", &Call::query, &Call::Args::query, true, true, cases);
   AddNotFiniteCases("args.query", &Call::query, cases);
   const auto add = [&](const char* name, std::function<void(Call&)> spoil,
-                       mneme_status status = MNEME_INVALID_ARGUMENT) {
+                       mneme_status status = MNEME_STATUS_INVALID_ARGUMENT) {
     cases.push_back({name, spoil, status});
   };
   add("args", [](Call& c) { c.given = nullptr; });
@@ -188,7 +188,7 @@ TEST_F(AttendArgsTest, AttendRefuses) {
   AddTensorCases("args.output", &Call::output, &Call::Args::output, true, false, cases);
   AddNotFiniteCases("args.memory_query", &Call::memory_query, cases);
   const auto add = [&](const char* name, std::function<void(Call&)> spoil,
-                       mneme_status status = MNEME_INVALID_ARGUMENT) {
+                       mneme_status status = MNEME_STATUS_INVALID_ARGUMENT) {
     cases.push_back({name, spoil, status});
   };
   add("args.local_offsets", [](Call& c) {
@@ -252,7 +252,7 @@ TEST_F(AttendArgsTest, SearchRefuses) {
   using Call = SearchCall;
   std::vector<Case<Call>> cases = SharedCases<Call>(other);
   const auto add = [&](const char* name, std::function<void(Call&)> spoil,
-                       mneme_status status = MNEME_INVALID_ARGUMENT) {
+                       mneme_status status = MNEME_STATUS_INVALID_ARGUMENT) {
     cases.push_back({name, spoil, status});
   };
   for (const int64_t top_k : {int64_t{0}, int64_t{-1}, kLeast, kMost, (int64_t{1} << 32) + 1}) {
@@ -269,11 +269,12 @@ TEST_F(AttendArgsTest, SearchRefuses) {
     const auto tensor = [keys](Call& c) -> Tensor& { return keys ? c.keys : c.values; };
     add(name(".data"), [=](Call& c) { tensor(c).view.data = nullptr; });
     add(name(".data"), [=](Call& c) { tensor(c).view.data = reinterpret_cast<char*>(tensor(c).view.data) + 2; });
-    for (const int32_t dtype : {int32_t{MNEME_F16}, int32_t{MNEME_BF16}, int32_t{MNEME_I64}, -1}) {
+    for (const int32_t dtype : {int32_t{MNEME_DTYPE_F16}, int32_t{MNEME_DTYPE_BF16}, 5, -1}) {
       add(name(".dtype"), [=](Call& c) { tensor(c).view.dtype = dtype; });
     }
     add(
-        name(".device_type"), [=](Call& c) { tensor(c).view.device_type = MNEME_DEVICE_CUDA; }, MNEME_UNIMPLEMENTED);
+        name(".device_type"), [=](Call& c) { tensor(c).view.device_type = MNEME_DEVICE_CUDA; },
+        MNEME_STATUS_UNIMPLEMENTED);
     add(name(".device_type"), [=](Call& c) { tensor(c).view.device_type = 0; });
     add(name(".ndim"), [=](Call& c) { tensor(c).view.ndim = 0; });
     add(name(".ndim"), [=](Call& c) { tensor(c).view.ndim = 9; });
@@ -407,7 +408,7 @@ TEST_F(AttendArgsTest, RotatedKeysCanOnlyBeUsedAsStored) {
   for (const int32_t policy : {MNEME_POSITION_FIXED_DISTANCE, MNEME_POSITION_WINDOW_START, MNEME_POSITION_CLAMPED}) {
     AttendCall call(rotated);
     call.args.position_policy = policy;
-    ExpectRefused(call.Run(), MNEME_FAILED_PRECONDITION, "args.position_policy");
+    ExpectRefused(call.Run(), MNEME_STATUS_FAILED_PRECONDITION, "args.position_policy");
     EXPECT_TRUE(call.OutputsUntouched());
   }
   AttendCall call(rotated);

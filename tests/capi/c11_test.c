@@ -35,7 +35,7 @@ static const float kValues[4][2] = {{1, 0}, {0, 1}, {2, 2}, {5, 5}};
 static const int64_t kRows[] = {4, 1, 2}, kTwoRows[] = {2, 1, 2}, kOneRow[] = {1, 1, 2};
 
 static mneme_tensor Tensor(const void* data, const int64_t* shape) {
-  mneme_tensor tensor = {NULL, MNEME_F32, MNEME_DEVICE_CPU, 0, 3, NULL, NULL};
+  mneme_tensor tensor = {NULL, MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, NULL, NULL};
   tensor.data = (void*)(uintptr_t)data;
   tensor.shape = shape;
   return tensor;
@@ -53,9 +53,9 @@ static mneme_card* MakeCard(const char* name) {
   return card;
 }
 
-static mneme_memory_info_t Info(mneme_memory* memory) {
-  mneme_memory_info_t info = MNEME_MEMORY_INFO_INIT;
-  CHECK_OK(mneme_memory_info(memory, &info));
+static mneme_memory_info Info(mneme_memory* memory) {
+  mneme_memory_info info = MNEME_MEMORY_INFO_INIT;
+  CHECK_OK(mneme_memory_get_info(memory, &info));
   return info;
 }
 
@@ -84,19 +84,19 @@ static void CheckLibrary(void) {
   CHECK(mneme_abi_version() == MNEME_ABI_VERSION);
   CHECK(strstr(mneme_version(), "faiss") != NULL && strstr(mneme_version(), "rocksdb") != NULL);
   CHECK(strcmp(mneme_last_error(), "") == 0);
-  CHECK(strcmp(mneme_status_name(MNEME_DATA_LOSS), "DATA_LOSS") == 0);
-  CHECK(mneme_classify(MNEME_DATA_LOSS) == MNEME_CLASS_DATA);
+  CHECK(strcmp(mneme_status_name(MNEME_STATUS_DATA_LOSS), "DATA_LOSS") == 0);
+  CHECK(mneme_status_classify(MNEME_STATUS_DATA_LOSS) == MNEME_CLASS_DATA);
 }
 
 static void Append(mneme_memory* memory) {
   const mneme_tensor keys = Tensor(kKeys, kRows), values = Tensor(kValues, kRows);
   const int32_t ids[] = {11, 12, 13, 14};
-  mneme_append_args args = MNEME_APPEND_ARGS_INIT;
+  mneme_memory_append_args args = MNEME_MEMORY_APPEND_ARGS_INIT;
   args.layer = 9;
   args.keys = &keys;
   args.values = &values;
   args.token_ids = ids;
-  CHECK_OK(mneme_append(memory, &args));
+  CHECK_OK(mneme_memory_append(memory, &args));
 }
 
 /* What the worked example gives for each fusion. */
@@ -188,7 +188,7 @@ static void CheckSearchAndRead(mneme_memory* memory) {
   mneme_tensor values_tensor = Tensor(values, values_shape);
   const mneme_tensor keys_tensor = Tensor(keys, kTwoRows);
   mneme_search_args search = MNEME_SEARCH_ARGS_INIT;
-  mneme_read_args read = MNEME_READ_ARGS_INIT;
+  mneme_memory_read_args read = MNEME_MEMORY_READ_ARGS_INIT;
   values_tensor.ndim = 4;
   search.layer = 9;
   search.query = &query_tensor;
@@ -208,7 +208,7 @@ static void CheckSearchAndRead(mneme_memory* memory) {
   read.keys = &keys_tensor;
   read.positions = positions;
   read.token_ids = ids;
-  CHECK_OK(mneme_read(memory, &read));
+  CHECK_OK(mneme_memory_read(memory, &read));
   CHECK(memcmp(keys, kKeys[1], sizeof(keys)) == 0);
   CHECK(positions[0] == 1 && positions[1] == 2 && ids[0] == 12 && ids[1] == 13);
 }
@@ -231,11 +231,11 @@ static void CheckShapes(mneme_store* store, mneme_memory* memory) {
   CHECK_OK(mneme_snapshot_create(memory, &snapshot));
   CHECK_OK(mneme_memory_fork(memory, 3, "fork", &fork));
   CHECK(Info(fork).next_token == 3);
-  CHECK_OK(mneme_evict(memory, 3));
+  CHECK_OK(mneme_memory_evict(memory, 3));
   CHECK(Info(memory).tokens == 3 && Info(memory).first_kept == 1 && Info(memory).next_token == 4);
-  CHECK_OK(mneme_truncate(memory, 2));
+  CHECK_OK(mneme_memory_truncate(memory, 2));
   CHECK(Info(memory).next_token == 2 && Info(memory).tokens == 1);
-  CHECK_OK(mneme_maintain(memory, CountCalls, &calls));
+  CHECK_OK(mneme_memory_maintain(memory, CountCalls, &calls));
   /* The snapshot still sees token 3, which points where the query points; the memory has it no more. */
   snapshots[0] = snapshot;
   search.snapshots = snapshots;
@@ -244,7 +244,7 @@ static void CheckShapes(mneme_store* store, mneme_memory* memory) {
   search.snapshots = NULL;
   CHECK_OK(mneme_search(&memory, 1, &search));
   CHECK(token == 1);
-  CHECK(mneme_store_close(store) == MNEME_FAILED_PRECONDITION);
+  CHECK(mneme_store_close(store) == MNEME_STATUS_FAILED_PRECONDITION);
   mneme_snapshot_release(snapshot);
   CHECK_OK(mneme_memory_close(fork));
 }
@@ -255,8 +255,8 @@ int main(int argc, char** argv) {
   mneme_memory* memory = NULL;
   mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
   mneme_store_options store_options = MNEME_STORE_OPTIONS_INIT;
-  mneme_store_stats_t stats = MNEME_STORE_STATS_INIT;
-  mneme_verify_report report = MNEME_VERIFY_REPORT_INIT;
+  mneme_store_stats stats = MNEME_STORE_STATS_INIT;
+  mneme_store_verify_report report = MNEME_STORE_VERIFY_REPORT_INIT;
   struct listing listing = {0, 0, 0, ""};
   int64_t durable = -1;
   int calls = 0;
@@ -265,10 +265,10 @@ int main(int argc, char** argv) {
 
   CHECK_OK(mneme_store_open(argv[1], NULL, &store));
   card = MakeCard("model");
-  options.stored_dtype = MNEME_F32;
+  options.stored_dtype = MNEME_DTYPE_F32;
   CHECK_OK(mneme_memory_create(store, "worked", card, &options, &memory));
   Append(memory);
-  CHECK_OK(mneme_commit(memory, MNEME_SYNCED, &durable));
+  CHECK_OK(mneme_memory_commit(memory, MNEME_DURABILITY_SYNCED, &durable));
   CHECK(durable == 4);
   CHECK(Info(memory).bytes == 4 * kTokenBytes && Info(memory).layers == 1);
   CheckAttend(memory);
@@ -281,7 +281,7 @@ int main(int argc, char** argv) {
   CHECK(strcmp(listing.names, "fork;worked;") == 0);
   CHECK_OK(mneme_store_verify(store, CountCalls, &calls, &report));
   CHECK(report.memories == 2 && report.damaged_memories == 0 && report.damaged_values == 0 && calls > 0);
-  CHECK_OK(mneme_store_stats(store, &stats));
+  CHECK_OK(mneme_store_get_stats(store, &stats));
   CHECK(stats.memories == 2 && stats.open_memories == 0 && stats.appended_bytes > 0 && stats.disk_bytes > 0);
   CHECK_OK(mneme_store_close(store));
 
@@ -289,17 +289,17 @@ int main(int argc, char** argv) {
   store_options.create_if_missing = 0;
   CHECK_OK(mneme_store_open(argv[1], &store_options, &store));
   foreign = MakeCard("another model");
-  CHECK(mneme_memory_open(store, "worked", foreign, &memory) == MNEME_FAILED_PRECONDITION);
+  CHECK(mneme_memory_open(store, "worked", foreign, &memory) == MNEME_STATUS_FAILED_PRECONDITION);
   CHECK(strstr(mneme_last_error(), "model_name") != NULL);
   CHECK_OK(mneme_memory_open(store, "worked", card, &memory));
   CHECK(Info(memory).next_token == 2 && Info(memory).tokens == 1 && Info(memory).tokens_durable == 2);
-  CHECK_OK(mneme_truncate(memory, 0));
+  CHECK_OK(mneme_memory_truncate(memory, 0));
   Append(memory);
   CheckAttend(memory);
-  CHECK_OK(mneme_commit(memory, MNEME_BUFFERED, NULL));
+  CHECK_OK(mneme_memory_commit(memory, MNEME_DURABILITY_BUFFERED, NULL));
   CHECK_OK(mneme_memory_close(memory));
   CHECK_OK(mneme_memory_drop(store, "worked"));
-  CHECK(mneme_memory_open(store, "worked", NULL, &memory) == MNEME_NOT_FOUND);
+  CHECK(mneme_memory_open(store, "worked", NULL, &memory) == MNEME_STATUS_NOT_FOUND);
   CHECK_OK(mneme_memory_open(store, "fork", card, &memory));
   CheckSearchAndRead(memory);
   CHECK_OK(mneme_memory_close(memory));

@@ -17,13 +17,13 @@ TEST(CardTest, CreateChecksItsTexts) {
   auto* const untouched = reinterpret_cast<mneme_card*>(uintptr_t{0x5a5a});
   mneme_card* card = untouched;
   const std::string longest(1023, 'x'), longer(1024, 'x');
-  ExpectRefused(mneme_card_create(nullptr, "f", &card), MNEME_INVALID_ARGUMENT, "model_name");
-  ExpectRefused(mneme_card_create("m", nullptr, &card), MNEME_INVALID_ARGUMENT, "weights_fingerprint");
-  ExpectRefused(mneme_card_create("m", "f", nullptr), MNEME_INVALID_ARGUMENT, "card");
-  ExpectRefused(mneme_card_create("", "f", &card), MNEME_INVALID_ARGUMENT, "model_name");
-  ExpectRefused(mneme_card_create("m", "", &card), MNEME_INVALID_ARGUMENT, "weights_fingerprint");
-  ExpectRefused(mneme_card_create(longer.c_str(), "f", &card), MNEME_INVALID_ARGUMENT, "model_name");
-  ExpectRefused(mneme_card_create("m", longer.c_str(), &card), MNEME_INVALID_ARGUMENT, "weights_fingerprint");
+  ExpectRefused(mneme_card_create(nullptr, "f", &card), MNEME_STATUS_INVALID_ARGUMENT, "model_name");
+  ExpectRefused(mneme_card_create("m", nullptr, &card), MNEME_STATUS_INVALID_ARGUMENT, "weights_fingerprint");
+  ExpectRefused(mneme_card_create("m", "f", nullptr), MNEME_STATUS_INVALID_ARGUMENT, "card");
+  ExpectRefused(mneme_card_create("", "f", &card), MNEME_STATUS_INVALID_ARGUMENT, "model_name");
+  ExpectRefused(mneme_card_create("m", "", &card), MNEME_STATUS_INVALID_ARGUMENT, "weights_fingerprint");
+  ExpectRefused(mneme_card_create(longer.c_str(), "f", &card), MNEME_STATUS_INVALID_ARGUMENT, "model_name");
+  ExpectRefused(mneme_card_create("m", longer.c_str(), &card), MNEME_STATUS_INVALID_ARGUMENT, "weights_fingerprint");
   EXPECT_EQ(card, untouched);
   ASSERT_OK(mneme_card_create(longest.c_str(), longest.c_str(), &card));
   mneme_card_release(card);
@@ -94,16 +94,16 @@ TEST(CardTest, EveryFieldOfALayerIsChecked) {
     SCOPED_TRACE(i);
     mneme_layer_desc desc = LayerDesc(3);
     cases[i].spoil(desc);
-    ExpectRefused(mneme_card_add_layer(card, &desc), MNEME_INVALID_ARGUMENT, cases[i].argument);
+    ExpectRefused(mneme_card_add_layer(card, &desc), MNEME_STATUS_INVALID_ARGUMENT, cases[i].argument);
   }
   const mneme_layer_desc good = LayerDesc(3);
-  ExpectRefused(mneme_card_add_layer(nullptr, &good), MNEME_INVALID_ARGUMENT, "card");
-  ExpectRefused(mneme_card_add_layer(card, nullptr), MNEME_INVALID_ARGUMENT, "layer");
+  ExpectRefused(mneme_card_add_layer(nullptr, &good), MNEME_STATUS_INVALID_ARGUMENT, "card");
+  ExpectRefused(mneme_card_add_layer(card, nullptr), MNEME_STATUS_INVALID_ARGUMENT, "layer");
   // None of the refused ones was added: 3 still can be, and then only greater numbers.
   EXPECT_OK(mneme_card_add_layer(card, &good));
-  ExpectRefused(mneme_card_add_layer(card, &good), MNEME_INVALID_ARGUMENT, "layer.layer");
+  ExpectRefused(mneme_card_add_layer(card, &good), MNEME_STATUS_INVALID_ARGUMENT, "layer.layer");
   mneme_layer_desc below = LayerDesc(2), above = LayerDesc(kMost);
-  ExpectRefused(mneme_card_add_layer(card, &below), MNEME_INVALID_ARGUMENT, "layer.layer");
+  ExpectRefused(mneme_card_add_layer(card, &below), MNEME_STATUS_INVALID_ARGUMENT, "layer.layer");
   EXPECT_OK(mneme_card_add_layer(card, &above));
   mneme_card_release(card);
 }
@@ -115,7 +115,7 @@ TEST_F(CardUseTest, AMemoryKeepsItsCardWhenTheHostsGrows) {
   ASSERT_OK(mneme_card_add_layer(card_, &more));
   EXPECT_EQ(InfoOf(memory_).layers, 2);
   mneme_memory* memory = nullptr;
-  ExpectRefused(mneme_memory_open(store_, "m", card_, &memory), MNEME_FAILED_PRECONDITION, "number of layers");
+  ExpectRefused(mneme_memory_open(store_, "m", card_, &memory), MNEME_STATUS_FAILED_PRECONDITION, "number of layers");
 }
 
 TEST_F(CardUseTest, AForeignCardIsRefusedFieldByField) {
@@ -149,14 +149,14 @@ TEST_F(CardUseTest, AForeignCardIsRefusedFieldByField) {
     ASSERT_OK(mneme_card_add_layer(card, &first));
     ASSERT_OK(mneme_card_add_layer(card, &second));
     mneme_memory* memory = untouched;
-    ExpectRefused(mneme_memory_open(store_, "m", card, &memory), MNEME_FAILED_PRECONDITION,
+    ExpectRefused(mneme_memory_open(store_, "m", card, &memory), MNEME_STATUS_FAILED_PRECONDITION,
                   std::string("layer 7 ") + names[i]);
     EXPECT_EQ(memory, untouched);
     mneme_card_release(card);
   }
   mneme_card* const renamed = NewCard("another");
   mneme_memory* memory = untouched;
-  ExpectRefused(mneme_memory_open(store_, "m", renamed, &memory), MNEME_FAILED_PRECONDITION, "model_name");
+  ExpectRefused(mneme_memory_open(store_, "m", renamed, &memory), MNEME_STATUS_FAILED_PRECONDITION, "model_name");
   mneme_card_release(renamed);
 }
 

@@ -33,7 +33,7 @@ class DamageTest : public ::testing::Test {
     Open();
     for (const char* name : {"good", "bad"}) {
       mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
-      options.stored_dtype = MNEME_F32;
+      options.stored_dtype = MNEME_DTYPE_F32;
       options.segment_tokens = 256;
       mneme_memory* memory = nullptr;
       EXPECT_OK(mneme_memory_create(store_, name, card_, &options, &memory));
@@ -41,7 +41,7 @@ class DamageTest : public ::testing::Test {
         for (const int32_t layer : {kLayer, kOtherLayer}) {
           EXPECT_OK(AppendTokens(memory, layer, kRows / 2, Seed(name, layer, half)));
         }
-        EXPECT_OK(mneme_commit(memory, MNEME_SYNCED, nullptr));
+        EXPECT_OK(mneme_memory_commit(memory, MNEME_DURABILITY_SYNCED, nullptr));
       }
       EXPECT_OK(mneme_memory_close(memory));
     }
@@ -78,8 +78,8 @@ class DamageTest : public ::testing::Test {
     EXPECT_OK(mneme_store_close(store_));
     store_ = nullptr;
   }
-  mneme_verify_report Verify() {
-    mneme_verify_report report = MNEME_VERIFY_REPORT_INIT;
+  mneme_store_verify_report Verify() {
+    mneme_store_verify_report report = MNEME_STORE_VERIFY_REPORT_INIT;
     EXPECT_OK(mneme_store_verify(store_, nullptr, nullptr, &report));
     return report;
   }
@@ -90,7 +90,7 @@ class DamageTest : public ::testing::Test {
     EXPECT_OK(call.Run());
     EXPECT_OK(AppendTokens(memory, kLayer, 3));
     EXPECT_OK(AppendTokens(memory, kOtherLayer, 3));
-    EXPECT_OK(mneme_commit(memory, MNEME_BUFFERED, nullptr));
+    EXPECT_OK(mneme_memory_commit(memory, MNEME_DURABILITY_BUFFERED, nullptr));
     EXPECT_OK(mneme_memory_close(memory));
   }
 
@@ -111,12 +111,12 @@ TEST_F(DamageTest, ADamagedManifestCostsItsMemoryOnly) {
   EXPECT_THAT(messages_, Contains(HasSubstr("bad"))) << "the log says so at open";
   auto* const untouched = reinterpret_cast<mneme_memory*>(uintptr_t{0x5a5a});
   mneme_memory* memory = untouched;
-  ExpectRefused(mneme_memory_open(store_, "bad", card_, &memory), MNEME_DATA_LOSS, "bad");
+  ExpectRefused(mneme_memory_open(store_, "bad", card_, &memory), MNEME_STATUS_DATA_LOSS, "bad");
   EXPECT_EQ(memory, untouched);
-  EXPECT_EQ(mneme_memory_create(store_, "bad", card_, nullptr, &memory), MNEME_ALREADY_EXISTS)
+  EXPECT_EQ(mneme_memory_create(store_, "bad", card_, nullptr, &memory), MNEME_STATUS_ALREADY_EXISTS)
       << "damage does not make room for another";
   ExpectGoodWorks();
-  mneme_verify_report report = Verify();
+  mneme_store_verify_report report = Verify();
   EXPECT_EQ(report.memories, 2);
   EXPECT_EQ(report.damaged_memories, 1);
   EXPECT_OK(mneme_memory_drop(store_, "bad"));
@@ -147,7 +147,7 @@ TEST_F(DamageTest, DamagedRowsAreNamedAndNotServed) {
   {
     AttendCall call(bad);
     call.args.statuses = nullptr;
-    ExpectRefused(call.Run(), MNEME_DATA_LOSS, "layer 3 head 1 values");
+    ExpectRefused(call.Run(), MNEME_STATUS_DATA_LOSS, "layer 3 head 1 values");
     EXPECT_TRUE(call.OutputsUntouched());
     // Keys alone are sound, and so are the other layer and the tokens of the other segment.
     SearchCall search(bad);
@@ -170,20 +170,20 @@ TEST_F(DamageTest, DamagedRowsAreNamedAndNotServed) {
     both.query_offsets = {0, 1, 2};
     both.local_offsets = {0, 2, 5};
     ASSERT_OK(both.Run());
-    EXPECT_EQ(both.statuses.data()[0], MNEME_DATA_LOSS);
+    EXPECT_EQ(both.statuses.data()[0], MNEME_STATUS_DATA_LOSS);
     EXPECT_EQ(both.statuses.data()[1], MNEME_OK);
     constexpr size_t kQuery = kQueryHeads * kValueDim;
     for (size_t i = 0; i < kQuery; ++i) EXPECT_EQ(both.output.data[i], 0.0f);
     EXPECT_NE(both.output.data[kQuery], 0.0f);
   }
   Tensor rows({2, kKvHeads, kValueDim});
-  mneme_read_args read = MNEME_READ_ARGS_INIT;
+  mneme_memory_read_args read = MNEME_MEMORY_READ_ARGS_INIT;
   read.layer = kLayer;
   read.begin = 299;
   read.tokens = 2;
   read.values = &rows.view;
-  ExpectRefused(mneme_read(bad, &read), MNEME_DATA_LOSS, "values");
-  const mneme_verify_report report = Verify();
+  ExpectRefused(mneme_memory_read(bad, &read), MNEME_STATUS_DATA_LOSS, "values");
+  const mneme_store_verify_report report = Verify();
   EXPECT_EQ(report.memories, 2);
   EXPECT_EQ(report.damaged_memories, 1);
   EXPECT_EQ(report.damaged_values, 1);
@@ -219,7 +219,8 @@ TEST_F(DamageTest, NoFlippedByteIsServed) {
     WriteFile(fs::path(copy.store()) / file, bytes);
     mneme_store* store = nullptr;
     mneme_status status = mneme_store_open(copy.store().c_str(), nullptr, &store);
-    const auto expected = AnyOf(Eq(MNEME_OK), Eq(MNEME_DATA_LOSS), Eq(MNEME_FAILED_PRECONDITION), Eq(MNEME_NOT_FOUND));
+    const auto expected = AnyOf(Eq(MNEME_OK), Eq(MNEME_STATUS_DATA_LOSS), Eq(MNEME_STATUS_FAILED_PRECONDITION),
+                                Eq(MNEME_STATUS_NOT_FOUND));
     EXPECT_THAT(status, expected) << mneme_last_error();
     if (status != MNEME_OK) {
       ++refused;
@@ -228,19 +229,19 @@ TEST_F(DamageTest, NoFlippedByteIsServed) {
     for (const char* name : {"good", "bad"}) {
       mneme_memory* memory = nullptr;
       status = mneme_memory_open(store, name, card_, &memory);
-      EXPECT_THAT(status, AnyOf(Eq(MNEME_OK), Eq(MNEME_DATA_LOSS))) << mneme_last_error();
+      EXPECT_THAT(status, AnyOf(Eq(MNEME_OK), Eq(MNEME_STATUS_DATA_LOSS))) << mneme_last_error();
       if (status != MNEME_OK) {
         ++refused;
         continue;
       }
       for (const int32_t layer : {kLayer, kOtherLayer}) {
         Tensor values({kRows, kKvHeads, kValueDim});
-        mneme_read_args read = MNEME_READ_ARGS_INIT;
+        mneme_memory_read_args read = MNEME_MEMORY_READ_ARGS_INIT;
         read.layer = layer;
         read.tokens = kRows;
         read.values = &values.view;
-        status = mneme_read(memory, &read);
-        EXPECT_THAT(status, AnyOf(Eq(MNEME_OK), Eq(MNEME_DATA_LOSS))) << mneme_last_error();
+        status = mneme_memory_read(memory, &read);
+        EXPECT_THAT(status, AnyOf(Eq(MNEME_OK), Eq(MNEME_STATUS_DATA_LOSS))) << mneme_last_error();
         if (status == MNEME_OK) {
           EXPECT_TRUE(values.data == Values(name, layer)) << name;
           ++served;

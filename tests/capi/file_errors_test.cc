@@ -43,12 +43,12 @@ void ExpectOpenFails(const std::string& path, mneme_store_mode mode, mneme_statu
     mneme_store_close(store);
     return;
   }
-  EXPECT_EQ(mneme_classify(status), whose);
+  EXPECT_EQ(mneme_status_classify(status), whose);
   EXPECT_THAT(std::string(mneme_last_error()), ::testing::HasSubstr(path.substr(0, 200)));
   EXPECT_THAT(std::string(mneme_last_error()), ::testing::HasSubstr(words));
 }
 
-constexpr mneme_store_mode kModes[] = {MNEME_READ_WRITE, MNEME_READ_ONLY, MNEME_FOLLOW};
+constexpr mneme_store_mode kModes[] = {MNEME_MODE_READ_WRITE, MNEME_MODE_READ_ONLY, MNEME_MODE_FOLLOW};
 
 // Two memories, one of them with FAISS indices: sealed rows and rows of the tail. Closed, or left as by a kill.
 void MakeStore(const std::string& path, bool close) {
@@ -64,7 +64,7 @@ void MakeStore(const std::string& path, bool close) {
     ASSERT_OK(mneme_memory_create(store, index, card, &options, &memory));
     ASSERT_OK(AppendTokens(memory, kLayer, kTokens, 1));
     ASSERT_OK(AppendTokens(memory, kOtherLayer, kTokens, 2));
-    ASSERT_OK(mneme_commit(memory, MNEME_BUFFERED, nullptr));
+    ASSERT_OK(mneme_memory_commit(memory, MNEME_DURABILITY_BUFFERED, nullptr));
     memories.push_back(memory);
   }
   if (!close) _exit(::testing::Test::HasFailure() ? 1 : 0);
@@ -93,11 +93,11 @@ void ExpectReadable(const std::string& path, mneme_store_mode mode) {
     args.retrieved_stride = 8;
     EXPECT_OK(mneme_attend(&memory, 1, &args)) << name << " in mode " << mode;
     for (const int64_t token : tokens) EXPECT_GE(token, 0);
-    EXPECT_EQ(AppendTokens(memory, kLayer, 1), MNEME_FAILED_PRECONDITION);
-    EXPECT_EQ(mneme_commit(memory, MNEME_BUFFERED, nullptr), MNEME_FAILED_PRECONDITION);
+    EXPECT_EQ(AppendTokens(memory, kLayer, 1), MNEME_STATUS_FAILED_PRECONDITION);
+    EXPECT_EQ(mneme_memory_commit(memory, MNEME_DURABILITY_BUFFERED, nullptr), MNEME_STATUS_FAILED_PRECONDITION);
     EXPECT_OK(mneme_memory_close(memory));
   }
-  mneme_verify_report report = MNEME_VERIFY_REPORT_INIT;
+  mneme_store_verify_report report = MNEME_STORE_VERIFY_REPORT_INIT;
   EXPECT_OK(mneme_store_verify(store, nullptr, nullptr, &report));
   EXPECT_EQ(report.memories, 2);
   EXPECT_EQ(report.damaged_memories, 0);
@@ -139,7 +139,7 @@ TEST_F(FileErrorsTest, PathsThatCannotBeFolders) {
   while (deep.size() < 5000) deep += "/" + std::string(200, 'd');
   for (const mneme_store_mode mode : kModes) {
     const auto refused = [mode](const std::string& path, const std::string& words) {
-      ExpectOpenFails(path, mode, MNEME_INVALID_ARGUMENT, MNEME_CLASS_CALLER, words);
+      ExpectOpenFails(path, mode, MNEME_STATUS_INVALID_ARGUMENT, MNEME_CLASS_CALLER, words);
     };
     refused(folder + "/" + std::string(300, 'n'), "File name too long");
     refused(deep, "File name too long");
@@ -149,13 +149,14 @@ TEST_F(FileErrorsTest, PathsThatCannotBeFolders) {
     refused(folder + "/file/store", "Not a directory");
     refused(folder + "/file/some/store", "Not a directory");
   }
-  for (const mneme_store_mode mode : {MNEME_READ_ONLY, MNEME_FOLLOW}) {
-    ExpectOpenFails(folder + "/none", mode, MNEME_NOT_FOUND, MNEME_CLASS_CALLER, "no store");
-    ExpectOpenFails(folder + "/none/store", mode, MNEME_NOT_FOUND, MNEME_CLASS_CALLER, "no store");
+  for (const mneme_store_mode mode : {MNEME_MODE_READ_ONLY, MNEME_MODE_FOLLOW}) {
+    ExpectOpenFails(folder + "/none", mode, MNEME_STATUS_NOT_FOUND, MNEME_CLASS_CALLER, "no store");
+    ExpectOpenFails(folder + "/none/store", mode, MNEME_STATUS_NOT_FOUND, MNEME_CLASS_CALLER, "no store");
   }
   EXPECT_FALSE(fs::exists(folder + "/none"));
   ASSERT_EQ(symlink((folder + "/none").c_str(), (folder + "/dangling").c_str()), 0);
-  ExpectOpenFails(folder + "/dangling", MNEME_READ_WRITE, MNEME_INVALID_ARGUMENT, MNEME_CLASS_CALLER, "symbolic link");
+  ExpectOpenFails(folder + "/dangling", MNEME_MODE_READ_WRITE, MNEME_STATUS_INVALID_ARGUMENT, MNEME_CLASS_CALLER,
+                  "symbolic link");
 }
 
 TEST_F(FileErrorsTest, AStoreThatThisUserMayOnlyRead) {
@@ -166,11 +167,11 @@ TEST_F(FileErrorsTest, AStoreThatThisUserMayOnlyRead) {
   BecomeNobody();
   for (const std::string name : {"/closed", "/killed"}) {
     const std::string path = folder + name;
-    ExpectOpenFails(path, MNEME_READ_WRITE, MNEME_PERMISSION_DENIED, MNEME_CLASS_CALLER, "reading only");
-    for (const mneme_store_mode mode : {MNEME_READ_ONLY, MNEME_FOLLOW}) ExpectReadable(path, mode);
+    ExpectOpenFails(path, MNEME_MODE_READ_WRITE, MNEME_STATUS_PERMISSION_DENIED, MNEME_CLASS_CALLER, "reading only");
+    for (const mneme_store_mode mode : {MNEME_MODE_READ_ONLY, MNEME_MODE_FOLLOW}) ExpectReadable(path, mode);
   }
-  ExpectOpenFails(std::string(folder) + "/new/store", MNEME_READ_WRITE, MNEME_PERMISSION_DENIED, MNEME_CLASS_CALLER,
-                  "Permission denied");
+  ExpectOpenFails(std::string(folder) + "/new/store", MNEME_MODE_READ_WRITE, MNEME_STATUS_PERMISSION_DENIED,
+                  MNEME_CLASS_CALLER, "Permission denied");
 }
 
 TEST_F(FileErrorsTest, AStoreThatThisUserMayNotRead) {
@@ -181,7 +182,7 @@ TEST_F(FileErrorsTest, AStoreThatThisUserMayNotRead) {
   ASSERT_EQ(chmod(path.c_str(), 0), 0);
   BecomeNobody();
   for (const mneme_store_mode mode : kModes) {
-    ExpectOpenFails(path, mode, MNEME_PERMISSION_DENIED, MNEME_CLASS_CALLER, "Permission denied");
+    ExpectOpenFails(path, mode, MNEME_STATUS_PERMISSION_DENIED, MNEME_CLASS_CALLER, "Permission denied");
   }
   chmod(path.c_str(), 0755);  // a user's own folder, so that it can be removed
 }
@@ -196,7 +197,7 @@ TEST_F(FileErrorsTest, FilesThatThisUserMayNotTouch) {
   for (const fs::directory_entry& entry : fs::directory_iterator(path)) chmod(entry.path().c_str(), 0);
   BecomeNobody();
   for (const mneme_store_mode mode : kModes) {
-    ExpectOpenFails(path, mode, MNEME_PERMISSION_DENIED, MNEME_CLASS_CALLER, "Permission denied");
+    ExpectOpenFails(path, mode, MNEME_STATUS_PERMISSION_DENIED, MNEME_CLASS_CALLER, "Permission denied");
   }
 }
 
@@ -210,19 +211,19 @@ TEST_F(FileErrorsTest, RowsThatThisUserMayNotReadAreNotDamaged) {
   }
   BecomeNobody();
   mneme_store* store = nullptr;
-  ASSERT_OK(Open(path, MNEME_READ_ONLY, &store));
-  mneme_verify_report report = MNEME_VERIFY_REPORT_INIT;
+  ASSERT_OK(Open(path, MNEME_MODE_READ_ONLY, &store));
+  mneme_store_verify_report report = MNEME_STORE_VERIFY_REPORT_INIT;
   const mneme_status status = mneme_store_verify(store, nullptr, nullptr, &report);
   EXPECT_STREQ(mneme_status_name(status), "PERMISSION_DENIED") << mneme_last_error();
   EXPECT_EQ(report.damaged_values + report.damaged_indexes, 0);
   mneme_memory* memory = nullptr;
   ASSERT_OK(mneme_memory_open(store, "auto", nullptr, &memory));
   Tensor values({100, kKvHeads, kValueDim});
-  mneme_read_args read = MNEME_READ_ARGS_INIT;
+  mneme_memory_read_args read = MNEME_MEMORY_READ_ARGS_INIT;
   read.layer = kLayer;
   read.tokens = 100;
   read.values = &values.view;
-  EXPECT_EQ(mneme_read(memory, &read), MNEME_PERMISSION_DENIED) << mneme_last_error();
+  EXPECT_EQ(mneme_memory_read(memory, &read), MNEME_STATUS_PERMISSION_DENIED) << mneme_last_error();
   EXPECT_OK(mneme_memory_close(memory));
   EXPECT_OK(mneme_store_close(store));
 }
@@ -238,11 +239,12 @@ TEST_F(FileErrorsTest, AReadOnlyMedium) {
   }
   for (const std::string name : {"/closed", "/killed"}) {
     const std::string path = folder + name;
-    ExpectOpenFails(path, MNEME_READ_WRITE, MNEME_PERMISSION_DENIED, MNEME_CLASS_CALLER, "Read-only file system");
-    for (const mneme_store_mode mode : {MNEME_READ_ONLY, MNEME_FOLLOW}) ExpectReadable(path, mode);
+    ExpectOpenFails(path, MNEME_MODE_READ_WRITE, MNEME_STATUS_PERMISSION_DENIED, MNEME_CLASS_CALLER,
+                    "Read-only file system");
+    for (const mneme_store_mode mode : {MNEME_MODE_READ_ONLY, MNEME_MODE_FOLLOW}) ExpectReadable(path, mode);
   }
-  ExpectOpenFails(folder + std::string("/new"), MNEME_READ_WRITE, MNEME_PERMISSION_DENIED, MNEME_CLASS_CALLER,
-                  "Read-only file system");
+  ExpectOpenFails(folder + std::string("/new"), MNEME_MODE_READ_WRITE, MNEME_STATUS_PERMISSION_DENIED,
+                  MNEME_CLASS_CALLER, "Read-only file system");
 }
 
 TEST_F(FileErrorsTest, AFolderThatLosesItsRightsWhileItIsOpen) {
@@ -260,14 +262,14 @@ TEST_F(FileErrorsTest, AFolderThatLosesItsRightsWhileItIsOpen) {
   ASSERT_OK(AppendTokens(memory, kOtherLayer, kTokens));
   // A commit of whole chunks makes a new file.
   ASSERT_EQ(chmod(path.c_str(), 0555), 0);
-  const mneme_status status = mneme_commit(memory, MNEME_SYNCED, nullptr);
+  const mneme_status status = mneme_memory_commit(memory, MNEME_DURABILITY_SYNCED, nullptr);
   EXPECT_STREQ(mneme_status_name(status), "PERMISSION_DENIED") << mneme_last_error();
-  EXPECT_EQ(mneme_classify(status), MNEME_CLASS_CALLER);
+  EXPECT_EQ(mneme_status_classify(status), MNEME_CLASS_CALLER);
   EXPECT_THAT(std::string(mneme_last_error()), ::testing::HasSubstr(path));
   EXPECT_EQ(InfoOf(memory).next_token, kTokens) << "what was not committed can still be read";
   ASSERT_EQ(chmod(path.c_str(), 0755), 0);
   int64_t durable = 0;
-  EXPECT_OK(mneme_commit(memory, MNEME_SYNCED, &durable));
+  EXPECT_OK(mneme_memory_commit(memory, MNEME_DURABILITY_SYNCED, &durable));
   EXPECT_EQ(durable, kTokens);
   EXPECT_OK(mneme_memory_close(memory));
   EXPECT_OK(mneme_store_close(store));
@@ -283,7 +285,7 @@ TEST_F(FileErrorsTest, TooManyOpenFiles) {
   const rlimit limit = {static_cast<rlim_t>(next) + 2, static_cast<rlim_t>(next) + 2};
   ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
   for (const mneme_store_mode mode : kModes) {
-    ExpectOpenFails(path, mode, MNEME_RESOURCE_EXHAUSTED, MNEME_CLASS_TRANSIENT, "Too many open files");
+    ExpectOpenFails(path, mode, MNEME_STATUS_RESOURCE_EXHAUSTED, MNEME_CLASS_TRANSIENT, "Too many open files");
   }
 }
 
@@ -302,12 +304,12 @@ TEST_F(FileErrorsTest, FilesThatMayNotGrow) {
   ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &limit), 0);
   const rlimit small = {16 << 10, limit.rlim_max};
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
-  const mneme_status status = mneme_commit(memory, MNEME_SYNCED, nullptr);
+  const mneme_status status = mneme_memory_commit(memory, MNEME_DURABILITY_SYNCED, nullptr);
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
   const std::string message = mneme_last_error();
   EXPECT_STREQ(mneme_status_name(status), "RESOURCE_EXHAUSTED") << message;
   EXPECT_THAT(message, ::testing::HasSubstr("File too large"));
-  EXPECT_OK(mneme_commit(memory, MNEME_SYNCED, nullptr));
+  EXPECT_OK(mneme_memory_commit(memory, MNEME_DURABILITY_SYNCED, nullptr));
   EXPECT_OK(mneme_memory_close(memory));
   EXPECT_OK(mneme_store_close(store));
   mneme_card_release(card);

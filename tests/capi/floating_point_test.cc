@@ -169,13 +169,13 @@ std::vector<float> Everything(const Environment& environment, const char* index,
   values.Fill(2);
   // Numbers that an unlucky rounding or flush would change.
   for (size_t i = 0; i < values.data.size(); i += 7) values.data[i] *= 1e-6f;
-  mneme_append_args append = MNEME_APPEND_ARGS_INIT;
+  mneme_memory_append_args append = MNEME_MEMORY_APPEND_ARGS_INIT;
   append.layer = kLayer;
   append.keys = &keys.view;
   append.values = &values.view;
-  host.Call("append", [&] { return mneme_append(memory, &append); });
-  host.Call("commit", [&] { return mneme_commit(memory, MNEME_SYNCED, nullptr); });
-  host.Call("maintain", [&] { return mneme_maintain(memory, CountProgress, &host); });
+  host.Call("append", [&] { return mneme_memory_append(memory, &append); });
+  host.Call("commit", [&] { return mneme_memory_commit(memory, MNEME_DURABILITY_SYNCED, nullptr); });
+  host.Call("maintain", [&] { return mneme_memory_maintain(memory, CountProgress, &host); });
 
   const auto keep = [&results](const std::vector<float>& more) {
     results.insert(results.end(), more.begin(), more.end());
@@ -236,32 +236,32 @@ std::vector<float> Everything(const Environment& environment, const char* index,
   host.Call("merge", [&] { return mneme_merge(&merge); });
   keep(merged.data);
   Tensor read_values({kTokens, kKvHeads, kValueDim});
-  mneme_read_args read = MNEME_READ_ARGS_INIT;
+  mneme_memory_read_args read = MNEME_MEMORY_READ_ARGS_INIT;
   read.layer = kLayer;
   read.begin = 0;
   read.tokens = kTokens;
   read.values = &read_values.view;
-  host.Call("read", [&] { return mneme_read(memory, &read); });
+  host.Call("read", [&] { return mneme_memory_read(memory, &read); });
   keep(read_values.data);
 
   mneme_memory* fork = nullptr;
   host.Call("fork", [&] { return mneme_memory_fork(memory, 3000, "fork", &fork); });
-  host.Call("truncate", [&] { return mneme_truncate(fork, 2900); });
-  host.Call("evict", [&] { return mneme_evict(fork, 100); });
+  host.Call("truncate", [&] { return mneme_memory_truncate(fork, 2900); });
+  host.Call("evict", [&] { return mneme_memory_evict(fork, 100); });
   mneme_snapshot* snapshot = nullptr;
   host.Call("snapshot", [&] { return mneme_snapshot_create(memory, &snapshot); });
   host.Call("release", [&] {
     mneme_snapshot_release(snapshot);
     return MNEME_OK;
   });
-  host.Call("commit fork", [&] { return mneme_commit(fork, MNEME_BUFFERED, nullptr); });
+  host.Call("commit fork", [&] { return mneme_memory_commit(fork, MNEME_DURABILITY_BUFFERED, nullptr); });
   host.Call("close fork", [&] { return mneme_memory_close(fork); });
   host.Call("drop", [&] { return mneme_memory_drop(store, "fork"); });
-  mneme_memory_info_t info = MNEME_MEMORY_INFO_INIT;
-  host.Call("info", [&] { return mneme_memory_info(memory, &info); });
-  mneme_store_stats_t stats = MNEME_STORE_STATS_INIT;
-  host.Call("stats", [&] { return mneme_store_stats(store, &stats); });
-  mneme_verify_report report = MNEME_VERIFY_REPORT_INIT;
+  mneme_memory_info info = MNEME_MEMORY_INFO_INIT;
+  host.Call("info", [&] { return mneme_memory_get_info(memory, &info); });
+  mneme_store_stats stats = MNEME_STORE_STATS_INIT;
+  host.Call("stats", [&] { return mneme_store_get_stats(store, &stats); });
+  mneme_store_verify_report report = MNEME_STORE_VERIFY_REPORT_INIT;
   host.Call("verify", [&] { return mneme_store_verify(store, CountProgress, &host, &report); });
   host.Call("list", [&] { return mneme_store_list(store, Visit, &host); });
   host.Call("close", [&] { return mneme_memory_close(memory); });

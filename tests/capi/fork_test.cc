@@ -26,7 +26,7 @@ int InChild(const std::function<int()>& body) {
 }
 
 bool Refused(mneme_status status) {
-  return status == MNEME_FAILED_PRECONDITION && std::strstr(mneme_last_error(), "fork()") != nullptr;
+  return status == MNEME_STATUS_FAILED_PRECONDITION && std::strstr(mneme_last_error(), "fork()") != nullptr;
 }
 
 using ForkTest = CapiTest;
@@ -64,17 +64,17 @@ TEST_F(ForkTest, EveryCallOfAChildIsRefused) {
               mneme_store* store = nullptr;
               mneme_memory* memory = nullptr;
               mneme_snapshot* snapshot = nullptr;
-              mneme_verify_report report = MNEME_VERIFY_REPORT_INIT;
-              mneme_store_stats_t stats = MNEME_STORE_STATS_INIT;
-              mneme_memory_info_t info = MNEME_MEMORY_INFO_INIT;
+              mneme_store_verify_report report = MNEME_STORE_VERIFY_REPORT_INIT;
+              mneme_store_stats stats = MNEME_STORE_STATS_INIT;
+              mneme_memory_info info = MNEME_MEMORY_INFO_INIT;
               const bool refused[] = {
                   Refused(AppendTokens(memory_, kLayer, 3)),
-                  Refused(mneme_commit(memory_, MNEME_SYNCED, &durable)),
-                  Refused(mneme_truncate(memory_, 0)),
-                  Refused(mneme_evict(memory_, 1)),
-                  Refused(mneme_maintain(memory_, nullptr, nullptr)),
+                  Refused(mneme_memory_commit(memory_, MNEME_DURABILITY_SYNCED, &durable)),
+                  Refused(mneme_memory_truncate(memory_, 0)),
+                  Refused(mneme_memory_evict(memory_, 1)),
+                  Refused(mneme_memory_maintain(memory_, nullptr, nullptr)),
                   Refused(mneme_snapshot_create(memory_, &snapshot)),
-                  Refused(mneme_memory_info(memory_, &info)),
+                  Refused(mneme_memory_get_info(memory_, &info)),
                   Refused(mneme_memory_fork(memory_, 10, "child", &memory)),
                   Refused(mneme_memory_create(store_, "new", card_, nullptr, &memory)),
                   Refused(mneme_memory_open(store_, "m", card_, &memory)),
@@ -82,7 +82,7 @@ TEST_F(ForkTest, EveryCallOfAChildIsRefused) {
                   Refused(mneme_store_list(
                       store_, [](void*, const char*, int64_t, int64_t) { return 0; }, nullptr)),
                   Refused(mneme_store_verify(store_, nullptr, nullptr, &report)),
-                  Refused(mneme_store_stats(store_, &stats)),
+                  Refused(mneme_store_get_stats(store_, &stats)),
                   Refused(mneme_memory_close(memory_)),
                   Refused(mneme_store_close(store_)),
                   Refused(mneme_store_open((folder_.path() + "/another").c_str(), nullptr, &store)),
@@ -100,7 +100,7 @@ TEST_F(ForkTest, TheParentLosesNothing) {
     EXPECT_EQ(InChild([&] {
                 for (int k = 0; k < 20; ++k) {
                   AppendTokens(memory_, kLayer, 5);
-                  mneme_commit(memory_, MNEME_SYNCED, nullptr);
+                  mneme_memory_commit(memory_, MNEME_DURABILITY_SYNCED, nullptr);
                 }
                 mneme_memory_close(memory_);
                 mneme_store_close(store_);
@@ -109,7 +109,7 @@ TEST_F(ForkTest, TheParentLosesNothing) {
               0);
     ASSERT_OK(AppendTokens(memory_, kLayer, 7));
     ASSERT_OK(AppendTokens(memory_, kOtherLayer, 7));
-    ASSERT_OK(mneme_commit(memory_, MNEME_SYNCED, nullptr));
+    ASSERT_OK(mneme_memory_commit(memory_, MNEME_DURABILITY_SYNCED, nullptr));
   }
   EXPECT_EQ(InfoOf(memory_).tokens, before + 70);
   EXPECT_OK(mneme_memory_close(memory_));

@@ -32,12 +32,12 @@ bool WriteBallast(const std::string& path, size_t bytes) {
 // Values of tokens [begin, begin + n) of layer 3, to compare.
 std::vector<float> ReadValues(mneme_memory* memory, int64_t begin, int64_t n) {
   Tensor values({n, kKvHeads, kValueDim});
-  mneme_read_args read = MNEME_READ_ARGS_INIT;
+  mneme_memory_read_args read = MNEME_MEMORY_READ_ARGS_INIT;
   read.layer = kLayer;
   read.begin = begin;
   read.tokens = n;
   read.values = &values.view;
-  EXPECT_OK(mneme_read(memory, &read));
+  EXPECT_OK(mneme_memory_read(memory, &read));
   return values.data;
 }
 
@@ -70,7 +70,7 @@ void Work(const std::string& disk, mneme_durability durability) {
   ASSERT_OK(mneme_store_open(path.c_str(), nullptr, &store));
   mneme_card* const card = NewCard();
   mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
-  options.stored_dtype = MNEME_F32;
+  options.stored_dtype = MNEME_DTYPE_F32;
   mneme_memory* memory = nullptr;
   ASSERT_OK(mneme_memory_create(store, "m", card, &options, &memory));
   int64_t durable = 0;
@@ -79,31 +79,31 @@ void Work(const std::string& disk, mneme_durability durability) {
   // 2,000 tokens have half a megabyte.
   for (; appended < 200000 && status == MNEME_OK; appended += 2000) {
     ASSERT_OK(AppendBoth(memory, static_cast<uint32_t>(appended)));
-    status = mneme_commit(memory, durability, &durable);
+    status = mneme_memory_commit(memory, durability, &durable);
   }
   std::printf("full after %lld tokens: %s: %s\n", static_cast<long long>(durable), mneme_status_name(status),
               mneme_last_error());
-  EXPECT_TRUE(status == MNEME_RESOURCE_EXHAUSTED || status == MNEME_UNAVAILABLE) << mneme_last_error();
-  EXPECT_EQ(mneme_classify(status), MNEME_CLASS_TRANSIENT);
+  EXPECT_TRUE(status == MNEME_STATUS_RESOURCE_EXHAUSTED || status == MNEME_STATUS_UNAVAILABLE) << mneme_last_error();
+  EXPECT_EQ(mneme_status_classify(status), MNEME_CLASS_TRANSIENT);
   EXPECT_GT(durable, 0);
   EXPECT_EQ(InfoOf(memory).tokens_durable, durable);
   EXPECT_EQ(InfoOf(memory).next_token, appended) << "what was not committed can still be read";
   // While the disk is full: again no commit, and everything can be read, here and by another.
-  EXPECT_NE(mneme_commit(memory, durability, nullptr), MNEME_OK);
+  EXPECT_NE(mneme_memory_commit(memory, durability, nullptr), MNEME_OK);
   for (int64_t token = 0; token < appended; token += 2000) {
     Tensor values({2000, kKvHeads, kValueDim});
     values.Fill(static_cast<uint32_t>(token + 1));
     EXPECT_TRUE(ReadValues(memory, token, 2000) == values.data) << "from token " << token;
   }
-  ExpectAllThere(path, durable, MNEME_READ_ONLY);
+  ExpectAllThere(path, durable, MNEME_MODE_READ_ONLY);
   // With room again the same memory commits what it could not.
   ASSERT_EQ(unlink((disk + "/ballast").c_str()), 0);
-  status = mneme_commit(memory, durability, &durable);
+  status = mneme_memory_commit(memory, durability, &durable);
   EXPECT_EQ(status, MNEME_OK) << mneme_last_error();
   EXPECT_EQ(durable, appended);
   EXPECT_OK(mneme_memory_close(memory));
   EXPECT_OK(mneme_store_close(store));
-  ExpectAllThere(path, durable, MNEME_READ_WRITE);
+  ExpectAllThere(path, durable, MNEME_MODE_READ_WRITE);
   mneme_card_release(card);
 }
 
@@ -128,7 +128,8 @@ TEST_P(FullDiskTest, CommitsSayItLoseNothingAndComeBack) {
   EXPECT_EQ(status, 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Durabilities, FullDiskTest, ::testing::Values(MNEME_BUFFERED, MNEME_SYNCED));
+INSTANTIATE_TEST_SUITE_P(Durabilities, FullDiskTest,
+                         ::testing::Values(MNEME_DURABILITY_BUFFERED, MNEME_DURABILITY_SYNCED));
 
 }  // namespace
 }  // namespace mneme

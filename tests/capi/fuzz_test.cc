@@ -49,7 +49,7 @@ class Fuzzer {
     // With nothing open any more, what is still a store closes.
     for (mneme_store* store : stores_) {
       const mneme_status status = mneme_store_close(store);
-      EXPECT_TRUE(status == MNEME_OK || status == MNEME_INVALID_ARGUMENT) << mneme_last_error();
+      EXPECT_TRUE(status == MNEME_OK || status == MNEME_STATUS_INVALID_ARGUMENT) << mneme_last_error();
     }
   }
 
@@ -143,9 +143,9 @@ class Fuzzer {
                                int percent_null = 1) {
     if (percent_null <= 5 ? Slip(percent_null) : Chance(percent_null)) return nullptr;
     std::copy(shape.begin(), shape.end(), tensor.shape);
-    tensor.view = {arena.data() + kArena / 2,          MNEME_F32,    MNEME_DEVICE_CPU, 0,
-                   static_cast<int32_t>(shape.size()), tensor.shape, nullptr};
-    if (Chance(5)) tensor.view.dtype = Pick<int32_t>({MNEME_F16, MNEME_BF16});
+    tensor.view = {arena.data() + kArena / 2,          MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0,
+                   static_cast<int32_t>(shape.size()), tensor.shape,    nullptr};
+    if (Chance(5)) tensor.view.dtype = Pick<int32_t>({MNEME_DTYPE_F16, MNEME_DTYPE_BF16});
     if (Chance(15)) {
       int64_t n = 1;
       for (size_t i = shape.size(); i > 0; --i) {
@@ -160,7 +160,7 @@ class Fuzzer {
     }
     if (!Slip(4)) return &tensor.view;
     switch (Below(9)) {
-      case 0: tensor.view.dtype = Small({MNEME_I8, MNEME_I64}); break;
+      case 0: tensor.view.dtype = Small({MNEME_DTYPE_I8, 5}); break;
       case 1: tensor.view.device_type = Small({MNEME_DEVICE_CUDA, 0}); break;
       case 2: tensor.view.ndim = Small({0, 1, 2, 5}); break;
       case 3: tensor.view.shape = nullptr; break;
@@ -183,7 +183,7 @@ class Fuzzer {
   // ---- what every call must keep
 
   mneme_status Seen(mneme_status status) {
-    const mneme_class whose = mneme_classify(status);
+    const mneme_class whose = mneme_status_classify(status);
     EXPECT_NE(whose, MNEME_CLASS_INTERNAL) << mneme_status_name(status) << ": " << mneme_last_error();
     // A reader's memory may have lost rows that the writer has dropped since.
     EXPECT_TRUE(whose != MNEME_CLASS_DATA || AnyReader()) << mneme_last_error();
@@ -191,14 +191,14 @@ class Fuzzer {
     EXPECT_TRUE(status == MNEME_OK || *mneme_last_error() != '\0');
     return status;
   }
-  static bool InfoFor(mneme_memory* memory, mneme_memory_info_t& info) {
+  static bool InfoFor(mneme_memory* memory, mneme_memory_info& info) {
     info = MNEME_MEMORY_INFO_INIT;
-    return memory != nullptr && mneme_memory_info(memory, &info) == MNEME_OK;
+    return memory != nullptr && mneme_memory_get_info(memory, &info) == MNEME_OK;
   }
   // Runs a call about one memory; a caller's error changes nothing of it.
   template <typename Call>
   mneme_status On(mneme_memory* memory, bool may_shrink, const Call& call) {
-    mneme_memory_info_t before, after;
+    mneme_memory_info before, after;
     const bool known = InfoFor(memory, before);
     const mneme_status status = Seen(call());
     if (!known || !InfoFor(memory, after)) return status;
@@ -210,7 +210,7 @@ class Fuzzer {
     EXPECT_TRUE(after.max_tokens == 0 || after.tokens <= after.max_tokens);
     EXPECT_LE(after.tail_tokens, after.next_token);
     EXPECT_EQ(after.bytes % std::max<int64_t>(1, after.tokens), 0);
-    if (mneme_classify(status) == MNEME_CLASS_CALLER) {
+    if (mneme_status_classify(status) == MNEME_CLASS_CALLER) {
       before.ram_bytes = after.ram_bytes = 0;
       EXPECT_EQ(std::memcmp(&before, &after, sizeof(before)), 0) << mneme_last_error();
     }
@@ -221,8 +221,9 @@ class Fuzzer {
     const std::string message = mneme_last_error();
     if (message.find("missing") == std::string::npos) return false;
     for (mneme_memory* memory : memories_) {
-      mneme_memory_info_t info;
-      if (InfoFor(memory, info) && mneme_truncate(memory, info.next_token) == MNEME_FAILED_PRECONDITION) return true;
+      mneme_memory_info info;
+      if (InfoFor(memory, info) && mneme_memory_truncate(memory, info.next_token) == MNEME_STATUS_FAILED_PRECONDITION)
+        return true;
     }
     return false;
   }
@@ -242,7 +243,7 @@ class Fuzzer {
     options.create_if_missing = Small({0, 1});
     options.threads = Small({1, 1, 2});
     options.background = Small({0, 0, 1});
-    options.rebuild_only = Small({0, 1});
+    options.ignore_index_blobs = Small({0, 1});
     options.ram_budget_bytes = Number({0, 0, 1, 10000});
     options.disk_budget_bytes = Number({0, 0, 0, 1 << 30});
     Age(options);
@@ -252,8 +253,8 @@ class Fuzzer {
     mneme_store*& place = stores_[static_cast<size_t>(Below(2))];
     if (place != nullptr && mneme_store_close(place) != MNEME_OK) {
       // Something of it is open, or it was closed long ago: the new one must go.
-      mneme_store_stats_t stats = MNEME_STORE_STATS_INIT;
-      if (mneme_store_stats(place, &stats) == MNEME_OK) {
+      mneme_store_stats stats = MNEME_STORE_STATS_INIT;
+      if (mneme_store_get_stats(place, &stats) == MNEME_OK) {
         Seen(mneme_store_close(store));
         return;
       }
@@ -262,7 +263,7 @@ class Fuzzer {
   }
   void CloseStore() { Seen(mneme_store_close(HandleOf(stores_))); }
   void ListStore() {
-    static const mneme_memory_visitor visitor = [](void* context, const char* name, int64_t tokens, int64_t bytes) {
+    static const mneme_memory_visitor_fn visitor = [](void* context, const char* name, int64_t tokens, int64_t bytes) {
       EXPECT_NE(name, nullptr);
       EXPECT_TRUE(tokens >= 0 && bytes >= 0);
       return static_cast<int>(--*static_cast<int64_t*>(context) < 0);
@@ -275,19 +276,19 @@ class Fuzzer {
     return static_cast<int>(--*static_cast<int64_t*>(context) < 0);
   }
   void Verify() {
-    mneme_verify_report report = MNEME_VERIFY_REPORT_INIT;
+    mneme_store_verify_report report = MNEME_STORE_VERIFY_REPORT_INIT;
     int64_t stop = Chance(30) ? Below(20) : kMost;
     mneme_store* const store = HandleOf(stores_);
-    const bool writer = mneme_memory_drop(store, "none") == MNEME_NOT_FOUND;
+    const bool writer = mneme_memory_drop(store, "none") == MNEME_STATUS_NOT_FOUND;
     if (Seen(mneme_store_verify(store, Chance(50) ? nullptr : Progress, &stop, Maybe(&report, 5))) == MNEME_OK &&
         writer) {
       EXPECT_EQ(report.damaged_memories + report.damaged_values + report.damaged_indexes, 0);
     }
   }
   void Stats() {
-    mneme_store_stats_t stats = MNEME_STORE_STATS_INIT;
+    mneme_store_stats stats = MNEME_STORE_STATS_INIT;
     Age(stats);
-    if (Seen(mneme_store_stats(HandleOf(stores_), Maybe(&stats, 5))) != MNEME_OK) return;
+    if (Seen(mneme_store_get_stats(HandleOf(stores_), Maybe(&stats, 5))) != MNEME_OK) return;
     EXPECT_GE(stats.memories, 0);
   }
 
@@ -345,7 +346,7 @@ class Fuzzer {
 
   void Create() {
     mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
-    options.stored_dtype = Small({MNEME_F32, MNEME_F16, MNEME_BF16, MNEME_I8});
+    options.stored_dtype = Small({MNEME_DTYPE_F32, MNEME_DTYPE_F16, MNEME_DTYPE_BF16, MNEME_DTYPE_I8});
     options.normalise_keys = Small({0, 0, 1});
     options.keys_rotated = Small({0, 0, 1});
     options.max_tokens = Number({0, 0, 0, 10, 300, 1000});
@@ -370,13 +371,13 @@ class Fuzzer {
   }
   void Fork() {
     mneme_memory* const memory = HandleOf(memories_);
-    mneme_memory_info_t info;
+    mneme_memory_info info;
     const int64_t end = InfoFor(memory, info) ? info.next_token : 0;
     mneme_memory* fork = nullptr;
     const int64_t at = Number({0, end, end / 2, end - 1, end + 1});
     // A fork commits, which the tokens that are durable show.
     if (Seen(mneme_memory_fork(memory, at, Name(), Slip(1) ? nullptr : &fork)) != MNEME_OK) return;
-    mneme_memory_info_t forked;
+    mneme_memory_info forked;
     EXPECT_TRUE(InfoFor(fork, forked));
     EXPECT_EQ(forked.next_token, at);
     Put(memories_, fork, mneme_memory_close);
@@ -388,9 +389,9 @@ class Fuzzer {
     if (Chance(80)) place = nullptr;  // else it stays in use, stale
   }
   void Info() {
-    mneme_memory_info_t info = MNEME_MEMORY_INFO_INIT;
+    mneme_memory_info info = MNEME_MEMORY_INFO_INIT;
     Age(info);
-    Seen(mneme_memory_info(HandleOf(memories_), Maybe(&info, 2)));
+    Seen(mneme_memory_get_info(HandleOf(memories_), Maybe(&info, 2)));
   }
   void Append() {
     mneme_memory* const memory = HandleOf(memories_);
@@ -402,7 +403,7 @@ class Fuzzer {
     const size_t spoiled = kArena / 2 + static_cast<size_t>(Below(64));
     const float saved = in_[spoiled];
     if (Slip(5)) in_[spoiled] = Pick({std::nanf(""), INFINITY, -INFINITY, 70000.0f});
-    mneme_append_args args = MNEME_APPEND_ARGS_INIT;
+    mneme_memory_append_args args = MNEME_MEMORY_APPEND_ARGS_INIT;
     args.layer = Slip(10) ? Small({1, 5}) : Small({0, 2});
     args.keys = TensorOf(keys, in_, {n, 2, 8});
     args.values = TensorOf(values, in_, {n, 2, 6});
@@ -410,7 +411,7 @@ class Fuzzer {
     args.token_ids = Maybe(ids.data(), 50);
     args.has_stream = Slip(1) ? 1 : 0;
     Age(args);
-    On(memory, false, [&] { return mneme_append(memory, Maybe(&args, 1)); });
+    On(memory, false, [&] { return mneme_memory_append(memory, Maybe(&args, 1)); });
     in_[spoiled] = saved;
   }
   void Commit() {
@@ -419,34 +420,35 @@ class Fuzzer {
     mneme_durability given;
     std::memcpy(&given, &durability, sizeof(given));
     int64_t durable = -1;
-    const mneme_status status = On(memory, false, [&] { return mneme_commit(memory, given, Maybe(&durable, 20)); });
-    mneme_memory_info_t info;
+    const mneme_status status =
+        On(memory, false, [&] { return mneme_memory_commit(memory, given, Maybe(&durable, 20)); });
+    mneme_memory_info info;
     if (status == MNEME_OK && InfoFor(memory, info)) {
       EXPECT_EQ(info.tokens_durable, info.next_token);
     }
   }
   void Truncate() {
     mneme_memory* const memory = HandleOf(memories_);
-    mneme_memory_info_t info;
+    mneme_memory_info info;
     const int64_t end = InfoFor(memory, info) ? info.next_token : 0;
     const int64_t at = Number({0, end, end / 2, end - 1, end - 3, end + 1});
-    if (On(memory, true, [&] { return mneme_truncate(memory, at); }) == MNEME_OK && InfoFor(memory, info)) {
+    if (On(memory, true, [&] { return mneme_memory_truncate(memory, at); }) == MNEME_OK && InfoFor(memory, info)) {
       EXPECT_EQ(info.next_token, at);
     }
   }
   void Evict() {
     mneme_memory* const memory = HandleOf(memories_);
-    mneme_memory_info_t info;
+    mneme_memory_info info;
     const int64_t held = InfoFor(memory, info) ? info.tokens : 0;
     const int64_t keep = Number({0, held, held / 2, held - 1, held + 100});
-    if (On(memory, false, [&] { return mneme_evict(memory, keep); }) == MNEME_OK && InfoFor(memory, info)) {
+    if (On(memory, false, [&] { return mneme_memory_evict(memory, keep); }) == MNEME_OK && InfoFor(memory, info)) {
       EXPECT_LE(info.tokens, std::max<int64_t>(keep, 0));
     }
   }
   void Maintain() {
     mneme_memory* const memory = HandleOf(memories_);
     int64_t stop = Chance(30) ? Below(3) : kMost;
-    On(memory, false, [&] { return mneme_maintain(memory, Chance(50) ? nullptr : Progress, &stop); });
+    On(memory, false, [&] { return mneme_memory_maintain(memory, Chance(50) ? nullptr : Progress, &stop); });
   }
   void TakeSnapshot() {
     mneme_snapshot* snapshot = nullptr;
@@ -459,13 +461,13 @@ class Fuzzer {
 
   void Read() {
     mneme_memory* const memory = HandleOf(memories_);
-    mneme_memory_info_t info;
+    mneme_memory_info info;
     const int64_t end = InfoFor(memory, info) ? info.next_token : 0;
     const int64_t n = Below(10);
     AnyTensor keys, values;
     std::vector<int64_t> positions(10);
     std::vector<int32_t> ids(10);
-    mneme_read_args args = MNEME_READ_ARGS_INIT;
+    mneme_memory_read_args args = MNEME_MEMORY_READ_ARGS_INIT;
     args.layer = Small({0, 2});
     args.begin = Number({0, end - n, end / 2, end});
     args.keys = TensorOf(keys, out_, {n, 2, 8}, 20);
@@ -475,7 +477,7 @@ class Fuzzer {
     // Without tensors only a count that is refused may differ from the arrays' size.
     args.tokens = Slip(2) ? Pick({int64_t{-1}, kMost, kLeast, int64_t{1} << 60}) : n;
     Age(args);
-    On(memory, false, [&] { return mneme_read(memory, Maybe(&args, 1)); });
+    On(memory, false, [&] { return mneme_memory_read(memory, Maybe(&args, 1)); });
   }
 
   // ---- attend, search, merge
@@ -587,7 +589,7 @@ class Fuzzer {
     for (int64_t i = 0; args.log_sum_exp != nullptr && i < queries * 4; ++i) {
       EXPECT_LT(batch.lse[static_cast<size_t>(i)], INFINITY);  // nor NaN
     }
-    if (output.view.dtype != MNEME_F32 || output.view.strides != nullptr) return;
+    if (output.view.dtype != MNEME_DTYPE_F32 || output.view.strides != nullptr) return;
     const auto* numbers = static_cast<const float*>(output.view.data);
     for (int64_t i = 0; i < queries * 4 * 6; ++i) EXPECT_TRUE(std::isfinite(numbers[i]));
   }
@@ -653,7 +655,8 @@ class Fuzzer {
     mneme_status status;
     std::memcpy(&status, &number, sizeof(status));
     EXPECT_NE(mneme_status_name(status), nullptr);
-    EXPECT_TRUE(mneme_classify(status) >= MNEME_CLASS_OK && mneme_classify(status) <= MNEME_CLASS_INTERNAL);
+    EXPECT_TRUE(mneme_status_classify(status) >= MNEME_CLASS_OK &&
+                mneme_status_classify(status) <= MNEME_CLASS_INTERNAL);
     EXPECT_NE(mneme_version(), nullptr);
     EXPECT_EQ(mneme_abi_version(), MNEME_ABI_VERSION);
   }

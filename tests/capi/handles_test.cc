@@ -77,19 +77,19 @@ TEST_F(HandlesTest, EveryFunctionOfAStoreRefusesWhatIsNone) {
   std::vector<mneme_store*> bad = Bad<mneme_store>(
       {ClosedStore(), Other<mneme_store>(card_), Other<mneme_store>(memory_), Other<mneme_store>(snapshot_)});
   mneme_memory* memory = nullptr;
-  mneme_verify_report report = MNEME_VERIFY_REPORT_INIT;
-  mneme_store_stats_t stats = MNEME_STORE_STATS_INIT;
+  mneme_store_verify_report report = MNEME_STORE_VERIFY_REPORT_INIT;
+  mneme_store_stats stats = MNEME_STORE_STATS_INIT;
   const auto visitor = [](void*, const char*, int64_t, int64_t) { return 0; };
   const std::string before = StateOf(memory_);
   for (mneme_store* const store : bad) {
     SCOPED_TRACE(::testing::Message() << store);
-    if (store != nullptr) ExpectRefused(mneme_store_close(store), MNEME_INVALID_ARGUMENT, "store");
-    ExpectRefused(mneme_store_list(store, visitor, nullptr), MNEME_INVALID_ARGUMENT, "store");
-    ExpectRefused(mneme_store_verify(store, nullptr, nullptr, &report), MNEME_INVALID_ARGUMENT, "store");
-    ExpectRefused(mneme_store_stats(store, &stats), MNEME_INVALID_ARGUMENT, "store");
-    ExpectRefused(mneme_memory_create(store, "new", card_, nullptr, &memory), MNEME_INVALID_ARGUMENT, "store");
-    ExpectRefused(mneme_memory_open(store, "m", nullptr, &memory), MNEME_INVALID_ARGUMENT, "store");
-    ExpectRefused(mneme_memory_drop(store, "m"), MNEME_INVALID_ARGUMENT, "store");
+    if (store != nullptr) ExpectRefused(mneme_store_close(store), MNEME_STATUS_INVALID_ARGUMENT, "store");
+    ExpectRefused(mneme_store_list(store, visitor, nullptr), MNEME_STATUS_INVALID_ARGUMENT, "store");
+    ExpectRefused(mneme_store_verify(store, nullptr, nullptr, &report), MNEME_STATUS_INVALID_ARGUMENT, "store");
+    ExpectRefused(mneme_store_get_stats(store, &stats), MNEME_STATUS_INVALID_ARGUMENT, "store");
+    ExpectRefused(mneme_memory_create(store, "new", card_, nullptr, &memory), MNEME_STATUS_INVALID_ARGUMENT, "store");
+    ExpectRefused(mneme_memory_open(store, "m", nullptr, &memory), MNEME_STATUS_INVALID_ARGUMENT, "store");
+    ExpectRefused(mneme_memory_drop(store, "m"), MNEME_STATUS_INVALID_ARGUMENT, "store");
   }
   EXPECT_EQ(memory, nullptr);
   EXPECT_OK(mneme_store_close(nullptr));
@@ -103,10 +103,10 @@ TEST_F(HandlesTest, EveryFunctionOfACardRefusesWhatIsNone) {
   for (mneme_card* const card : Bad<mneme_card>(
            {ClosedCard(), Other<mneme_card>(store_), Other<mneme_card>(memory_), Other<mneme_card>(snapshot_)})) {
     SCOPED_TRACE(::testing::Message() << card);
-    ExpectRefused(mneme_card_add_layer(card, &layer), MNEME_INVALID_ARGUMENT, "card");
-    ExpectRefused(mneme_memory_create(store_, "new", card, nullptr, &memory), MNEME_INVALID_ARGUMENT, "card");
+    ExpectRefused(mneme_card_add_layer(card, &layer), MNEME_STATUS_INVALID_ARGUMENT, "card");
+    ExpectRefused(mneme_memory_create(store_, "new", card, nullptr, &memory), MNEME_STATUS_INVALID_ARGUMENT, "card");
     if (card == nullptr) continue;  // no check of the model
-    ExpectRefused(mneme_memory_open(store_, "m", card, &memory), MNEME_INVALID_ARGUMENT, "expected");
+    ExpectRefused(mneme_memory_open(store_, "m", card, &memory), MNEME_STATUS_INVALID_ARGUMENT, "expected");
     mneme_card_release(card);  // nothing happens
   }
   EXPECT_EQ(memory, untouched);
@@ -118,35 +118,36 @@ TEST_F(HandlesTest, EveryFunctionOfAMemoryRefusesWhatIsNone) {
   mneme_memory* fork = untouched;
   auto* const no_snapshot = Made<mneme_snapshot>(0x5a5a);
   mneme_snapshot* snapshot = no_snapshot;
-  mneme_memory_info_t info = MNEME_MEMORY_INFO_INIT;
-  const mneme_append_args append = MNEME_APPEND_ARGS_INIT;
-  const mneme_read_args read = MNEME_READ_ARGS_INIT;
+  mneme_memory_info info = MNEME_MEMORY_INFO_INIT;
+  const mneme_memory_append_args append = MNEME_MEMORY_APPEND_ARGS_INIT;
+  const mneme_memory_read_args read = MNEME_MEMORY_READ_ARGS_INIT;
   int64_t durable = 77;
   const std::string before = StateOf(memory_);
   for (mneme_memory* const memory : Bad<mneme_memory>(
            {ClosedMemory(), Other<mneme_memory>(store_), Other<mneme_memory>(card_), Other<mneme_memory>(snapshot_)})) {
     SCOPED_TRACE(::testing::Message() << memory);
-    ExpectRefused(mneme_memory_fork(memory, 0, "fork", &fork), MNEME_INVALID_ARGUMENT, "memory");
-    ExpectRefused(mneme_memory_info(memory, &info), MNEME_INVALID_ARGUMENT, "memory");
-    ExpectRefused(mneme_append(memory, &append), MNEME_INVALID_ARGUMENT, "memory");
-    ExpectRefused(mneme_commit(memory, MNEME_BUFFERED, &durable), MNEME_INVALID_ARGUMENT, "memory");
-    ExpectRefused(mneme_truncate(memory, 0), MNEME_INVALID_ARGUMENT, "memory");
-    ExpectRefused(mneme_evict(memory, 0), MNEME_INVALID_ARGUMENT, "memory");
-    ExpectRefused(mneme_maintain(memory, nullptr, nullptr), MNEME_INVALID_ARGUMENT, "memory");
-    ExpectRefused(mneme_snapshot_create(memory, &snapshot), MNEME_INVALID_ARGUMENT, "memory");
-    ExpectRefused(mneme_read(memory, &read), MNEME_INVALID_ARGUMENT, "memory");
+    ExpectRefused(mneme_memory_fork(memory, 0, "fork", &fork), MNEME_STATUS_INVALID_ARGUMENT, "memory");
+    ExpectRefused(mneme_memory_get_info(memory, &info), MNEME_STATUS_INVALID_ARGUMENT, "memory");
+    ExpectRefused(mneme_memory_append(memory, &append), MNEME_STATUS_INVALID_ARGUMENT, "memory");
+    ExpectRefused(mneme_memory_commit(memory, MNEME_DURABILITY_BUFFERED, &durable), MNEME_STATUS_INVALID_ARGUMENT,
+                  "memory");
+    ExpectRefused(mneme_memory_truncate(memory, 0), MNEME_STATUS_INVALID_ARGUMENT, "memory");
+    ExpectRefused(mneme_memory_evict(memory, 0), MNEME_STATUS_INVALID_ARGUMENT, "memory");
+    ExpectRefused(mneme_memory_maintain(memory, nullptr, nullptr), MNEME_STATUS_INVALID_ARGUMENT, "memory");
+    ExpectRefused(mneme_snapshot_create(memory, &snapshot), MNEME_STATUS_INVALID_ARGUMENT, "memory");
+    ExpectRefused(mneme_memory_read(memory, &read), MNEME_STATUS_INVALID_ARGUMENT, "memory");
     if (memory == nullptr) continue;  // in a batch: no memory; closing it is fine
-    ExpectRefused(mneme_memory_close(memory), MNEME_INVALID_ARGUMENT, "memory");
+    ExpectRefused(mneme_memory_close(memory), MNEME_STATUS_INVALID_ARGUMENT, "memory");
     AttendCall attend(memory);
-    ExpectRefused(attend.Run(), MNEME_INVALID_ARGUMENT, "memories[0]");
+    ExpectRefused(attend.Run(), MNEME_STATUS_INVALID_ARGUMENT, "memories[0]");
     EXPECT_TRUE(attend.OutputsUntouched());
     SearchCall search(memory);
-    ExpectRefused(search.Run(), MNEME_INVALID_ARGUMENT, "memories[0]");
+    ExpectRefused(search.Run(), MNEME_STATUS_INVALID_ARGUMENT, "memories[0]");
     EXPECT_TRUE(search.OutputsUntouched());
     SearchCall second(memory_);
     second.memories.push_back(memory);
     second.Batch(2);
-    ExpectRefused(second.Run(), MNEME_INVALID_ARGUMENT, "memories[1]");
+    ExpectRefused(second.Run(), MNEME_STATUS_INVALID_ARGUMENT, "memories[1]");
   }
   EXPECT_OK(mneme_memory_close(nullptr));
   EXPECT_EQ(fork, untouched);
@@ -164,11 +165,11 @@ TEST_F(HandlesTest, ASnapshotThatIsNoneIsRefused) {
     SCOPED_TRACE(::testing::Message() << snapshot);
     AttendCall attend(memory_);
     attend.snapshots[0] = snapshot;
-    ExpectRefused(attend.Run(), MNEME_INVALID_ARGUMENT, "args.snapshots[0]");
+    ExpectRefused(attend.Run(), MNEME_STATUS_INVALID_ARGUMENT, "args.snapshots[0]");
     EXPECT_TRUE(attend.OutputsUntouched());
     SearchCall search(memory_);
     search.snapshots[0] = snapshot;
-    ExpectRefused(search.Run(), MNEME_INVALID_ARGUMENT, "args.snapshots[0]");
+    ExpectRefused(search.Run(), MNEME_STATUS_INVALID_ARGUMENT, "args.snapshots[0]");
     EXPECT_TRUE(search.OutputsUntouched());
     mneme_snapshot_release(snapshot);  // nothing happens
   }
@@ -183,8 +184,8 @@ TEST_F(HandlesTest, AClosedHandleStaysClosedWhenItsSlotIsUsedAgain) {
   for (int i = 0; i < 100; ++i) {
     mneme_memory* const other = NewMemory("again");
     EXPECT_NE(other, closed);
-    mneme_memory_info_t info = MNEME_MEMORY_INFO_INIT;
-    ExpectRefused(mneme_memory_info(closed, &info), MNEME_INVALID_ARGUMENT, "memory");
+    mneme_memory_info info = MNEME_MEMORY_INFO_INIT;
+    ExpectRefused(mneme_memory_get_info(closed, &info), MNEME_STATUS_INVALID_ARGUMENT, "memory");
     EXPECT_OK(mneme_memory_close(other));
     EXPECT_OK(mneme_memory_drop(store_, "again"));
   }

@@ -19,7 +19,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int64_t kMost = std::numeric_limits<int64_t>::max(), kLeast = std::numeric_limits<int64_t>::min();
 constexpr int32_t kMost32 = std::numeric_limits<int32_t>::max(), kLeast32 = std::numeric_limits<int32_t>::min();
 
-// Two tokens for mneme_append.
+// Two tokens for mneme_memory_append.
 struct AppendCall {
   AppendCall() {
     keys.Fill(21);
@@ -33,13 +33,13 @@ struct AppendCall {
   Tensor keys{{2, kKvHeads, kKeyDim}}, values{{2, kKvHeads, kValueDim}};
   std::vector<int64_t> positions{310, 311};
   std::vector<int32_t> ids{1, 2};
-  mneme_append_args args = MNEME_APPEND_ARGS_INIT;
+  mneme_memory_append_args args = MNEME_MEMORY_APPEND_ARGS_INIT;
 };
 
 struct AppendCase {
   std::string argument;
   std::function<void(AppendCall&)> spoil;
-  mneme_status status = MNEME_INVALID_ARGUMENT;
+  mneme_status status = MNEME_STATUS_INVALID_ARGUMENT;
 };
 
 using MemoryArgsTest = CapiTest;
@@ -47,7 +47,7 @@ using MemoryArgsTest = CapiTest;
 TEST_F(MemoryArgsTest, AppendRefuses) {
   std::vector<AppendCase> cases;
   const auto add = [&](const std::string& name, std::function<void(AppendCall&)> spoil,
-                       mneme_status status = MNEME_INVALID_ARGUMENT) {
+                       mneme_status status = MNEME_STATUS_INVALID_ARGUMENT) {
     cases.push_back({name, spoil, status});
   };
   for (const int32_t layer : {0, 4, -1, kMost32, kLeast32}) {
@@ -61,12 +61,12 @@ TEST_F(MemoryArgsTest, AppendRefuses) {
     add(name + ".data",
         [=](AppendCall& c) { (c.*member).view.data = reinterpret_cast<char*>((c.*member).view.data) + 3; });
     add(name + ".shape", [=](AppendCall& c) { (c.*member).view.shape = nullptr; });
-    for (const int32_t dtype : {int32_t{MNEME_I8}, int32_t{MNEME_I64}, -1, kMost32}) {
+    for (const int32_t dtype : {int32_t{MNEME_DTYPE_I8}, 5, -1, kMost32}) {
       add(name + ".dtype", [=](AppendCall& c) { (c.*member).view.dtype = dtype; });
     }
     add(
         name + ".device_type", [=](AppendCall& c) { (c.*member).view.device_type = MNEME_DEVICE_CUDA; },
-        MNEME_FAILED_PRECONDITION);
+        MNEME_STATUS_FAILED_PRECONDITION);
     add(name + ".device_type", [=](AppendCall& c) { (c.*member).view.device_type = -2; });
     for (const int32_t ndim : {0, 2, 4, -3, kMost32}) {
       add(name + ".ndim", [=](AppendCall& c) {
@@ -103,7 +103,7 @@ TEST_F(MemoryArgsTest, AppendRefuses) {
     AppendCall call;
     cases[i].spoil(call);
     // The rows of keys are the measure of those of values.
-    ExpectRefused(mneme_append(memory_, &call.args), cases[i].status,
+    ExpectRefused(mneme_memory_append(memory_, &call.args), cases[i].status,
                   cases[i].argument == "keys" && call.keys.shape[0] == 1 ? "values" : cases[i].argument);
   }
   EXPECT_EQ(InfoOf(memory_).next_token, next);
@@ -113,11 +113,11 @@ TEST_F(MemoryArgsTest, AppendRefuses) {
 // Rows are written in their places before all is known to be good: what is refused there leaves nothing, whatever part
 // of it was good, also where it would have begun a new piece of memory.
 TEST_F(MemoryArgsTest, ARefusedAppendLeavesNoTrace) {
-  for (const int32_t dtype : {MNEME_F32, MNEME_F16, MNEME_BF16, MNEME_I8}) {
+  for (const int32_t dtype : {MNEME_DTYPE_F32, MNEME_DTYPE_F16, MNEME_DTYPE_BF16, MNEME_DTYPE_I8}) {
     SCOPED_TRACE(dtype);
     mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
     options.stored_dtype = dtype;
-    options.normalise_keys = dtype == MNEME_BF16;
+    options.normalise_keys = dtype == MNEME_DTYPE_BF16;
     mneme_memory* const refused = NewMemory("refused" + std::to_string(dtype), &options);
     mneme_memory* const never = NewMemory("never" + std::to_string(dtype), &options);
     for (mneme_memory* const memory : {refused, never}) {
@@ -130,12 +130,12 @@ TEST_F(MemoryArgsTest, ARefusedAppendLeavesNoTrace) {
         keys.Fill(31);
         values.Fill(32);
         (of_keys ? keys : values).data.back() = kNaN;
-        mneme_append_args args = MNEME_APPEND_ARGS_INIT;
+        mneme_memory_append_args args = MNEME_MEMORY_APPEND_ARGS_INIT;
         args.layer = kLayer;
         args.keys = &keys.view;
         args.values = &values.view;
         const std::string row = of_keys ? "keys" : "values";
-        ExpectRefused(mneme_append(refused, &args), MNEME_INVALID_ARGUMENT, row);
+        ExpectRefused(mneme_memory_append(refused, &args), MNEME_STATUS_INVALID_ARGUMENT, row);
         EXPECT_THAT(mneme_last_error(), HasSubstr("row " + std::to_string(tokens - 1) + " of head 1"));
       }
     }
@@ -144,8 +144,8 @@ TEST_F(MemoryArgsTest, ARefusedAppendLeavesNoTrace) {
         EXPECT_OK(AppendTokens(memory, kLayer, tokens, 3));
         EXPECT_OK(AppendTokens(memory, kOtherLayer, tokens, 4));
       }
-      EXPECT_TRUE(StateOf(refused).substr(sizeof(mneme_memory_info_t)) ==
-                  StateOf(never).substr(sizeof(mneme_memory_info_t)));
+      EXPECT_TRUE(StateOf(refused).substr(sizeof(mneme_memory_info)) ==
+                  StateOf(never).substr(sizeof(mneme_memory_info)));
     }
     EXPECT_EQ(InfoOf(refused).next_token, 573);
     EXPECT_OK(mneme_memory_close(refused));
@@ -158,21 +158,21 @@ TEST_F(MemoryArgsTest, AnotherLayerMustAgreeOnPositions) {
   call.args.layer = kOtherLayer;  // brings tokens 307 and 308, which layer 3 placed at 307 and 308
   call.positions = {307, 400};
   const std::string before = StateOf(memory_);
-  ExpectRefused(mneme_append(memory_, &call.args), MNEME_INVALID_ARGUMENT, "positions[1]");
+  ExpectRefused(mneme_memory_append(memory_, &call.args), MNEME_STATUS_INVALID_ARGUMENT, "positions[1]");
   EXPECT_TRUE(StateOf(memory_) == before);
   call.positions = {307, 308};
-  EXPECT_OK(mneme_append(memory_, &call.args));
+  EXPECT_OK(mneme_memory_append(memory_, &call.args));
   EXPECT_EQ(InfoOf(memory_).next_token, kTokens + 2);
 }
 
 TEST_F(MemoryArgsTest, WhatPassesTheRangeOfF16IsRefused) {
   mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
-  options.stored_dtype = MNEME_F16;
+  options.stored_dtype = MNEME_DTYPE_F16;
   mneme_memory* const memory = NewMemory("half", &options);
   for (Tensor AppendCall::*member : {&AppendCall::keys, &AppendCall::values}) {
     AppendCall call;
     (call.*member).data[3] = 1e30f;
-    ExpectRefused(mneme_append(memory, &call.args), MNEME_INVALID_ARGUMENT,
+    ExpectRefused(mneme_memory_append(memory, &call.args), MNEME_STATUS_INVALID_ARGUMENT,
                   member == &AppendCall::keys ? "keys" : "values");
     EXPECT_EQ(InfoOf(memory).next_token, 0);
   }
@@ -181,15 +181,15 @@ TEST_F(MemoryArgsTest, WhatPassesTheRangeOfF16IsRefused) {
 
 TEST_F(MemoryArgsTest, AppendTakesNoTokensAndBorrowedStrides) {
   Tensor none({0, kKvHeads, kKeyDim}), no_values({0, kKvHeads, kValueDim});
-  mneme_append_args args = MNEME_APPEND_ARGS_INIT;
+  mneme_memory_append_args args = MNEME_MEMORY_APPEND_ARGS_INIT;
   args.layer = kLayer;
   args.keys = &none.view;
   args.values = &no_values.view;
   const std::string before = StateOf(memory_);
-  EXPECT_OK(mneme_append(memory_, &args));
+  EXPECT_OK(mneme_memory_append(memory_, &args));
   none.view.data = no_values.view.data = nullptr;
   none.view.strides = nullptr;
-  EXPECT_OK(mneme_append(memory_, &args));
+  EXPECT_OK(mneme_memory_append(memory_, &args));
   EXPECT_TRUE(StateOf(memory_) == before);
 
   // Rows in reverse, heads exchanged: negative strides are strides.
@@ -198,14 +198,14 @@ TEST_F(MemoryArgsTest, AppendTakesNoTokensAndBorrowedStrides) {
   backward.keys.strides = {-kKvHeads * kKeyDim, -kKeyDim, 1};
   backward.args.positions = forward.args.positions = nullptr;
   mneme_memory* const memory = NewMemory("strided");
-  ASSERT_OK(mneme_append(memory, &forward.args));
-  ASSERT_OK(mneme_append(memory, &backward.args));
+  ASSERT_OK(mneme_memory_append(memory, &forward.args));
+  ASSERT_OK(mneme_memory_append(memory, &backward.args));
   Tensor keys({4, kKvHeads, kKeyDim});
-  mneme_read_args read = MNEME_READ_ARGS_INIT;
+  mneme_memory_read_args read = MNEME_MEMORY_READ_ARGS_INIT;
   read.layer = kLayer;
   read.tokens = 4;
   read.keys = &keys.view;
-  ASSERT_OK(mneme_read(memory, &read));
+  ASSERT_OK(mneme_memory_read(memory, &read));
   for (int64_t i = 0; i < 4; ++i) {  // four rows of two tokens and two heads
     for (int64_t d = 0; d < kKeyDim; ++d) {
       EXPECT_EQ(keys.data[static_cast<size_t>(i * kKeyDim + d)], keys.data[static_cast<size_t>((7 - i) * kKeyDim + d)]);
@@ -230,42 +230,44 @@ TEST_F(MemoryArgsTest, ReadRefuses) {
     Tensor keys{{10, kKvHeads, kKeyDim}}, values{{10, kKvHeads, kValueDim}};
     Guarded<int64_t> positions{10};
     Guarded<int32_t> ids{10};
-    mneme_read_args args = MNEME_READ_ARGS_INIT;
+    mneme_memory_read_args args = MNEME_MEMORY_READ_ARGS_INIT;
   };
   struct ReadCase {
     const char* argument;
     std::function<void(Call&)> spoil;
-    mneme_status status = MNEME_INVALID_ARGUMENT;
+    mneme_status status = MNEME_STATUS_INVALID_ARGUMENT;
   };
   std::vector<ReadCase> cases = {
       {"layer", [](Call& c) { c.args.layer = 4; }},
       {"layer", [](Call& c) { c.args.layer = kLeast32; }},
       {"args.keys", [](Call& c) { c.args.tokens = 9; }},
-      {"args.tokens", [](Call& c) { c.args.tokens = -1; }, MNEME_OUT_OF_RANGE},
+      {"args.tokens", [](Call& c) { c.args.tokens = -1; }, MNEME_STATUS_OUT_OF_RANGE},
       {"args.keys.shape", [](Call& c) { c.keys.view.shape = nullptr; }},
       {"args.keys.data", [](Call& c) { c.keys.view.data = nullptr; }},
-      {"args.keys.dtype", [](Call& c) { c.keys.view.dtype = MNEME_F16; }},
-      {"args.keys.dtype", [](Call& c) { c.keys.view.dtype = MNEME_I8; }},
+      {"args.keys.dtype", [](Call& c) { c.keys.view.dtype = MNEME_DTYPE_F16; }},
+      {"args.keys.dtype", [](Call& c) { c.keys.view.dtype = MNEME_DTYPE_I8; }},
       {"args.keys.ndim", [](Call& c) { c.keys.view.ndim = 2; }},
       {"args.keys", [](Call& c) { c.keys.shape[1] = 1; }},
       {"args.keys", [](Call& c) { c.keys.shape[2] = kKeyDim - 1; }},
       {"args.keys.strides[2]", [](Call& c) { c.keys.strides[2] = 2; }},
-      {"args.keys.device_type", [](Call& c) { c.keys.view.device_type = MNEME_DEVICE_CUDA; }, MNEME_UNIMPLEMENTED},
+      {"args.keys.device_type", [](Call& c) { c.keys.view.device_type = MNEME_DEVICE_CUDA; },
+       MNEME_STATUS_UNIMPLEMENTED},
       {"args.values.data", [](Call& c) { c.values.view.data = nullptr; }},
-      {"args.values.dtype", [](Call& c) { c.values.view.dtype = MNEME_BF16; }},
+      {"args.values.dtype", [](Call& c) { c.values.view.dtype = MNEME_DTYPE_BF16; }},
       {"args.values", [](Call& c) { c.values.shape[0] = 9; }},
       {"args.values", [](Call& c) { c.values.shape[2] = kKeyDim; }},
-      {"args.values.device_type", [](Call& c) { c.values.view.device_type = MNEME_DEVICE_CUDA; }, MNEME_UNIMPLEMENTED},
-      {"begin", [](Call& c) { c.args.begin = -1; }, MNEME_OUT_OF_RANGE},
+      {"args.values.device_type", [](Call& c) { c.values.view.device_type = MNEME_DEVICE_CUDA; },
+       MNEME_STATUS_UNIMPLEMENTED},
+      {"begin", [](Call& c) { c.args.begin = -1; }, MNEME_STATUS_OUT_OF_RANGE},
       {"begin",
        [](Call& c) {
          c.args.begin = 301;
          c.args.layer = kOtherLayer;
        },
-       MNEME_OUT_OF_RANGE},
-      {"begin", [](Call& c) { c.args.begin = kMost; }, MNEME_OUT_OF_RANGE},
-      {"begin", [](Call& c) { c.args.begin = kMost - 5; }, MNEME_OUT_OF_RANGE},
-      {"begin", [](Call& c) { c.args.begin = kLeast; }, MNEME_OUT_OF_RANGE},
+       MNEME_STATUS_OUT_OF_RANGE},
+      {"begin", [](Call& c) { c.args.begin = kMost; }, MNEME_STATUS_OUT_OF_RANGE},
+      {"begin", [](Call& c) { c.args.begin = kMost - 5; }, MNEME_STATUS_OUT_OF_RANGE},
+      {"begin", [](Call& c) { c.args.begin = kLeast; }, MNEME_STATUS_OUT_OF_RANGE},
   };
   for (const int64_t tokens : {int64_t{-1}, kMost, kLeast, int64_t{1} << 40}) {
     cases.push_back({"tokens",
@@ -273,13 +275,13 @@ TEST_F(MemoryArgsTest, ReadRefuses) {
                        c.args.tokens = tokens;
                        c.args.keys = c.args.values = nullptr;
                      },
-                     MNEME_OUT_OF_RANGE});
+                     MNEME_STATUS_OUT_OF_RANGE});
   }
   for (size_t i = 0; i < cases.size(); ++i) {
     SCOPED_TRACE(::testing::Message() << "case " << i << ": " << cases[i].argument);
     Call call;
     cases[i].spoil(call);
-    ExpectRefused(mneme_read(memory_, &call.args), cases[i].status, cases[i].argument);
+    ExpectRefused(mneme_memory_read(memory_, &call.args), cases[i].status, cases[i].argument);
     EXPECT_TRUE(call.keys.Guarded() && call.values.Guarded() && call.positions.Untouched() && call.ids.Untouched());
   }
   // Each output alone, and none.
@@ -289,7 +291,7 @@ TEST_F(MemoryArgsTest, ReadRefuses) {
     if (which != 1) call.args.values = nullptr;
     if (which != 2) call.args.positions = nullptr;
     if (which != 3) call.args.token_ids = nullptr;
-    EXPECT_OK(mneme_read(memory_, &call.args));
+    EXPECT_OK(mneme_memory_read(memory_, &call.args));
     EXPECT_NE(call.keys.Guarded(), which == 0);
     EXPECT_NE(call.values.Guarded(), which == 1);
     EXPECT_NE(call.positions.Untouched(), which == 2);
@@ -303,19 +305,19 @@ TEST_F(MemoryArgsTest, ReadOfEvictedTokensWritesNothing) {
   mneme_memory* const memory = NewMemory("pinned", &options);
   ASSERT_OK(AppendTokens(memory, kLayer, 20));
   ASSERT_OK(AppendTokens(memory, kOtherLayer, 20));
-  ASSERT_OK(mneme_evict(memory, 10));
+  ASSERT_OK(mneme_memory_evict(memory, 10));
   EXPECT_EQ(InfoOf(memory).first_kept, 14);
   for (const int64_t begin : {0, 4, 10}) {
     Tensor keys({8, kKvHeads, kKeyDim});
     keys.FillGuard();
     Guarded<int64_t> positions(8);
-    mneme_read_args read = MNEME_READ_ARGS_INIT;
+    mneme_memory_read_args read = MNEME_MEMORY_READ_ARGS_INIT;
     read.layer = kLayer;
     read.begin = begin;
     read.tokens = 8;
     read.keys = &keys.view;
     read.positions = positions.data();
-    ExpectRefused(mneme_read(memory, &read), MNEME_OUT_OF_RANGE, "args.begin");
+    ExpectRefused(mneme_memory_read(memory, &read), MNEME_STATUS_OUT_OF_RANGE, "args.begin");
     EXPECT_THAT(mneme_last_error(), HasSubstr("evicted"));
     EXPECT_TRUE(keys.Guarded() && positions.Untouched()) << "from token " << begin;
   }
@@ -328,33 +330,33 @@ TEST_F(MemoryArgsTest, NumbersOfTheShapingCallsAreChecked) {
   mneme_memory* fork = untouched;
   for (const int64_t token : {int64_t{-1}, kTokens + 1, kMost, kLeast}) {
     SCOPED_TRACE(token);
-    ExpectRefused(mneme_truncate(memory_, token), MNEME_OUT_OF_RANGE, "tokens");
-    ExpectRefused(mneme_memory_fork(memory_, token, "fork", &fork), MNEME_OUT_OF_RANGE, "at_token");
+    ExpectRefused(mneme_memory_truncate(memory_, token), MNEME_STATUS_OUT_OF_RANGE, "tokens");
+    ExpectRefused(mneme_memory_fork(memory_, token, "fork", &fork), MNEME_STATUS_OUT_OF_RANGE, "at_token");
   }
   for (const int64_t keep : {int64_t{-1}, kLeast}) {
-    ExpectRefused(mneme_evict(memory_, keep), MNEME_INVALID_ARGUMENT, "keep_tokens");
+    ExpectRefused(mneme_memory_evict(memory_, keep), MNEME_STATUS_INVALID_ARGUMENT, "keep_tokens");
   }
   for (const int durability : {-1, 2, 1000}) {
     int64_t durable = 77;
     mneme_durability given;
     std::memcpy(&given, &durability, sizeof(given));
-    ExpectRefused(mneme_commit(memory_, given, &durable), MNEME_INVALID_ARGUMENT, "durability");
+    ExpectRefused(mneme_memory_commit(memory_, given, &durable), MNEME_STATUS_INVALID_ARGUMENT, "durability");
     EXPECT_EQ(durable, 77);
   }
-  ExpectRefused(mneme_memory_fork(memory_, 0, nullptr, &fork), MNEME_INVALID_ARGUMENT, "new_name");
-  ExpectRefused(mneme_memory_fork(memory_, 0, "", &fork), MNEME_INVALID_ARGUMENT, "new_name");
-  ExpectRefused(mneme_memory_fork(memory_, 0, std::string(256, 'n').c_str(), &fork), MNEME_INVALID_ARGUMENT,
+  ExpectRefused(mneme_memory_fork(memory_, 0, nullptr, &fork), MNEME_STATUS_INVALID_ARGUMENT, "new_name");
+  ExpectRefused(mneme_memory_fork(memory_, 0, "", &fork), MNEME_STATUS_INVALID_ARGUMENT, "new_name");
+  ExpectRefused(mneme_memory_fork(memory_, 0, std::string(256, 'n').c_str(), &fork), MNEME_STATUS_INVALID_ARGUMENT,
                 "new_name");
-  ExpectRefused(mneme_memory_fork(memory_, 0, "fork", nullptr), MNEME_INVALID_ARGUMENT, "fork");
-  ExpectRefused(mneme_memory_fork(memory_, 0, "m", &fork), MNEME_ALREADY_EXISTS, "new_name");
-  ExpectRefused(mneme_snapshot_create(memory_, nullptr), MNEME_INVALID_ARGUMENT, "snapshot");
-  ExpectRefused(mneme_memory_info(memory_, nullptr), MNEME_INVALID_ARGUMENT, "info");
+  ExpectRefused(mneme_memory_fork(memory_, 0, "fork", nullptr), MNEME_STATUS_INVALID_ARGUMENT, "fork");
+  ExpectRefused(mneme_memory_fork(memory_, 0, "m", &fork), MNEME_STATUS_ALREADY_EXISTS, "new_name");
+  ExpectRefused(mneme_snapshot_create(memory_, nullptr), MNEME_STATUS_INVALID_ARGUMENT, "snapshot");
+  ExpectRefused(mneme_memory_get_info(memory_, nullptr), MNEME_STATUS_INVALID_ARGUMENT, "info");
   EXPECT_EQ(fork, untouched);
   mneme_memory* none = nullptr;
-  EXPECT_EQ(mneme_memory_open(store_, "fork", nullptr, &none), MNEME_NOT_FOUND);
+  EXPECT_EQ(mneme_memory_open(store_, "fork", nullptr, &none), MNEME_STATUS_NOT_FOUND);
   EXPECT_TRUE(StateOf(memory_) == before);
   // More than there is to keep: nothing to evict.
-  EXPECT_OK(mneme_evict(memory_, kMost));
+  EXPECT_OK(mneme_memory_evict(memory_, kMost));
   EXPECT_EQ(InfoOf(memory_).tokens, kTokens);
 }
 
@@ -362,35 +364,36 @@ TEST_F(MemoryArgsTest, CreateAndOpenRefuse) {
   auto* const untouched = reinterpret_cast<mneme_memory*>(uintptr_t{0x5a5a});
   mneme_memory* memory = untouched;
   const std::string longer(256, 'n');
-  ExpectRefused(mneme_memory_create(store_, nullptr, card_, nullptr, &memory), MNEME_INVALID_ARGUMENT, "name");
-  ExpectRefused(mneme_memory_create(store_, "", card_, nullptr, &memory), MNEME_INVALID_ARGUMENT, "name");
-  ExpectRefused(mneme_memory_create(store_, longer.c_str(), card_, nullptr, &memory), MNEME_INVALID_ARGUMENT, "name");
-  ExpectRefused(mneme_memory_create(store_, "n", card_, nullptr, nullptr), MNEME_INVALID_ARGUMENT, "memory");
-  ExpectRefused(mneme_memory_create(store_, "m", card_, nullptr, &memory), MNEME_ALREADY_EXISTS, "name");
-  ExpectRefused(mneme_memory_open(store_, nullptr, nullptr, &memory), MNEME_INVALID_ARGUMENT, "name");
-  ExpectRefused(mneme_memory_open(store_, "", nullptr, &memory), MNEME_INVALID_ARGUMENT, "name");
-  ExpectRefused(mneme_memory_open(store_, longer.c_str(), nullptr, &memory), MNEME_INVALID_ARGUMENT, "name");
-  ExpectRefused(mneme_memory_open(store_, "m", nullptr, nullptr), MNEME_INVALID_ARGUMENT, "memory");
-  ExpectRefused(mneme_memory_open(store_, "none", nullptr, &memory), MNEME_NOT_FOUND, "none");
-  ExpectRefused(mneme_memory_drop(store_, nullptr), MNEME_INVALID_ARGUMENT, "name");
-  ExpectRefused(mneme_memory_drop(store_, ""), MNEME_INVALID_ARGUMENT, "name");
-  ExpectRefused(mneme_memory_drop(store_, longer.c_str()), MNEME_INVALID_ARGUMENT, "name");
-  ExpectRefused(mneme_memory_drop(store_, "none"), MNEME_NOT_FOUND, "none");
-  ExpectRefused(mneme_memory_drop(store_, "m"), MNEME_FAILED_PRECONDITION, "name");
-  ExpectRefused(mneme_memory_drop_many(nullptr, nullptr, 0), MNEME_INVALID_ARGUMENT, "store");
-  ExpectRefused(mneme_memory_drop_many(store_, nullptr, 1), MNEME_INVALID_ARGUMENT, "names");
+  ExpectRefused(mneme_memory_create(store_, nullptr, card_, nullptr, &memory), MNEME_STATUS_INVALID_ARGUMENT, "name");
+  ExpectRefused(mneme_memory_create(store_, "", card_, nullptr, &memory), MNEME_STATUS_INVALID_ARGUMENT, "name");
+  ExpectRefused(mneme_memory_create(store_, longer.c_str(), card_, nullptr, &memory), MNEME_STATUS_INVALID_ARGUMENT,
+                "name");
+  ExpectRefused(mneme_memory_create(store_, "n", card_, nullptr, nullptr), MNEME_STATUS_INVALID_ARGUMENT, "memory");
+  ExpectRefused(mneme_memory_create(store_, "m", card_, nullptr, &memory), MNEME_STATUS_ALREADY_EXISTS, "name");
+  ExpectRefused(mneme_memory_open(store_, nullptr, nullptr, &memory), MNEME_STATUS_INVALID_ARGUMENT, "name");
+  ExpectRefused(mneme_memory_open(store_, "", nullptr, &memory), MNEME_STATUS_INVALID_ARGUMENT, "name");
+  ExpectRefused(mneme_memory_open(store_, longer.c_str(), nullptr, &memory), MNEME_STATUS_INVALID_ARGUMENT, "name");
+  ExpectRefused(mneme_memory_open(store_, "m", nullptr, nullptr), MNEME_STATUS_INVALID_ARGUMENT, "memory");
+  ExpectRefused(mneme_memory_open(store_, "none", nullptr, &memory), MNEME_STATUS_NOT_FOUND, "none");
+  ExpectRefused(mneme_memory_drop(store_, nullptr), MNEME_STATUS_INVALID_ARGUMENT, "name");
+  ExpectRefused(mneme_memory_drop(store_, ""), MNEME_STATUS_INVALID_ARGUMENT, "name");
+  ExpectRefused(mneme_memory_drop(store_, longer.c_str()), MNEME_STATUS_INVALID_ARGUMENT, "name");
+  ExpectRefused(mneme_memory_drop(store_, "none"), MNEME_STATUS_NOT_FOUND, "none");
+  ExpectRefused(mneme_memory_drop(store_, "m"), MNEME_STATUS_FAILED_PRECONDITION, "name");
+  ExpectRefused(mneme_memory_drop_many(nullptr, nullptr, 0), MNEME_STATUS_INVALID_ARGUMENT, "store");
+  ExpectRefused(mneme_memory_drop_many(store_, nullptr, 1), MNEME_STATUS_INVALID_ARGUMENT, "names");
   const char* const names[] = {"m", "none"};
-  ExpectRefused(mneme_memory_drop_many(store_, names, 2), MNEME_FAILED_PRECONDITION, "\"m\"");
-  ExpectRefused(mneme_memory_drop_many(store_, names + 1, 1), MNEME_NOT_FOUND, "none");
+  ExpectRefused(mneme_memory_drop_many(store_, names, 2), MNEME_STATUS_FAILED_PRECONDITION, "\"m\"");
+  ExpectRefused(mneme_memory_drop_many(store_, names + 1, 1), MNEME_STATUS_NOT_FOUND, "none");
   EXPECT_OK(mneme_memory_drop_many(store_, nullptr, 0));
 
   struct OptionsCase {
     const char* argument;
     std::function<void(mneme_memory_options&)> spoil;
-    mneme_status status = MNEME_INVALID_ARGUMENT;
+    mneme_status status = MNEME_STATUS_INVALID_ARGUMENT;
   };
   std::vector<OptionsCase> cases;
-  for (const int32_t dtype : {int32_t{MNEME_I32}, int32_t{MNEME_I64}, 6, -1, kMost32}) {
+  for (const int32_t dtype : {4, 5, 6, -1, kMost32}) {
     cases.push_back({"options.stored_dtype", [=](auto& o) { o.stored_dtype = dtype; }});
   }
   for (const int32_t flag : {-1, 2, kMost32}) {
@@ -432,14 +435,14 @@ TEST_F(MemoryArgsTest, CreateAndOpenRefuse) {
     SCOPED_TRACE(index);
     mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
     options.index = index;
-    ExpectRefused(mneme_memory_create(store_, "new", card_, &options, &memory), MNEME_INVALID_ARGUMENT,
+    ExpectRefused(mneme_memory_create(store_, "new", card_, &options, &memory), MNEME_STATUS_INVALID_ARGUMENT,
                   "options.index");
   }
   mneme_memory_options gpu = MNEME_MEMORY_OPTIONS_INIT;
   gpu.index = "gpu-cagra";
-  ExpectRefused(mneme_memory_create(store_, "new", card_, &gpu, &memory), MNEME_UNIMPLEMENTED, "gpu-cagra");
+  ExpectRefused(mneme_memory_create(store_, "new", card_, &gpu, &memory), MNEME_STATUS_UNIMPLEMENTED, "gpu-cagra");
   EXPECT_EQ(memory, untouched);
-  EXPECT_EQ(mneme_memory_open(store_, "new", nullptr, &memory), MNEME_NOT_FOUND);
+  EXPECT_EQ(mneme_memory_open(store_, "new", nullptr, &memory), MNEME_STATUS_NOT_FOUND);
 }
 
 TEST_F(MemoryArgsTest, ACardWithoutLayersMakesNoMemory) {
@@ -447,15 +450,15 @@ TEST_F(MemoryArgsTest, ACardWithoutLayersMakesNoMemory) {
   ASSERT_OK(mneme_card_create("m", "f", &card));
   mneme_memory* memory = nullptr;
   mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
-  ExpectRefused(mneme_memory_create(store_, "new", card, &options, &memory), MNEME_INVALID_ARGUMENT, "card");
+  ExpectRefused(mneme_memory_create(store_, "new", card, &options, &memory), MNEME_STATUS_INVALID_ARGUMENT, "card");
   options.max_bytes = 1000;  // divided by the bytes of a token, of which there are none
-  ExpectRefused(mneme_memory_create(store_, "new", card, &options, &memory), MNEME_INVALID_ARGUMENT, "card");
+  ExpectRefused(mneme_memory_create(store_, "new", card, &options, &memory), MNEME_STATUS_INVALID_ARGUMENT, "card");
   mneme_card_release(card);
 }
 
 TEST_F(MemoryArgsTest, ABoundInBytesIsOneInTokens) {
   mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
-  options.stored_dtype = MNEME_F32;
+  options.stored_dtype = MNEME_DTYPE_F32;
   // Per token: two layers of 2 * (8 + 6) f32, a position and a token id.
   const int64_t token_bytes = 2 * 2 * (8 + 6) * 4 + 12;
   options.max_bytes = 10 * token_bytes + 5;

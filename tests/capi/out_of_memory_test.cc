@@ -40,14 +40,14 @@ int CommitWith(const std::string& path, rlim_t bytes_left) {
   const rlimit small{AddressSpace() + bytes_left, before.rlim_max};
   setrlimit(RLIMIT_AS, &small);
   int64_t durable = -1;
-  const mneme_status first = mneme_commit(memory, MNEME_BUFFERED, &durable);
+  const mneme_status first = mneme_memory_commit(memory, MNEME_DURABILITY_BUFFERED, &durable);
   const int64_t told = durable;
   const mneme_status dropped = mneme_memory_drop(store, "none");
   setrlimit(RLIMIT_AS, &before);
-  CHECK_LINE(first == MNEME_OK || first == MNEME_RESOURCE_EXHAUSTED);
+  CHECK_LINE(first == MNEME_OK || first == MNEME_STATUS_RESOURCE_EXHAUSTED);
   CHECK_LINE(told == (first == MNEME_OK ? kManyTokens : -1));
-  CHECK_LINE(dropped == MNEME_NOT_FOUND || dropped == MNEME_RESOURCE_EXHAUSTED);
-  CHECK_LINE(mneme_commit(memory, MNEME_SYNCED, &durable) == MNEME_OK && durable == kManyTokens);
+  CHECK_LINE(dropped == MNEME_STATUS_NOT_FOUND || dropped == MNEME_STATUS_RESOURCE_EXHAUSTED);
+  CHECK_LINE(mneme_memory_commit(memory, MNEME_DURABILITY_SYNCED, &durable) == MNEME_OK && durable == kManyTokens);
   CHECK_LINE(mneme_memory_close(memory) == MNEME_OK && mneme_store_close(store) == MNEME_OK);
   CHECK_LINE(mneme_store_open(path.c_str(), nullptr, &store) == MNEME_OK);
   CHECK_LINE(mneme_memory_open(store, "m", card, &memory) == MNEME_OK && InfoOf(memory).tokens == kManyTokens);

@@ -36,12 +36,12 @@ class StoreFolderTest : public CapiTest {
   mneme_status Commit(mneme_memory* memory, uint32_t seed = 9) {
     EXPECT_OK(AppendTokens(memory, kLayer, 20, seed));
     EXPECT_OK(AppendTokens(memory, kOtherLayer, 20, seed));
-    return mneme_commit(memory, MNEME_SYNCED, nullptr);
+    return mneme_memory_commit(memory, MNEME_DURABILITY_SYNCED, nullptr);
   }
 
   void ExpectSecondWriterRefused(const std::string& path) {
     mneme_store* second = nullptr;
-    EXPECT_EQ(mneme_store_open(path.c_str(), nullptr, &second), MNEME_FAILED_PRECONDITION) << path;
+    EXPECT_EQ(mneme_store_open(path.c_str(), nullptr, &second), MNEME_STATUS_FAILED_PRECONDITION) << path;
     EXPECT_THAT(mneme_last_error(), HasSubstr("store is open by another writer")) << path;
     EXPECT_EQ(second, nullptr);
   }
@@ -97,7 +97,7 @@ TEST_F(StoreFolderTest, TheLockOutlivesFilesThatTheHostOpensAndCloses) {
   const char* child = ChildArgument();
   if (child != nullptr) {
     mneme_store* second = nullptr;
-    std::_Exit(mneme_store_open(child, nullptr, &second) == MNEME_FAILED_PRECONDITION ? 0 : 1);
+    std::_Exit(mneme_store_open(child, nullptr, &second) == MNEME_STATUS_FAILED_PRECONDITION ? 0 : 1);
   }
   EXPECT_EQ(WaitFor(SpawnThisTest(folder_.store())), 0);
 }
@@ -128,7 +128,7 @@ TEST_F(StoreFolderTest, TheWorkingDirectoryDoesNotMatter) {
   ASSERT_OK(mneme_store_close(other));
   const auto files = std::distance(fs::directory_iterator("relative-store"), fs::directory_iterator());
   for (uint32_t i = 0; i < 40; ++i) ASSERT_OK(Commit(memory, i));
-  ASSERT_OK(mneme_maintain(memory, nullptr, nullptr));
+  ASSERT_OK(mneme_memory_maintain(memory, nullptr, nullptr));
   EXPECT_EQ(std::distance(fs::directory_iterator("relative-store"), fs::directory_iterator()), files);
   EXPECT_EQ(std::distance(fs::directory_iterator(elsewhere), fs::directory_iterator()), 1);
   ASSERT_OK(mneme_memory_close(memory));
@@ -150,7 +150,7 @@ TEST_F(StoreFolderTest, ARenamedFolderGoesOn) {
   ASSERT_OK(mneme_store_open(folder_.store().c_str(), nullptr, &other));
   ASSERT_OK(Commit(memory_, 50));
   mneme_memory* memory = nullptr;
-  EXPECT_EQ(mneme_memory_open(other, "m", card_, &memory), MNEME_NOT_FOUND);
+  EXPECT_EQ(mneme_memory_open(other, "m", card_, &memory), MNEME_STATUS_NOT_FOUND);
   ASSERT_OK(mneme_store_close(other));
   const int64_t tokens = InfoOf(memory_).tokens;
   EXPECT_EQ(TokensAfterReopen(renamed), tokens);
@@ -158,14 +158,14 @@ TEST_F(StoreFolderTest, ARenamedFolderGoesOn) {
 
 TEST_F(StoreFolderTest, ADeletedFolderRefusesCommitsAndServesNoOther) {
   fs::remove_all(folder_.store());
-  EXPECT_EQ(Commit(memory_), MNEME_FAILED_PRECONDITION);
+  EXPECT_EQ(Commit(memory_), MNEME_STATUS_FAILED_PRECONDITION);
   EXPECT_THAT(mneme_last_error(), HasSubstr("was deleted"));
   // A new store by the same name is another one.
   mneme_store* other = nullptr;
   ASSERT_OK(mneme_store_open(folder_.store().c_str(), nullptr, &other));
   mneme_memory* memory = nullptr;
   ASSERT_OK(mneme_memory_create(other, "m", card_, nullptr, &memory));
-  EXPECT_EQ(mneme_commit(memory_, MNEME_SYNCED, nullptr), MNEME_FAILED_PRECONDITION);
+  EXPECT_EQ(mneme_memory_commit(memory_, MNEME_DURABILITY_SYNCED, nullptr), MNEME_STATUS_FAILED_PRECONDITION);
   EXPECT_EQ(InfoOf(memory).tokens, 0);
   EXPECT_OK(mneme_memory_close(memory));
   EXPECT_OK(mneme_store_close(other));
@@ -177,7 +177,7 @@ TEST_F(StoreFolderTest, ADeletedFolderRefusesCommitsAndServesNoOther) {
 TEST_F(StoreFolderTest, AUmaskWithoutOwnRightsMakesNoUnreadableFile) {
   const mode_t before = umask(0777);
   for (uint32_t i = 0; i < 40; ++i) EXPECT_OK(Commit(memory_, i));
-  EXPECT_OK(mneme_maintain(memory_, nullptr, nullptr));
+  EXPECT_OK(mneme_memory_maintain(memory_, nullptr, nullptr));
   umask(before);
   for (const fs::directory_entry& entry : fs::directory_iterator(folder_.store())) {
     EXPECT_NE(entry.status().permissions() & fs::perms::owner_read, fs::perms::none) << entry;

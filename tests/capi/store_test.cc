@@ -48,7 +48,7 @@ TEST_F(StoreTest, OpenRefuses) {
       {"options.threads", [](auto& o) { o.threads = kMost32; }},
       {"options.background", [](auto& o) { o.background = 2; }},
       {"options.background", [](auto& o) { o.background = kLeast32; }},
-      {"options.rebuild_only", [](auto& o) { o.rebuild_only = -1; }},
+      {"options.ignore_index_blobs", [](auto& o) { o.ignore_index_blobs = -1; }},
       {"options.ram_budget_bytes", [](auto& o) { o.ram_budget_bytes = -1; }},
       {"options.ram_budget_bytes", [](auto& o) { o.ram_budget_bytes = kLeast; }},
       {"options.disk_budget_bytes", [](auto& o) { o.disk_budget_bytes = -1; }},
@@ -61,7 +61,7 @@ TEST_F(StoreTest, OpenRefuses) {
     SCOPED_TRACE(c.argument);
     mneme_store_options options = MNEME_STORE_OPTIONS_INIT;
     c.spoil(options);
-    ExpectRefused(mneme_store_open(path.c_str(), &options, &store), MNEME_INVALID_ARGUMENT, c.argument);
+    ExpectRefused(mneme_store_open(path.c_str(), &options, &store), MNEME_STATUS_INVALID_ARGUMENT, c.argument);
   }
   const auto run_all = [](void*, size_t n, void (*task)(void*, size_t), void* context) {
     for (size_t i = 0; i < n; ++i) task(context, i);
@@ -70,23 +70,24 @@ TEST_F(StoreTest, OpenRefuses) {
     mneme_store_options options = MNEME_STORE_OPTIONS_INIT;
     options.parallel_for = run_all;
     options.parallel_for_width = width;
-    ExpectRefused(mneme_store_open(path.c_str(), &options, &store), MNEME_INVALID_ARGUMENT,
+    ExpectRefused(mneme_store_open(path.c_str(), &options, &store), MNEME_STATUS_INVALID_ARGUMENT,
                   "options.parallel_for_width");
   }
-  ExpectRefused(mneme_store_open(nullptr, nullptr, &store), MNEME_INVALID_ARGUMENT, "path");
-  ExpectRefused(mneme_store_open("", nullptr, &store), MNEME_INVALID_ARGUMENT, "path");
-  ExpectRefused(mneme_store_open(path.c_str(), nullptr, nullptr), MNEME_INVALID_ARGUMENT, "store");
+  ExpectRefused(mneme_store_open(nullptr, nullptr, &store), MNEME_STATUS_INVALID_ARGUMENT, "path");
+  ExpectRefused(mneme_store_open("", nullptr, &store), MNEME_STATUS_INVALID_ARGUMENT, "path");
+  ExpectRefused(mneme_store_open(path.c_str(), nullptr, nullptr), MNEME_STATUS_INVALID_ARGUMENT, "store");
   // A refused open leaves no folder behind, and one that may not create finds nothing.
-  ExpectRefused(Open(path, MNEME_READ_WRITE, &store), MNEME_NOT_FOUND, path);
-  ExpectRefused(Open(path, MNEME_READ_ONLY, &store, 1), MNEME_NOT_FOUND, path);
-  ExpectRefused(Open(path, MNEME_FOLLOW, &store, 1), MNEME_NOT_FOUND, path);
+  ExpectRefused(Open(path, MNEME_MODE_READ_WRITE, &store), MNEME_STATUS_NOT_FOUND, path);
+  ExpectRefused(Open(path, MNEME_MODE_READ_ONLY, &store, 1), MNEME_STATUS_NOT_FOUND, path);
+  ExpectRefused(Open(path, MNEME_MODE_FOLLOW, &store, 1), MNEME_STATUS_NOT_FOUND, path);
   struct stat info;
   EXPECT_EQ(stat(path.c_str(), &info), -1);
   // A file, and what lies below one.
   const std::string file = folder_.path() + "/file";
   fclose(fopen(file.c_str(), "w"));
-  EXPECT_EQ(mneme_classify(mneme_store_open(file.c_str(), nullptr, &store)), MNEME_CLASS_CALLER) << mneme_last_error();
-  EXPECT_EQ(mneme_classify(mneme_store_open((file + "/store").c_str(), nullptr, &store)), MNEME_CLASS_CALLER)
+  EXPECT_EQ(mneme_status_classify(mneme_store_open(file.c_str(), nullptr, &store)), MNEME_CLASS_CALLER)
+      << mneme_last_error();
+  EXPECT_EQ(mneme_status_classify(mneme_store_open((file + "/store").c_str(), nullptr, &store)), MNEME_CLASS_CALLER)
       << mneme_last_error();
   const std::string endless(5000, 'p');
   EXPECT_NE(mneme_store_open(("/tmp/" + endless).c_str(), nullptr, &store), MNEME_OK);
@@ -94,15 +95,16 @@ TEST_F(StoreTest, OpenRefuses) {
 }
 
 TEST_F(StoreTest, TheOtherFunctionsRefuseNull) {
-  ExpectRefused(mneme_store_list(store_, nullptr, nullptr), MNEME_INVALID_ARGUMENT, "visitor");
-  ExpectRefused(mneme_store_verify(store_, nullptr, nullptr, nullptr), MNEME_INVALID_ARGUMENT, "report");
-  ExpectRefused(mneme_store_stats(store_, nullptr), MNEME_INVALID_ARGUMENT, "stats");
+  ExpectRefused(mneme_store_list(store_, nullptr, nullptr), MNEME_STATUS_INVALID_ARGUMENT, "visitor");
+  ExpectRefused(mneme_store_verify(store_, nullptr, nullptr, nullptr), MNEME_STATUS_INVALID_ARGUMENT, "report");
+  ExpectRefused(mneme_store_get_stats(store_, nullptr), MNEME_STATUS_INVALID_ARGUMENT, "stats");
 }
 
 TEST_F(StoreTest, OneWriterAtATimeInThisProcess) {
   auto* const untouched = reinterpret_cast<mneme_store*>(uintptr_t{0x5a5a});
   mneme_store* second = untouched;
-  ExpectRefused(Open(folder_.store(), MNEME_READ_WRITE, &second), MNEME_FAILED_PRECONDITION, folder_.store());
+  ExpectRefused(Open(folder_.store(), MNEME_MODE_READ_WRITE, &second), MNEME_STATUS_FAILED_PRECONDITION,
+                folder_.store());
   EXPECT_EQ(second, untouched);
 }
 
@@ -133,18 +135,18 @@ TEST(ProcessesTest, OneWriterAtATime) {
   const pid_t child = SpawnThisTest(folder.path());
   ASSERT_TRUE(Appears(folder.path() + "/open"));
   mneme_store* store = nullptr;
-  ExpectRefused(Open(folder.store(), MNEME_READ_WRITE, &store), MNEME_FAILED_PRECONDITION, folder.store());
+  ExpectRefused(Open(folder.store(), MNEME_MODE_READ_WRITE, &store), MNEME_STATUS_FAILED_PRECONDITION, folder.store());
   EXPECT_EQ(store, nullptr);
-  ASSERT_OK(Open(folder.store(), MNEME_READ_ONLY, &store));
+  ASSERT_OK(Open(folder.store(), MNEME_MODE_READ_ONLY, &store));
   EXPECT_OK(mneme_store_close(store));
   Touch(folder.path() + "/go");
   EXPECT_EQ(WaitFor(child), 0);
-  ASSERT_OK(Open(folder.store(), MNEME_READ_WRITE, &store));
+  ASSERT_OK(Open(folder.store(), MNEME_MODE_READ_WRITE, &store));
   EXPECT_OK(mneme_store_close(store));
 }
 
 TEST_F(StoreTest, ReadersReadAndChangeNothing) {
-  for (const mneme_store_mode mode : {MNEME_READ_ONLY, MNEME_FOLLOW}) {
+  for (const mneme_store_mode mode : {MNEME_MODE_READ_ONLY, MNEME_MODE_FOLLOW}) {
     SCOPED_TRACE(mode);
     mneme_store* store = nullptr;
     ASSERT_OK(Open(folder_.store(), mode, &store));
@@ -153,20 +155,20 @@ TEST_F(StoreTest, ReadersReadAndChangeNothing) {
     ASSERT_OK(mneme_memory_open(store, "m", card_, &memory));
     EXPECT_EQ(InfoOf(memory).next_token, 300) << "what is committed";
     const std::string before = StateOf(memory);
-    EXPECT_EQ(mneme_memory_create(store, "new", card_, nullptr, &other), MNEME_FAILED_PRECONDITION);
-    EXPECT_EQ(mneme_memory_fork(memory, 0, "fork", &other), MNEME_FAILED_PRECONDITION);
-    EXPECT_EQ(mneme_memory_drop(store, "m"), MNEME_FAILED_PRECONDITION);
-    EXPECT_EQ(AppendTokens(memory, kLayer, 1), MNEME_FAILED_PRECONDITION);
-    EXPECT_EQ(mneme_commit(memory, MNEME_SYNCED, nullptr), MNEME_FAILED_PRECONDITION);
-    EXPECT_EQ(mneme_truncate(memory, 0), MNEME_FAILED_PRECONDITION);
-    EXPECT_EQ(mneme_evict(memory, 10), MNEME_FAILED_PRECONDITION);
-    EXPECT_EQ(mneme_maintain(memory, nullptr, nullptr), MNEME_FAILED_PRECONDITION);
+    EXPECT_EQ(mneme_memory_create(store, "new", card_, nullptr, &other), MNEME_STATUS_FAILED_PRECONDITION);
+    EXPECT_EQ(mneme_memory_fork(memory, 0, "fork", &other), MNEME_STATUS_FAILED_PRECONDITION);
+    EXPECT_EQ(mneme_memory_drop(store, "m"), MNEME_STATUS_FAILED_PRECONDITION);
+    EXPECT_EQ(AppendTokens(memory, kLayer, 1), MNEME_STATUS_FAILED_PRECONDITION);
+    EXPECT_EQ(mneme_memory_commit(memory, MNEME_DURABILITY_SYNCED, nullptr), MNEME_STATUS_FAILED_PRECONDITION);
+    EXPECT_EQ(mneme_memory_truncate(memory, 0), MNEME_STATUS_FAILED_PRECONDITION);
+    EXPECT_EQ(mneme_memory_evict(memory, 10), MNEME_STATUS_FAILED_PRECONDITION);
+    EXPECT_EQ(mneme_memory_maintain(memory, nullptr, nullptr), MNEME_STATUS_FAILED_PRECONDITION);
     EXPECT_THAT(mneme_last_error(), HasSubstr("reading only"));
     EXPECT_EQ(other, nullptr);
     EXPECT_TRUE(StateOf(memory) == before);
     AttendCall call(memory);
     EXPECT_OK(call.Run());
-    mneme_verify_report report = MNEME_VERIFY_REPORT_INIT;
+    mneme_store_verify_report report = MNEME_STORE_VERIFY_REPORT_INIT;
     EXPECT_OK(mneme_store_verify(store, nullptr, nullptr, &report));
     EXPECT_EQ(report.memories, 1);
     EXPECT_OK(mneme_memory_close(memory));
@@ -176,9 +178,9 @@ TEST_F(StoreTest, ReadersReadAndChangeNothing) {
 
 TEST_F(StoreTest, AFollowerSeesWhatIsCommittedWhenItOpensTheMemory) {
   mneme_store *fixed = nullptr, *follower = nullptr;
-  ASSERT_OK(Open(folder_.store(), MNEME_READ_ONLY, &fixed));
-  ASSERT_OK(Open(folder_.store(), MNEME_FOLLOW, &follower));
-  ASSERT_OK(mneme_commit(memory_, MNEME_BUFFERED, nullptr));
+  ASSERT_OK(Open(folder_.store(), MNEME_MODE_READ_ONLY, &fixed));
+  ASSERT_OK(Open(folder_.store(), MNEME_MODE_FOLLOW, &follower));
+  ASSERT_OK(mneme_memory_commit(memory_, MNEME_DURABILITY_BUFFERED, nullptr));
   mneme_memory *old = nullptr, *current = nullptr;
   ASSERT_OK(mneme_memory_open(fixed, "m", nullptr, &old));
   ASSERT_OK(mneme_memory_open(follower, "m", nullptr, &current));
@@ -212,7 +214,7 @@ TEST_F(StoreTest, NamesOfAnyBytes) {
     mneme_memory* memory = NewMemory(name);
     ASSERT_OK(AppendTokens(memory, kLayer, 2));
     ASSERT_OK(AppendTokens(memory, kOtherLayer, 2));
-    ASSERT_OK(mneme_commit(memory, MNEME_BUFFERED, nullptr));
+    ASSERT_OK(mneme_memory_commit(memory, MNEME_DURABILITY_BUFFERED, nullptr));
     ASSERT_OK(mneme_memory_close(memory));
     ASSERT_OK(mneme_memory_open(store_, name.c_str(), card_, &memory));
     EXPECT_EQ(InfoOf(memory).next_token, 2);
@@ -230,8 +232,8 @@ TEST_F(StoreTest, NamesOfAnyBytes) {
   Listing rest;
   ASSERT_OK(mneme_store_list(store_, List, &rest));
   EXPECT_THAT(rest.names, ElementsAre("m"));
-  mneme_store_stats_t stats = MNEME_STORE_STATS_INIT;
-  ASSERT_OK(mneme_store_stats(store_, &stats));
+  mneme_store_stats stats = MNEME_STORE_STATS_INIT;
+  ASSERT_OK(mneme_store_get_stats(store_, &stats));
   EXPECT_EQ(stats.memories, 1);
   EXPECT_EQ(stats.open_memories, 1);
 }
@@ -242,29 +244,29 @@ TEST_F(StoreTest, TheSameNameTwiceIsTheSameMemory) {
   EXPECT_EQ(again, memory_);
   ASSERT_OK(mneme_memory_close(again));
   EXPECT_EQ(InfoOf(memory_).next_token, kTokens) << "one opening is left";
-  ExpectRefused(mneme_memory_drop(store_, "m"), MNEME_FAILED_PRECONDITION, "name");
+  ExpectRefused(mneme_memory_drop(store_, "m"), MNEME_STATUS_FAILED_PRECONDITION, "name");
   ASSERT_OK(mneme_memory_close(memory_));
-  mneme_memory_info_t info = MNEME_MEMORY_INFO_INIT;
-  ExpectRefused(mneme_memory_info(memory_, &info), MNEME_INVALID_ARGUMENT, "memory");
-  ExpectRefused(mneme_memory_close(memory_), MNEME_INVALID_ARGUMENT, "memory");
+  mneme_memory_info info = MNEME_MEMORY_INFO_INIT;
+  ExpectRefused(mneme_memory_get_info(memory_, &info), MNEME_STATUS_INVALID_ARGUMENT, "memory");
+  ExpectRefused(mneme_memory_close(memory_), MNEME_STATUS_INVALID_ARGUMENT, "memory");
   ASSERT_OK(mneme_memory_open(store_, "m", card_, &memory_));
   EXPECT_EQ(InfoOf(memory_).next_token, 300) << "what was not committed is gone";
 }
 
 TEST_F(StoreTest, CloseIsRefusedWhileAnythingIsOpen) {
-  ExpectRefused(mneme_store_close(store_), MNEME_FAILED_PRECONDITION, "store");
+  ExpectRefused(mneme_store_close(store_), MNEME_STATUS_FAILED_PRECONDITION, "store");
   mneme_snapshot* snapshot = nullptr;
   ASSERT_OK(mneme_snapshot_create(memory_, &snapshot));
   ASSERT_OK(mneme_memory_close(memory_));
   // A snapshot reads from the store, so it holds it open.
-  ExpectRefused(mneme_store_close(store_), MNEME_ABORTED, "store");
-  mneme_store_stats_t stats = MNEME_STORE_STATS_INIT;
-  EXPECT_OK(mneme_store_stats(store_, &stats));
+  ExpectRefused(mneme_store_close(store_), MNEME_STATUS_ABORTED, "store");
+  mneme_store_stats stats = MNEME_STORE_STATS_INIT;
+  EXPECT_OK(mneme_store_get_stats(store_, &stats));
   ASSERT_OK(mneme_memory_open(store_, "m", card_, &memory_));
   // It is a snapshot of the memory as it was opened before.
   SearchCall search(memory_);
   search.snapshots[0] = snapshot;
-  ExpectRefused(search.Run(), MNEME_INVALID_ARGUMENT, "args.snapshots[0]");
+  ExpectRefused(search.Run(), MNEME_STATUS_INVALID_ARGUMENT, "args.snapshots[0]");
   mneme_snapshot_release(snapshot);
 }
 
@@ -274,11 +276,11 @@ TEST_F(StoreTest, ASnapshotOutlivesWhatItWasTakenOf) {
   SearchCall before(memory_), after(memory_);
   before.snapshots[0] = after.snapshots[0] = snapshot;
   ASSERT_OK(before.Run());
-  ASSERT_OK(mneme_truncate(memory_, 3));
-  ASSERT_OK(mneme_commit(memory_, MNEME_BUFFERED, nullptr));
+  ASSERT_OK(mneme_memory_truncate(memory_, 3));
+  ASSERT_OK(mneme_memory_commit(memory_, MNEME_DURABILITY_BUFFERED, nullptr));
   ASSERT_OK(AppendTokens(memory_, kLayer, 20, 99));
   ASSERT_OK(AppendTokens(memory_, kOtherLayer, 20, 98));
-  ASSERT_OK(mneme_evict(memory_, 2));
+  ASSERT_OK(mneme_memory_evict(memory_, 2));
   ASSERT_OK(after.Run());
   EXPECT_EQ(before.keys.data, after.keys.data);
   EXPECT_EQ(before.values.data, after.values.data);
@@ -298,9 +300,9 @@ TEST_F(StoreTest, ADiskBudgetRefusesTheCommitThatPassesIt) {
   for (int i = 0; i < 200 && status == MNEME_OK; ++i) {
     ASSERT_OK(AppendTokens(memory, kLayer, 200));
     ASSERT_OK(AppendTokens(memory, kOtherLayer, 200));
-    status = mneme_commit(memory, MNEME_BUFFERED, &durable);
+    status = mneme_memory_commit(memory, MNEME_DURABILITY_BUFFERED, &durable);
   }
-  ExpectRefused(status, MNEME_RESOURCE_EXHAUSTED, "disk_budget_bytes");
+  ExpectRefused(status, MNEME_STATUS_RESOURCE_EXHAUSTED, "disk_budget_bytes");
   EXPECT_GT(durable, 0);
   EXPECT_EQ(InfoOf(memory).tokens_durable, durable);
   EXPECT_EQ(InfoOf(memory).next_token, durable + 200) << "still there to be read";
@@ -328,7 +330,7 @@ TEST_F(StoreTest, TheLogIsQuietWhenAllIsWell) {
                          : mneme_memory_open(store, "m", card_, &memory));
     ASSERT_OK(AppendTokens(memory, kLayer, 300));
     ASSERT_OK(AppendTokens(memory, kOtherLayer, 300));
-    ASSERT_OK(mneme_commit(memory, MNEME_SYNCED, nullptr));
+    ASSERT_OK(mneme_memory_commit(memory, MNEME_DURABILITY_SYNCED, nullptr));
     ASSERT_OK(mneme_memory_close(memory));
     ASSERT_OK(mneme_store_close(store));
   }
@@ -346,12 +348,12 @@ TEST_F(StoreTest, VerifyTellsItsProgressOverTheWholeStoreAndReadsWhatInfoCounts)
   for (const char* const name : {"a", "b", "c"}) {
     mneme_memory* const memory = NewMemory(name);
     for (const int32_t layer : {kLayer, kOtherLayer}) ASSERT_OK(AppendTokens(memory, layer, *name == 'b' ? 900 : 300));
-    ASSERT_OK(mneme_commit(memory, MNEME_BUFFERED, nullptr));
+    ASSERT_OK(mneme_memory_commit(memory, MNEME_DURABILITY_BUFFERED, nullptr));
     bytes += InfoOf(memory).bytes;
     EXPECT_OK(mneme_memory_close(memory));
   }
-  ASSERT_OK(mneme_truncate(memory_, 0));
-  ASSERT_OK(mneme_commit(memory_, MNEME_BUFFERED, nullptr));
+  ASSERT_OK(mneme_memory_truncate(memory_, 0));
+  ASSERT_OK(mneme_memory_commit(memory_, MNEME_DURABILITY_BUFFERED, nullptr));
   struct Told {
     int64_t calls = 0, done = 0, total = 0;
   } told;
@@ -363,7 +365,7 @@ TEST_F(StoreTest, VerifyTellsItsProgressOverTheWholeStoreAndReadsWhatInfoCounts)
     told = {told.calls + 1, done, total};
     return 0;
   };
-  mneme_verify_report report = MNEME_VERIFY_REPORT_INIT;
+  mneme_store_verify_report report = MNEME_STORE_VERIFY_REPORT_INIT;
   ASSERT_OK(mneme_store_verify(store_, progress, &told, &report));
   EXPECT_GE(told.calls, 3);
   EXPECT_EQ(told.done, told.total);
@@ -372,10 +374,10 @@ TEST_F(StoreTest, VerifyTellsItsProgressOverTheWholeStoreAndReadsWhatInfoCounts)
 }
 
 TEST_F(StoreTest, ACallbackCancels) {
-  mneme_verify_report report = MNEME_VERIFY_REPORT_INIT;
+  mneme_store_verify_report report = MNEME_STORE_VERIFY_REPORT_INIT;
   report.memories = 77;
   int calls = 0;
-  EXPECT_EQ(mneme_store_verify(store_, CancelAt, &calls, &report), MNEME_CANCELLED);
+  EXPECT_EQ(mneme_store_verify(store_, CancelAt, &calls, &report), MNEME_STATUS_CANCELLED);
   EXPECT_EQ(report.memories, 77);
   calls = 1000000;
   EXPECT_OK(mneme_store_verify(store_, CancelAt, &calls, &report));
@@ -389,15 +391,15 @@ TEST_F(StoreTest, ACallbackCancels) {
   mneme_memory* const memory = NewMemory("indexed", &options);
   for (const int32_t layer : {kLayer, kOtherLayer}) ASSERT_OK(AppendTokens(memory, layer, 512));
   // The commit builds the index here, so truncate and append again to have one due that maintain builds.
-  ASSERT_OK(mneme_commit(memory, MNEME_BUFFERED, nullptr));
-  ASSERT_OK(mneme_truncate(memory, 256));
+  ASSERT_OK(mneme_memory_commit(memory, MNEME_DURABILITY_BUFFERED, nullptr));
+  ASSERT_OK(mneme_memory_truncate(memory, 256));
   for (const int32_t layer : {kLayer, kOtherLayer}) ASSERT_OK(AppendTokens(memory, layer, 256));
-  const std::string before = StateOf(memory).substr(sizeof(mneme_memory_info_t));
+  const std::string before = StateOf(memory).substr(sizeof(mneme_memory_info));
   calls = 0;
-  EXPECT_EQ(mneme_maintain(memory, CancelAt, &calls), MNEME_CANCELLED) << mneme_last_error();
-  EXPECT_TRUE(StateOf(memory).substr(sizeof(mneme_memory_info_t)) == before);
+  EXPECT_EQ(mneme_memory_maintain(memory, CancelAt, &calls), MNEME_STATUS_CANCELLED) << mneme_last_error();
+  EXPECT_TRUE(StateOf(memory).substr(sizeof(mneme_memory_info)) == before);
   calls = 1000000;
-  EXPECT_OK(mneme_maintain(memory, CancelAt, &calls));
+  EXPECT_OK(mneme_memory_maintain(memory, CancelAt, &calls));
   EXPECT_LT(calls, 1000000);
   EXPECT_GE(InfoOf(memory).indexes, 1);
   SearchCall search(memory);

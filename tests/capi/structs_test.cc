@@ -29,12 +29,12 @@ void CheckInput(const std::string& name, const Struct& good, const std::function
     SCOPED_TRACE(size);
     Struct wrong = good;
     wrong.struct_size = size;
-    ExpectRefused(call(&wrong), MNEME_INVALID_ARGUMENT, name + ".struct_size");
+    ExpectRefused(call(&wrong), MNEME_STATUS_INVALID_ARGUMENT, name + ".struct_size");
   }
   for (const size_t more : {size_t{1}, size_t{8}, size_t{200}}) {
     SCOPED_TRACE(more);
     const std::vector<unsigned char> set = Resized(good, sizeof(Struct) + more, 1);
-    ExpectRefused(call(reinterpret_cast<const Struct*>(set.data())), MNEME_UNIMPLEMENTED, name);
+    ExpectRefused(call(reinterpret_cast<const Struct*>(set.data())), MNEME_STATUS_UNIMPLEMENTED, name);
     const std::vector<unsigned char> clear = Resized(good, sizeof(Struct) + more);
     EXPECT_OK(call(reinterpret_cast<const Struct*>(clear.data())));
   }
@@ -45,13 +45,13 @@ void CheckInput(const std::string& name, const Struct& good, const std::function
 template <typename Struct>
 void CheckOutput(const std::string& name, const Struct& init, const std::function<mneme_status(Struct*)>& call) {
   SCOPED_TRACE(name);
-  ExpectRefused(call(nullptr), MNEME_INVALID_ARGUMENT, name);
+  ExpectRefused(call(nullptr), MNEME_STATUS_INVALID_ARGUMENT, name);
   for (const size_t size : {size_t{0}, sizeof(size_t), size_t{65537}, ~size_t{0}}) {
     SCOPED_TRACE(size);
     Struct wrong;
     std::memset(&wrong, 0x5a, sizeof(wrong));
     wrong.struct_size = size;
-    ExpectRefused(call(&wrong), MNEME_INVALID_ARGUMENT, name + ".struct_size");
+    ExpectRefused(call(&wrong), MNEME_STATUS_INVALID_ARGUMENT, name + ".struct_size");
     std::vector<unsigned char> bytes(sizeof(Struct));
     std::memcpy(bytes.data(), &wrong, sizeof(wrong));
     EXPECT_EQ(std::vector<unsigned char>(bytes.begin() + sizeof(size_t), bytes.end()),
@@ -106,17 +106,18 @@ TEST_F(StructsTest, Inputs) {
   Tensor keys({1, kKvHeads, kKeyDim}), values({1, kKvHeads, kValueDim});
   keys.Fill(1);
   values.Fill(2);
-  mneme_append_args append = MNEME_APPEND_ARGS_INIT;
+  mneme_memory_append_args append = MNEME_MEMORY_APPEND_ARGS_INIT;
   append.layer = kLayer;
   append.keys = &keys.view;
   append.values = &values.view;
-  CheckInput<mneme_append_args>("args", append,
-                                [&](const mneme_append_args* args) { return mneme_append(memory_, args); });
-  mneme_read_args read = MNEME_READ_ARGS_INIT;
+  CheckInput<mneme_memory_append_args>(
+      "args", append, [&](const mneme_memory_append_args* args) { return mneme_memory_append(memory_, args); });
+  mneme_memory_read_args read = MNEME_MEMORY_READ_ARGS_INIT;
   read.layer = kLayer;
   read.tokens = 1;
   read.keys = &keys.view;
-  CheckInput<mneme_read_args>("args", read, [&](const mneme_read_args* args) { return mneme_read(memory_, args); });
+  CheckInput<mneme_memory_read_args>(
+      "args", read, [&](const mneme_memory_read_args* args) { return mneme_memory_read(memory_, args); });
   AttendCall attend(memory_);
   CheckInput<mneme_attend_args>("args", attend.args, [&](const mneme_attend_args* args) {
     attend.given = args;
@@ -135,28 +136,28 @@ TEST_F(StructsTest, Inputs) {
 }
 
 TEST_F(StructsTest, Outputs) {
-  CheckOutput<mneme_memory_info_t>("info", MNEME_MEMORY_INFO_INIT,
-                                   [&](mneme_memory_info_t* info) { return mneme_memory_info(memory_, info); });
-  CheckOutput<mneme_store_stats_t>("stats", MNEME_STORE_STATS_INIT,
-                                   [&](mneme_store_stats_t* stats) { return mneme_store_stats(store_, stats); });
-  CheckOutput<mneme_verify_report>("report", MNEME_VERIFY_REPORT_INIT, [&](mneme_verify_report* report) {
-    return mneme_store_verify(store_, nullptr, nullptr, report);
-  });
+  CheckOutput<mneme_memory_info>("info", MNEME_MEMORY_INFO_INIT,
+                                 [&](mneme_memory_info* info) { return mneme_memory_get_info(memory_, info); });
+  CheckOutput<mneme_store_stats>("stats", MNEME_STORE_STATS_INIT,
+                                 [&](mneme_store_stats* stats) { return mneme_store_get_stats(store_, stats); });
+  CheckOutput<mneme_store_verify_report>(
+      "report", MNEME_STORE_VERIFY_REPORT_INIT,
+      [&](mneme_store_verify_report* report) { return mneme_store_verify(store_, nullptr, nullptr, report); });
 }
 
 // An older caller's struct ends early: the fields that it lacks have the values of the *_INIT macros, whatever stands
 // in its memory there.
 TEST_F(StructsTest, WhatAnOlderCallerLacksHasItsDefault) {
   mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
-  options.stored_dtype = MNEME_F32;
+  options.stored_dtype = MNEME_DTYPE_F32;
   options.max_tokens = -5;
   options.segment_tokens = -1;
   options.index = "nonsense";
   options.struct_size = offsetof(mneme_memory_options, max_tokens);
   mneme_memory* memory = nullptr;
   ASSERT_OK(mneme_memory_create(store_, "older", card_, &options, &memory));
-  const mneme_memory_info_t info = InfoOf(memory);
-  EXPECT_EQ(info.stored_dtype, MNEME_F32);
+  const mneme_memory_info info = InfoOf(memory);
+  EXPECT_EQ(info.stored_dtype, MNEME_DTYPE_F32);
   EXPECT_EQ(info.max_tokens, 0);
   EXPECT_EQ(info.segment_tokens, 4096);
   EXPECT_STREQ(info.index, "auto");
@@ -168,7 +169,7 @@ TEST_F(StructsTest, WhatAnOlderCallerLacksHasItsDefault) {
   search.args.tokens = nullptr;
   search.args.struct_size = offsetof(mneme_search_args, position_policy);
   // All but the missing outputs is accepted.
-  ExpectRefused(search.Run(), MNEME_INVALID_ARGUMENT, "args.tokens");
+  ExpectRefused(search.Run(), MNEME_STATUS_INVALID_ARGUMENT, "args.tokens");
 
   mneme_layer_desc layer = LayerDesc(12);
   layer.rotary_layout = 99;
@@ -179,11 +180,11 @@ TEST_F(StructsTest, WhatAnOlderCallerLacksHasItsDefault) {
 
 // A missing struct is an argument like any other; missing options mean the defaults.
 TEST_F(StructsTest, NoStructAtAll) {
-  ExpectRefused(mneme_card_add_layer(card_, nullptr), MNEME_INVALID_ARGUMENT, "layer");
-  ExpectRefused(mneme_append(memory_, nullptr), MNEME_INVALID_ARGUMENT, "args");
-  ExpectRefused(mneme_read(memory_, nullptr), MNEME_INVALID_ARGUMENT, "args");
+  ExpectRefused(mneme_card_add_layer(card_, nullptr), MNEME_STATUS_INVALID_ARGUMENT, "layer");
+  ExpectRefused(mneme_memory_append(memory_, nullptr), MNEME_STATUS_INVALID_ARGUMENT, "args");
+  ExpectRefused(mneme_memory_read(memory_, nullptr), MNEME_STATUS_INVALID_ARGUMENT, "args");
   mneme_memory* const memory = NewMemory("defaults", nullptr);
-  EXPECT_EQ(InfoOf(memory).stored_dtype, MNEME_F16);
+  EXPECT_EQ(InfoOf(memory).stored_dtype, MNEME_DTYPE_F16);
   EXPECT_OK(mneme_memory_close(memory));
 }
 
@@ -193,12 +194,12 @@ TEST(StructLayoutTest, IsFrozen) {
   EXPECT_EQ(sizeof(mneme_tensor), 40u);
   EXPECT_EQ(sizeof(mneme_layer_desc), 64u);
   EXPECT_EQ(sizeof(mneme_store_options), 104u);
-  EXPECT_EQ(sizeof(mneme_verify_report), 48u);
-  EXPECT_EQ(sizeof(mneme_store_stats_t), 184u);
+  EXPECT_EQ(sizeof(mneme_store_verify_report), 48u);
+  EXPECT_EQ(sizeof(mneme_store_stats), 184u);
   EXPECT_EQ(sizeof(mneme_memory_options), 64u);
-  EXPECT_EQ(sizeof(mneme_memory_info_t), 696u);
-  EXPECT_EQ(sizeof(mneme_append_args), 64u);
-  EXPECT_EQ(sizeof(mneme_read_args), 64u);
+  EXPECT_EQ(sizeof(mneme_memory_info), 696u);
+  EXPECT_EQ(sizeof(mneme_memory_append_args), 64u);
+  EXPECT_EQ(sizeof(mneme_memory_read_args), 64u);
   EXPECT_EQ(sizeof(mneme_attend_args), 304u);
   EXPECT_EQ(sizeof(mneme_graph_update_args), 56u);
   EXPECT_EQ(sizeof(mneme_search_args), 152u);

@@ -15,7 +15,7 @@ void ExpectRefused(mneme_status status, mneme_status expected, const std::string
   const std::string message = mneme_last_error();
   EXPECT_STREQ(mneme_status_name(status), mneme_status_name(expected)) << message;
   EXPECT_THAT(message, HasSubstr(argument));
-  if (expected == MNEME_INVALID_ARGUMENT || expected == MNEME_OUT_OF_RANGE) {
+  if (expected == MNEME_STATUS_INVALID_ARGUMENT || expected == MNEME_STATUS_OUT_OF_RANGE) {
     EXPECT_THAT(message, HasSubstr("expected"));
     EXPECT_THAT(message, HasSubstr("got "));
   }
@@ -49,7 +49,7 @@ Tensor::Tensor(std::vector<int64_t> extents) : shape(std::move(extents)), stride
     n *= shape[i - 1];
   }
   data.resize(static_cast<size_t>(n));
-  view = {data.data(),  MNEME_F32,     MNEME_DEVICE_CPU, 0, static_cast<int32_t>(shape.size()),
+  view = {data.data(),  MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, static_cast<int32_t>(shape.size()),
           shape.data(), strides.data()};
 }
 
@@ -104,21 +104,21 @@ mneme_status AppendTokens(mneme_memory* memory, int32_t layer, int64_t tokens, i
   Tensor keys({tokens, kv_heads, key_dim}), values({tokens, kv_heads, value_dim});
   keys.Fill(seed);
   values.Fill(seed + 1);
-  mneme_append_args args = MNEME_APPEND_ARGS_INIT;
+  mneme_memory_append_args args = MNEME_MEMORY_APPEND_ARGS_INIT;
   args.layer = layer;
   args.keys = &keys.view;
   args.values = &values.view;
-  return mneme_append(memory, &args);
+  return mneme_memory_append(memory, &args);
 }
 
-mneme_memory_info_t InfoOf(mneme_memory* memory) {
-  mneme_memory_info_t info = MNEME_MEMORY_INFO_INIT;
-  EXPECT_OK(mneme_memory_info(memory, &info));
+mneme_memory_info InfoOf(mneme_memory* memory) {
+  mneme_memory_info info = MNEME_MEMORY_INFO_INIT;
+  EXPECT_OK(mneme_memory_get_info(memory, &info));
   return info;
 }
 
 std::string StateOf(mneme_memory* memory) {
-  mneme_memory_info_t info = InfoOf(memory);
+  mneme_memory_info info = InfoOf(memory);
   info.ram_bytes = 0;  // reading loads
   std::string state(reinterpret_cast<const char*>(&info), sizeof(info));
   const auto add = [&state](const auto& values) {
@@ -131,7 +131,7 @@ std::string StateOf(mneme_memory* memory) {
     Tensor keys({n, kKvHeads, kKeyDim}), values({n, kKvHeads, kValueDim});
     std::vector<int64_t> positions(static_cast<size_t>(n));
     std::vector<int32_t> ids(static_cast<size_t>(n));
-    mneme_read_args read = MNEME_READ_ARGS_INIT;
+    mneme_memory_read_args read = MNEME_MEMORY_READ_ARGS_INIT;
     read.layer = layer;
     read.begin = begin;
     read.tokens = n;
@@ -139,7 +139,7 @@ std::string StateOf(mneme_memory* memory) {
     read.values = &values.view;
     read.positions = positions.data();
     read.token_ids = ids.data();
-    EXPECT_OK(mneme_read(memory, &read));
+    EXPECT_OK(mneme_memory_read(memory, &read));
     add(keys.data);
     add(values.data);
     add(positions);
@@ -153,13 +153,13 @@ CapiTest::CapiTest() {
   EXPECT_OK(mneme_store_open(folder_.store().c_str(), &options, &store_));
   card_ = NewCard();
   mneme_memory_options memory_options = MNEME_MEMORY_OPTIONS_INIT;
-  memory_options.stored_dtype = MNEME_F32;
+  memory_options.stored_dtype = MNEME_DTYPE_F32;
   memory_options.segment_tokens = 256;
   memory_ = NewMemory("m", &memory_options);
   for (const int64_t n : {256, 44}) {
     EXPECT_OK(AppendTokens(memory_, kLayer, n, static_cast<uint32_t>(n)));
     EXPECT_OK(AppendTokens(memory_, kOtherLayer, n, static_cast<uint32_t>(n + 7)));
-    EXPECT_OK(mneme_commit(memory_, MNEME_BUFFERED, nullptr));
+    EXPECT_OK(mneme_memory_commit(memory_, MNEME_DURABILITY_BUFFERED, nullptr));
   }
   EXPECT_OK(AppendTokens(memory_, kLayer, 10, 5));
   EXPECT_OK(AppendTokens(memory_, kOtherLayer, 7, 6));

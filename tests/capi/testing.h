@@ -90,7 +90,7 @@ mneme_status AppendTokens(mneme_memory* memory, int32_t layer, int64_t tokens, u
 // The same of a layer of another shape.
 mneme_status AppendTokens(mneme_memory* memory, int32_t layer, int64_t tokens, int64_t kv_heads, int64_t key_dim,
                           int64_t value_dim, uint32_t seed);
-mneme_memory_info_t InfoOf(mneme_memory* memory);
+mneme_memory_info InfoOf(mneme_memory* memory);
 
 // Everything that can be seen of a memory, to compare it before and after a call.
 std::string StateOf(mneme_memory* memory);

@@ -43,7 +43,7 @@ std::vector<float> Results(const mneme_store_options& options) {
   mneme_memory* memory = nullptr;
   EXPECT_OK(mneme_memory_create(store, "m", card, nullptr, &memory));
   for (const int32_t layer : {kLayer, kOtherLayer}) EXPECT_OK(AppendTokens(memory, layer, 5000, 3));
-  EXPECT_OK(mneme_commit(memory, MNEME_BUFFERED, nullptr));
+  EXPECT_OK(mneme_memory_commit(memory, MNEME_DURABILITY_BUFFERED, nullptr));
   for (const int32_t layer : {kLayer, kOtherLayer}) EXPECT_OK(AppendTokens(memory, layer, 500, 4));
   constexpr int64_t kQueries = 70;
   Tensor query({kQueries, kQueryHeads, kKeyDim}), output({kQueries, kQueryHeads, kValueDim});
@@ -90,7 +90,7 @@ TEST(ExecutorTest, TheNumberOfThreadsChangesNothing) {
 
 using ThreadsTest = CapiTest;
 
-// Waits inside mneme_maintain's callback until told to go on.
+// Waits inside mneme_memory_maintain's callback until told to go on.
 struct Gate {
   std::atomic<bool> entered = false, open = false;
   static int Wait(void* context, int64_t, int64_t) {
@@ -108,12 +108,12 @@ TEST_F(ThreadsTest, ABusyMemoryIsNotClosed) {
   mneme_memory* const memory = NewMemory("busy", &options);
   for (const int32_t layer : {kLayer, kOtherLayer}) ASSERT_OK(AppendTokens(memory, layer, 300));
   Gate gate;
-  mneme_status maintained = MNEME_UNKNOWN;
-  std::thread other([&] { maintained = mneme_maintain(memory, Gate::Wait, &gate); });
+  mneme_status maintained = MNEME_STATUS_INTERNAL;
+  std::thread other([&] { maintained = mneme_memory_maintain(memory, Gate::Wait, &gate); });
   while (!gate.entered) std::this_thread::yield();
-  ExpectRefused(mneme_memory_close(memory), MNEME_ABORTED, "busy");
-  ExpectRefused(mneme_store_close(store_), MNEME_FAILED_PRECONDITION, "store");
-  ExpectRefused(mneme_memory_drop(store_, "busy"), MNEME_FAILED_PRECONDITION, "name");
+  ExpectRefused(mneme_memory_close(memory), MNEME_STATUS_ABORTED, "busy");
+  ExpectRefused(mneme_store_close(store_), MNEME_STATUS_FAILED_PRECONDITION, "store");
+  ExpectRefused(mneme_memory_drop(store_, "busy"), MNEME_STATUS_FAILED_PRECONDITION, "name");
   // Readers go on meanwhile.
   EXPECT_EQ(InfoOf(memory).next_token, 300);
   SearchCall search(memory);
@@ -127,11 +127,11 @@ TEST_F(ThreadsTest, ABusyMemoryIsNotClosed) {
 TEST_F(ThreadsTest, VerifyKeepsTheStoreOpen) {
   ASSERT_OK(mneme_memory_close(memory_));
   Gate gate;
-  mneme_verify_report report = MNEME_VERIFY_REPORT_INIT;
-  mneme_status verified = MNEME_UNKNOWN;
+  mneme_store_verify_report report = MNEME_STORE_VERIFY_REPORT_INIT;
+  mneme_status verified = MNEME_STATUS_INTERNAL;
   std::thread other([&] { verified = mneme_store_verify(store_, Gate::Wait, &gate, &report); });
   while (!gate.entered) std::this_thread::yield();
-  ExpectRefused(mneme_store_close(store_), MNEME_ABORTED, "busy");
+  ExpectRefused(mneme_store_close(store_), MNEME_STATUS_ABORTED, "busy");
   gate.open = true;
   other.join();
   EXPECT_EQ(verified, MNEME_OK);
@@ -144,9 +144,9 @@ TEST_F(ThreadsTest, OneChangesWhileOthersRead) {
   std::atomic<int64_t> appended = 0, refused = 0;
   const auto change = [&](int32_t layer) {
     for (int i = 0; i < 200; ++i) {
-      const mneme_status status = i % 10 == 9 ? mneme_commit(memory_, MNEME_BUFFERED, nullptr)
+      const mneme_status status = i % 10 == 9 ? mneme_memory_commit(memory_, MNEME_DURABILITY_BUFFERED, nullptr)
                                               : AppendTokens(memory_, layer, 3, static_cast<uint32_t>(i));
-      if (status == MNEME_ABORTED) {
+      if (status == MNEME_STATUS_ABORTED) {
         EXPECT_THAT(mneme_last_error(), ::testing::HasSubstr("busy"));
         ++refused;
       } else {
@@ -195,7 +195,7 @@ TEST_F(ThreadsTest, TwoClosesAtOnce) {
       if (status == MNEME_OK) {
         ++closed;
       } else {
-        EXPECT_TRUE(status == MNEME_INVALID_ARGUMENT || status == MNEME_ABORTED) << mneme_last_error();
+        EXPECT_TRUE(status == MNEME_STATUS_INVALID_ARGUMENT || status == MNEME_STATUS_ABORTED) << mneme_last_error();
         ++refused;
       }
     };
@@ -222,7 +222,7 @@ TEST_F(ThreadsTest, AReleaseDuringACallIsARelease) {
       SearchCall search(memory_);
       search.snapshots[0] = snapshot;
       const mneme_status status = search.Run();
-      EXPECT_TRUE(status == MNEME_OK || status == MNEME_INVALID_ARGUMENT) << mneme_last_error();
+      EXPECT_TRUE(status == MNEME_OK || status == MNEME_STATUS_INVALID_ARGUMENT) << mneme_last_error();
       release.join();
     }
   });

@@ -52,7 +52,7 @@ TEST(ReadTest, EmptyStore) {
 
 TEST(ReadTest, Info) {
   const TempFolder folder;
-  mneme_memory_info_t expected;
+  mneme_memory_info expected;
   {
     Writer writer(folder.store());
     writer.Create("chat", 1300, "flat", 1024, 4);

@@ -161,24 +161,24 @@ class Writer {
     std::vector<float> rows(static_cast<size_t>(tokens * kDim));
     for (float& x : rows) x = normal_(random_);
     const int64_t shape[] = {tokens, 1, kDim};
-    mneme_tensor tensor = {rows.data(), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
+    mneme_tensor tensor = {rows.data(), MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
     for (const int layer : kLayers) {
-      mneme_append_args args = MNEME_APPEND_ARGS_INIT;
+      mneme_memory_append_args args = MNEME_MEMORY_APPEND_ARGS_INIT;
       args.layer = layer;
       args.keys = &tensor;
       args.values = &tensor;
-      if (tokens > 0) ExpectOk(mneme_append(memory, &args));
+      if (tokens > 0) ExpectOk(mneme_memory_append(memory, &args));
     }
-    ExpectOk(mneme_commit(memory, MNEME_SYNCED, nullptr));
+    ExpectOk(mneme_memory_commit(memory, MNEME_DURABILITY_SYNCED, nullptr));
     ExpectOk(mneme_memory_close(memory));
   }
 
   // What the library itself says of a memory.
-  mneme_memory_info_t Info(const std::string& name) {
-    mneme_memory_info_t info = MNEME_MEMORY_INFO_INIT;
+  mneme_memory_info Info(const std::string& name) {
+    mneme_memory_info info = MNEME_MEMORY_INFO_INIT;
     mneme_memory* memory = nullptr;
     ExpectOk(mneme_memory_open(store_, name.c_str(), card_, &memory));
-    ExpectOk(mneme_memory_info(memory, &info));
+    ExpectOk(mneme_memory_get_info(memory, &info));
     ExpectOk(mneme_memory_close(memory));
     return info;
   }

@@ -68,10 +68,10 @@ class IndexTest : public ::testing::TestWithParam<const char*> {
     Open();
   }
 
-  void Open(bool background = false, bool rebuild_only = false) {
+  void Open(bool background = false, bool ignore_index_blobs = false) {
     StoreOptions options;
     options.background = background;
-    options.rebuild_only = rebuild_only;
+    options.ignore_index_blobs = ignore_index_blobs;
     options.database.log = [this](absl::string_view message) {
       absl::MutexLock lock(&log_mutex_);
       log_.emplace_back(message);
@@ -95,9 +95,9 @@ class IndexTest : public ::testing::TestWithParam<const char*> {
     memory_.reset();
     store_.reset();
   }
-  void Reopen(bool background = false, bool rebuild_only = false) {
+  void Reopen(bool background = false, bool ignore_index_blobs = false) {
     Close();
-    Open(background, rebuild_only);
+    Open(background, ignore_index_blobs);
     auto memory = store_->OpenMemory("m", &card_);
     ASSERT_OK(memory.status());
     memory_ = *memory;

@@ -6,17 +6,17 @@
  * over the local window and the rows retrieved from the sequence's memory. Weights, cache and graph stay llama.cpp's.
  *
  *   mneme_llama_threads_create(n_threads, NULL, &threads);   // one set for model and engine; or the store's own
- * threads mneme_llama_threads_serve(threads, &store_options);       // before mneme_store_open mneme_llama_options
- * options = MNEME_LLAMA_OPTIONS_INIT; options.model_path = path; mneme_llama_create(model, &options, &adapter);
- *   mneme_llama_prepare(adapter, &context_params);            // sets cb_eval, or says why this context cannot be
- * served ctx = llama_init_from_model(model, context_params); mneme_llama_bind(adapter, ctx);
- *   mneme_llama_share_threads(adapter, threads);
+ * threads mneme_llama_threads_fill_store_options(threads, &store_options);       // before mneme_store_open
+ * mneme_llama_options options = MNEME_LLAMA_OPTIONS_INIT; options.model_path = path; mneme_llama_create(model,
+ * &options, &adapter); mneme_llama_prepare(adapter, &context_params);            // sets cb_eval, or says why this
+ * context cannot be served ctx = llama_init_from_model(model, context_params); mneme_llama_bind(adapter, ctx);
+ *   mneme_llama_set_threads(adapter, threads);
  *   mneme_memory_options rows = MNEME_MEMORY_OPTIONS_INIT;
- *   mneme_llama_memory_options(adapter, 8192, &rows);         // 8,192 tokens beyond the window, the first 16 pinned
- *   mneme_memory_create(store, "user-42", mneme_llama_card(adapter), &rows, &memory);
- *   mneme_llama_set_memory(adapter, 0, memory, MNEME_LLAMA_APPEND);
+ *   mneme_llama_fill_memory_options(adapter, 8192, &rows);         // 8,192 tokens beyond the window, the first 16
+ * pinned mneme_memory_create(store, "user-42", mneme_llama_get_card(adapter), &rows, &memory);
+ *   mneme_llama_set_memory(adapter, 0, memory, MNEME_LLAMA_MODE_APPEND);
  *   mneme_llama_decode(adapter, batch);                       // instead of llama_decode
- *   mneme_commit(memory, MNEME_BUFFERED, NULL);
+ *   mneme_memory_commit(memory, MNEME_DURABILITY_BUFFERED, NULL);
  *
  * The local window. A new token attends to the tokens of its sequence that llama.cpp's cache holds, and to the memory
  * for all that came before these. When the cache would hold more than twice `window` tokens of a sequence, decode first
@@ -81,15 +81,15 @@ MNEME_API mneme_status mneme_llama_create(const struct llama_model* model, const
 MNEME_API void mneme_llama_release(mneme_llama* adapter);
 
 /* What memories of this model and these layers are made by. The adapter's. */
-MNEME_API const mneme_card* mneme_llama_card(const mneme_llama* adapter);
+MNEME_API const mneme_card* mneme_llama_get_card(const mneme_llama* adapter);
 
 /* The layers that have a memory, ascending. The adapter's; returns how many there are. */
-MNEME_API size_t mneme_llama_layers(const mneme_llama* adapter, const int32_t** layers);
+MNEME_API size_t mneme_llama_get_layers(const mneme_llama* adapter, const int32_t** layers);
 
 /* Sets keys_rotated, pinned_tokens and max_tokens as this adapter wants them: `tokens` rows visible beyond a full
  * window. 0: unbounded. */
-MNEME_API mneme_status mneme_llama_memory_options(const mneme_llama* adapter, int64_t tokens,
-                                                  mneme_memory_options* options);
+MNEME_API mneme_status mneme_llama_fill_memory_options(const mneme_llama* adapter, int64_t tokens,
+                                                       mneme_memory_options* options);
 
 /* Sets cb_eval and flash attention. Refused: a callback already set, flash attention disabled, a quantised cache
  * (llama.cpp turns its keys by a Hadamard matrix), several sequences without a unified cache, rotary settings other
@@ -115,14 +115,15 @@ MNEME_API mneme_status mneme_llama_threads_create(int32_t threads, struct ggml_t
 MNEME_API void mneme_llama_threads_release(mneme_llama_threads* threads);
 /* Sets parallel_for, its context and its width: the engine's tasks of a store that is opened so run on these threads.
  */
-MNEME_API mneme_status mneme_llama_threads_serve(mneme_llama_threads* threads, mneme_store_options* options);
+MNEME_API mneme_status mneme_llama_threads_fill_store_options(mneme_llama_threads* threads,
+                                                              mneme_store_options* options);
 /* After bind: decodes of the adapter take turns with the engine's tasks of other threads; NULL: not any more. Where
  * ggml has no OpenMP and no `pool` was given, this attaches one to the context. */
-MNEME_API mneme_status mneme_llama_share_threads(mneme_llama* adapter, mneme_llama_threads* threads);
+MNEME_API mneme_status mneme_llama_set_threads(mneme_llama* adapter, mneme_llama_threads* threads);
 
 typedef enum mneme_llama_mode {
-  MNEME_LLAMA_APPEND = 0, /* the sequence's tokens become part of the memory */
-  MNEME_LLAMA_READ = 1    /* the memory stays as it is; any number of sequences may read one */
+  MNEME_LLAMA_MODE_APPEND = 0, /* the sequence's tokens become part of the memory */
+  MNEME_LLAMA_MODE_READ = 1    /* the memory stays as it is; any number of sequences may read one */
 } mneme_llama_mode;
 
 /* Gives a sequence a memory from here on; memory NULL: takes it away. The sequence must not be in llama.cpp's cache
@@ -138,32 +139,32 @@ MNEME_API mneme_status mneme_llama_set_memory(mneme_llama* adapter, llama_seq_id
 MNEME_API mneme_status mneme_llama_resume(mneme_llama* adapter, llama_seq_id sequence, int64_t tokens);
 
 /* llama_decode for the bound context. Positions are the adapter's: batch.pos may be NULL, and must otherwise be what
- * mneme_llama_next_position says and on. A token may belong to several sequences only if none of them has a memory.
+ * mneme_llama_get_next_position says and on. A token may belong to several sequences only if none of them has a memory.
  *
  * After any failure the batch is in neither the cache nor the memories, and logits are not to be used.
- *   MNEME_RESOURCE_EXHAUSTED    no room in llama.cpp's cache, or a budget of the store
- *   MNEME_FAILED_PRECONDITION   cache or memory were changed behind the adapter's back (positions shifted, rows
+ *   MNEME_STATUS_RESOURCE_EXHAUSTED    no room in llama.cpp's cache, or a budget of the store
+ *   MNEME_STATUS_FAILED_PRECONDITION   cache or memory were changed behind the adapter's back (positions shifted, rows
  * removed, appended by somebody else), or the graph is not the one that this adapter knows */
 MNEME_API mneme_status mneme_llama_decode(mneme_llama* adapter, struct llama_batch batch);
 
 /* The position that the sequence's next token gets; 0 for one that the adapter does not know. */
-MNEME_API llama_pos mneme_llama_next_position(const mneme_llama* adapter, llama_seq_id sequence);
+MNEME_API llama_pos mneme_llama_get_next_position(const mneme_llama* adapter, llama_seq_id sequence);
 
 /* Drops the sequence's oldest tokens from llama.cpp's cache until at most `keep` are left. decode does this itself. */
 MNEME_API mneme_status mneme_llama_slide(mneme_llama* adapter, llama_seq_id sequence, int64_t keep);
 
-typedef struct mneme_llama_stats_t {
+typedef struct mneme_llama_stats {
   size_t struct_size;
   int64_t tokens;     /* decoded through the adapter */
   int64_t decode_us;  /* in mneme_llama_decode, all in all */
   int64_t capture_us; /* of these: looking at the graph, copying queries, keys, values and masks */
   int64_t attend_us;  /* of these: mneme_attend */
-  int64_t append_us;  /* of these: mneme_append */
-} mneme_llama_stats_t;
+  int64_t append_us;  /* of these: mneme_memory_append */
+} mneme_llama_stats;
 #define MNEME_LLAMA_STATS_INIT \
-  { sizeof(mneme_llama_stats_t), 0, 0, 0, 0, 0 }
+  { sizeof(mneme_llama_stats), 0, 0, 0, 0, 0 }
 /* Sums since the adapter was created. */
-MNEME_API mneme_status mneme_llama_stats(const mneme_llama* adapter, mneme_llama_stats_t* stats);
+MNEME_API mneme_status mneme_llama_get_stats(const mneme_llama* adapter, mneme_llama_stats* stats);
 
 #ifdef __cplusplus
 } /* extern "C" */

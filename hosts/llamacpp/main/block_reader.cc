@@ -11,9 +11,9 @@
 namespace mneme::llama {
 namespace {
 
-mneme_llama_stats_t StatsOf(const Session& session) {
-  mneme_llama_stats_t stats = MNEME_LLAMA_STATS_INIT;
-  CheckAdapter(mneme_llama_stats(session.adapter(), &stats));
+mneme_llama_stats StatsOf(const Session& session) {
+  mneme_llama_stats stats = MNEME_LLAMA_STATS_INIT;
+  CheckAdapter(mneme_llama_get_stats(session.adapter(), &stats));
   return stats;
 }
 
@@ -24,22 +24,22 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
 }  // namespace
 
 void CheckSameText(const Memory& memory, const Session& session, std::span<const llama_token> tokens) {
-  const mneme_memory_info_t info = memory.Info();
+  const mneme_memory_info info = memory.Info();
   if (info.next_token > static_cast<int64_t>(tokens.size())) {
     throw Failure("the memory holds " + std::to_string(info.next_token) + " tokens, the text has " +
                   std::to_string(tokens.size()));
   }
   const int32_t* layers = nullptr;
-  mneme_llama_layers(session.adapter(), &layers);
+  mneme_llama_get_layers(session.adapter(), &layers);
   const auto check = [&](int64_t begin, int64_t end) {
     if (begin >= end) return;
     std::vector<int32_t> ids(static_cast<size_t>(end - begin));
-    mneme_read_args args = MNEME_READ_ARGS_INIT;
+    mneme_memory_read_args args = MNEME_MEMORY_READ_ARGS_INIT;
     args.layer = layers[0];
     args.begin = begin;
     args.tokens = end - begin;
     args.token_ids = ids.data();
-    CheckEngine(mneme_read(memory.get(), &args));
+    CheckEngine(mneme_memory_read(memory.get(), &args));
     const auto differs = std::mismatch(ids.begin(), ids.end(), tokens.begin() + begin).first;
     if (differs != ids.end()) {
       throw Failure("the memory holds another text: token " + std::to_string(begin + (differs - ids.begin())) +
@@ -53,10 +53,10 @@ void CheckSameText(const Memory& memory, const Session& session, std::span<const
 IngestTimes Ingest(Session& session, const Memory& memory, std::span<const llama_token> tokens,
                    const std::string& title, mneme_durability durability,
                    const std::function<void(int64_t)>& on_commit) {
-  session.Attach(0, memory.get(), MNEME_LLAMA_APPEND);
+  session.Attach(0, memory.get(), MNEME_LLAMA_MODE_APPEND);
   CheckAdapter(mneme_llama_resume(session.adapter(), 0, session.window()));
   const auto first = static_cast<size_t>(memory.Info().next_token);
-  const mneme_llama_stats_t before = StatsOf(session);
+  const mneme_llama_stats before = StatsOf(session);
   const auto start = std::chrono::steady_clock::now();
   double commit = 0.0;
   Progress progress(title, static_cast<int64_t>(tokens.size() - std::min(first, tokens.size())));
@@ -65,13 +65,13 @@ IngestTimes Ingest(Session& session, const Memory& memory, std::span<const llama
     session.Decode(tokens.subspan(begin, count), /*all_logits=*/false);
     const auto committing = std::chrono::steady_clock::now();
     int64_t durable = 0;
-    CheckEngine(mneme_commit(memory.get(), durability, &durable));
+    CheckEngine(mneme_memory_commit(memory.get(), durability, &durable));
     commit += SecondsSince(committing);
     if (on_commit) on_commit(durable);
     progress.Add(static_cast<int64_t>(count));
     begin += count;
   }
-  const mneme_llama_stats_t after = StatsOf(session);
+  const mneme_llama_stats after = StatsOf(session);
   IngestTimes times;
   times.total = SecondsSince(start);
   times.append = commit + static_cast<double>(after.append_us - before.append_us) * 1e-6;

@@ -26,9 +26,9 @@ void Run(const Arguments& arguments) {
   const Store store(arguments.store.path, ThreadsOf(arguments.model), StoreUse::kRead);
   const Memory memory(store, arguments.memory, session, /*create=*/false, 0, "");
   CheckSameText(memory, session, tokens);
-  mneme_verify_report report = MNEME_VERIFY_REPORT_INIT;
+  mneme_store_verify_report report = MNEME_STORE_VERIFY_REPORT_INIT;
   CheckEngine(mneme_store_verify(store.get(), nullptr, nullptr, &report));
-  const mneme_memory_info_t info = memory.Info();
+  const mneme_memory_info info = memory.Info();
   if (arguments.json) {
     const nlohmann::json found = {{"memory", arguments.memory},
                                   {"next_token", info.next_token},

@@ -114,7 +114,7 @@ class Turn {
   }
 
   void Commit() {
-    if (saved_ != nullptr) CheckEngine(mneme_commit(saved_->get(), MNEME_BUFFERED, &durable_));
+    if (saved_ != nullptr) CheckEngine(mneme_memory_commit(saved_->get(), MNEME_DURABILITY_BUFFERED, &durable_));
   }
 
   void Report() const {
@@ -144,7 +144,7 @@ void Run(const Arguments& arguments) {
     store.emplace(arguments.store.path, threads, arguments.save ? StoreUse::kWrite : StoreUse::kRead);
     memory.emplace(*store, arguments.memory, session, /*create=*/arguments.save, 0, arguments.store.stored_type);
     memory->CheckGiven(*arguments.command, session, 0, arguments.store.stored_type);
-    session.Attach(0, memory->get(), arguments.save ? MNEME_LLAMA_APPEND : MNEME_LLAMA_READ);
+    session.Attach(0, memory->get(), arguments.save ? MNEME_LLAMA_MODE_APPEND : MNEME_LLAMA_MODE_READ);
     if (arguments.resume) CheckAdapter(mneme_llama_resume(session.adapter(), 0, session.window()));
   }
   Turn turn(arguments, model.get(), session, arguments.save ? &*memory : nullptr);

@@ -48,14 +48,14 @@ void Run(const Arguments& arguments) {
   CheckSameText(memory, session, tokens);
   const int64_t before = memory.Info().next_token;
 
-  const IngestTimes times = Ingest(session, memory, tokens, arguments.memory,
-                                   arguments.synced ? MNEME_SYNCED : MNEME_BUFFERED, [&](int64_t durable) {
-                                     if (!acknowledgements.is_open()) return;
-                                     acknowledgements << durable << std::endl;
-                                     if (!acknowledgements)
-                                       throw Failure("--ack-file: cannot write " + arguments.acknowledge);
-                                   });
-  const mneme_memory_info_t info = memory.Info();
+  const IngestTimes times =
+      Ingest(session, memory, tokens, arguments.memory,
+             arguments.synced ? MNEME_DURABILITY_SYNCED : MNEME_DURABILITY_BUFFERED, [&](int64_t durable) {
+               if (!acknowledgements.is_open()) return;
+               acknowledgements << durable << std::endl;
+               if (!acknowledgements) throw Failure("--ack-file: cannot write " + arguments.acknowledge);
+             });
+  const mneme_memory_info info = memory.Info();
   if (arguments.json) {
     const nlohmann::json report = {{"memory", arguments.memory},    {"ingested", info.next_token - before},
                                    {"next_token", info.next_token}, {"tokens", info.tokens},

@@ -24,7 +24,7 @@ class MemoryCopy {
   const Memory& memory() const { return *memory_; }
 
  private:
-  void Create(const Session& session, const mneme_memory_info_t& info);
+  void Create(const Session& session, const mneme_memory_info& info);
   // Tokens [begin, end) of all layers; zeros where the original has evicted them.
   void CopyTokens(const Session& session, const Memory& original, int64_t begin, int64_t end, bool evicted,
                   std::span<const llama_token> tokens);

@@ -37,10 +37,10 @@ double Mean(const std::vector<Best>& times) {
   return sum / static_cast<double>(times.size());
 }
 
-// What mneme_append has taken so far.
+// What mneme_memory_append has taken so far.
 double AppendSeconds(const Session& session) {
-  mneme_llama_stats_t stats = MNEME_LLAMA_STATS_INIT;
-  CheckAdapter(mneme_llama_stats(session.adapter(), &stats));
+  mneme_llama_stats stats = MNEME_LLAMA_STATS_INIT;
+  CheckAdapter(mneme_llama_get_stats(session.adapter(), &stats));
   return static_cast<double>(stats.append_us) * 1e-6;
 }
 
@@ -66,13 +66,14 @@ void Run(const Arguments& arguments) {
     plain.Clear();
     // The window holds everything, so that nothing of the memory is visible yet; rows are appended all the same.
     const Memory memory(store, "round " + std::to_string(round), session, /*create=*/true, 0, "f16");
-    session.Attach(0, memory.get(), MNEME_LLAMA_APPEND);
+    session.Attach(0, memory.get(), MNEME_LLAMA_MODE_APPEND);
     const double plain_block = SecondsOf([&] { plain.Decode(block); });
     const double before_block = AppendSeconds(session);
     double block_seconds = SecondsOf([&] { session.Decode(block, /*all_logits=*/false); });
     const double appending = AppendSeconds(session) - before_block;
     block_seconds -= appending;
-    const double committing = SecondsOf([&] { CheckEngine(mneme_commit(memory.get(), MNEME_BUFFERED, nullptr)); });
+    const double committing =
+        SecondsOf([&] { CheckEngine(mneme_memory_commit(memory.get(), MNEME_DURABILITY_BUFFERED, nullptr)); });
     if (counts) {
       block_without.Take(plain_block);
       block_with.Take(block_seconds);

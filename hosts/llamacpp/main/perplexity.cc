@@ -40,9 +40,9 @@ Row ScoreStored(const Arguments& arguments, Session& session, const ThreadsPtr& 
   memory.CheckGiven(*arguments.command, session, 0, "");
   CheckSameText(memory, session, tokens);
   const MemoryCopy copy(session, memory, threads, tokens);
-  session.Attach(0, copy.memory().get(), MNEME_LLAMA_APPEND);
+  session.Attach(0, copy.memory().get(), MNEME_LLAMA_MODE_APPEND);
   CheckAdapter(mneme_llama_resume(session.adapter(), 0, session.window()));
-  const mneme_memory_info_t info = memory.Info();
+  const mneme_memory_info info = memory.Info();
   const auto begin = static_cast<size_t>(info.next_token);
   const size_t count = std::min(static_cast<size_t>(arguments.score), tokens.size() - begin);
   if (count < 2) throw Failure("after the memory's " + std::to_string(begin) + " tokens the text has none to score");
@@ -61,8 +61,8 @@ Row ScoreFresh(const Arguments& arguments, Session& session, const ThreadsPtr& t
   const std::string name = size == 0 ? "unbounded" : std::to_string(size) + " tokens";
   const Memory memory(store, "memory", session, /*create=*/true, size, arguments.store.stored_type);
   const size_t begin = tokens.size() - static_cast<size_t>(arguments.score);
-  Ingest(session, memory, std::span(tokens).first(begin), name, MNEME_BUFFERED, nullptr);
-  const mneme_memory_info_t info = memory.Info();
+  Ingest(session, memory, std::span(tokens).first(begin), name, MNEME_DURABILITY_BUFFERED, nullptr);
+  const mneme_memory_info info = memory.Info();
   Row row{name, info.tokens - std::min<int64_t>(session.window(), info.tokens), {}};
   row.score = ScoreText(session, std::span(tokens).subspan(begin), "scoring " + name);
   session.Detach(0);

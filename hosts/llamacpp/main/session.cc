@@ -95,7 +95,7 @@ Session::Session(const llama_model* model, const ModelSettings& settings, int32_
 }
 
 void Session::Share(const ThreadsPtr& threads) {
-  CheckAdapter(mneme_llama_share_threads(adapter(), threads.get()));
+  CheckAdapter(mneme_llama_set_threads(adapter(), threads.get()));
 }
 
 void Session::Attach(llama_seq_id sequence, mneme_memory* memory, mneme_llama_mode mode) {
@@ -104,7 +104,7 @@ void Session::Attach(llama_seq_id sequence, mneme_memory* memory, mneme_llama_mo
 }
 
 void Session::Detach(llama_seq_id sequence) {
-  CheckAdapter(mneme_llama_set_memory(adapter_.get(), sequence, nullptr, MNEME_LLAMA_READ));
+  CheckAdapter(mneme_llama_set_memory(adapter_.get(), sequence, nullptr, MNEME_LLAMA_MODE_READ));
   llama_memory_seq_rm(llama_get_memory(context_.get()), sequence, -1, -1);
 }
 
@@ -131,17 +131,17 @@ Store::Store(const std::string& path, int32_t threads, StoreUse use) {
 
 Store::Store(const std::string& path, const ThreadsPtr& threads, StoreUse use) {
   mneme_store_options options = MNEME_STORE_OPTIONS_INIT;
-  CheckAdapter(mneme_llama_threads_serve(threads.get(), &options));
+  CheckAdapter(mneme_llama_threads_fill_store_options(threads.get(), &options));
   Open(path, options, use);
 }
 
 void Store::Open(const std::string& path, mneme_store_options options, StoreUse use) {
   if (use == StoreUse::kRead) {
-    options.mode = MNEME_READ_ONLY;
+    options.mode = MNEME_MODE_READ_ONLY;
     options.create_if_missing = 0;
   }
   const mneme_status opened = mneme_store_open(path.c_str(), &options, &store_);
-  if (opened == MNEME_NOT_FOUND) throw Failure("--store: there is no store at " + path);
+  if (opened == MNEME_STATUS_NOT_FOUND) throw Failure("--store: there is no store at " + path);
   CheckEngine(opened);
 }
 
@@ -153,7 +153,7 @@ namespace {
 
 int32_t StoredType(const std::string& name) {
   static const std::map<std::string, int32_t> types = {
-      {"f32", MNEME_F32}, {"f16", MNEME_F16}, {"bf16", MNEME_BF16}, {"i8", MNEME_I8}};
+      {"f32", MNEME_DTYPE_F32}, {"f16", MNEME_DTYPE_F16}, {"bf16", MNEME_DTYPE_BF16}, {"i8", MNEME_DTYPE_I8}};
   return types.at(name);
 }
 
@@ -161,12 +161,12 @@ int32_t StoredType(const std::string& name) {
 
 Memory::Memory(const Store& store, const std::string& name, const Session& session, bool create, int64_t tokens,
                const std::string& stored_type) {
-  const mneme_card* card = mneme_llama_card(session.adapter());
+  const mneme_card* card = mneme_llama_get_card(session.adapter());
   const mneme_status opened = mneme_memory_open(store.get(), name.c_str(), card, &memory_);
   if (opened == MNEME_OK) return;
-  if (opened != MNEME_NOT_FOUND || !create) CheckEngine(opened);
+  if (opened != MNEME_STATUS_NOT_FOUND || !create) CheckEngine(opened);
   mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
-  CheckAdapter(mneme_llama_memory_options(session.adapter(), tokens, &options));
+  CheckAdapter(mneme_llama_fill_memory_options(session.adapter(), tokens, &options));
   options.stored_dtype = StoredType(stored_type);
   CheckEngine(mneme_memory_create(store.get(), name.c_str(), card, &options, &memory_));
   created_ = true;
@@ -175,9 +175,9 @@ Memory::Memory(const Store& store, const std::string& name, const Session& sessi
 void Memory::CheckGiven(const CLI::App& command, const Session& session, int64_t tokens,
                         const std::string& stored_type) const {
   if (created_) return;
-  const mneme_memory_info_t info = Info();
+  const mneme_memory_info info = Info();
   mneme_memory_options wanted = MNEME_MEMORY_OPTIONS_INIT;
-  CheckAdapter(mneme_llama_memory_options(session.adapter(), tokens, &wanted));
+  CheckAdapter(mneme_llama_fill_memory_options(session.adapter(), tokens, &wanted));
   const auto refuse = [&](const char* option, const std::string& is) {
     if (Given(command, option)) {
       throw UsageError(std::string(option) + ": is for new memories, and this one is there and differs (" + is + ")");
@@ -201,9 +201,9 @@ Memory::~Memory() {
   if (mneme_memory_close(memory_) != MNEME_OK) std::fprintf(stderr, "closing the memory: %s\n", mneme_last_error());
 }
 
-mneme_memory_info_t Memory::Info() const {
-  mneme_memory_info_t info = MNEME_MEMORY_INFO_INIT;
-  CheckEngine(mneme_memory_info(memory_, &info));
+mneme_memory_info Memory::Info() const {
+  mneme_memory_info info = MNEME_MEMORY_INFO_INIT;
+  CheckEngine(mneme_memory_get_info(memory_, &info));
   return info;
 }
 

@@ -106,7 +106,7 @@ class Memory {
   Memory& operator=(const Memory&) = delete;
 
   mneme_memory* get() const { return memory_; }
-  mneme_memory_info_t Info() const;
+  mneme_memory_info Info() const;
   // Throws UsageError if an option for new memories (--memory-tokens, which is `tokens`, --stored-type, --pinned) was
   // given and the memory, which was there before, is another.
   void CheckGiven(const CLI::App& command, const Session& session, int64_t tokens,

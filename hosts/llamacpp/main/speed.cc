@@ -40,7 +40,7 @@ constexpr float kCopyNoise = 0.02f;
 
 std::vector<int32_t> LayersOf(const Session& session) {
   const int32_t* layers = nullptr;
-  const size_t count = mneme_llama_layers(session.adapter(), &layers);
+  const size_t count = mneme_llama_get_layers(session.adapter(), &layers);
   return {layers, layers + count};
 }
 
@@ -74,7 +74,7 @@ class Variant {
   const std::string& name() const { return name_; }
   virtual int64_t layers_with_memory() const { return 0; }
   // What the adapter has done so far; nothing without one.
-  virtual mneme_llama_stats_t Stats() const { return MNEME_LLAMA_STATS_INIT; }
+  virtual mneme_llama_stats Stats() const { return MNEME_LLAMA_STATS_INIT; }
   virtual bool CanHave(int64_t past) const = 0;
   // Puts the text's first `past` tokens behind the next one. `past` grows from call to call.
   virtual void Fill(int64_t past) = 0;
@@ -144,29 +144,30 @@ class Remembering : public Variant {
     if (threads != nullptr) session_.Share(threads);
   }
   ~Remembering() override {
-    mneme_llama_set_memory(session_.adapter(), 0, nullptr, MNEME_LLAMA_READ);  // the memory is closed first
+    mneme_llama_set_memory(session_.adapter(), 0, nullptr, MNEME_LLAMA_MODE_READ);  // the memory is closed first
   }
 
   std::vector<int32_t> layers() const { return LayersOf(session_); }
   int64_t layers_with_memory() const override { return static_cast<int64_t>(layers().size()); }
-  mneme_llama_stats_t Stats() const override {
-    mneme_llama_stats_t stats = MNEME_LLAMA_STATS_INIT;
-    CheckAdapter(mneme_llama_stats(session_.adapter(), &stats));
+  mneme_llama_stats Stats() const override {
+    mneme_llama_stats stats = MNEME_LLAMA_STATS_INIT;
+    CheckAdapter(mneme_llama_get_stats(session_.adapter(), &stats));
     return stats;
   }
 
   bool CanHave(int64_t) const override { return true; }
   void Fill(int64_t past) override {
     session_.Detach(0);
-    CheckEngine(mneme_truncate(memory_.get(), filled_));  // what was decoded since is not of the text's beginning
+    CheckEngine(
+        mneme_memory_truncate(memory_.get(), filled_));  // what was decoded since is not of the text's beginning
     filled_ = past - session_.window();
     const int64_t end = std::min(read_, filled_);
     if (memory_.Info().next_token < end) {
-      Ingest(session_, memory_, Text(0, end), name(), MNEME_BUFFERED, nullptr);
+      Ingest(session_, memory_, Text(0, end), name(), MNEME_DURABILITY_BUFFERED, nullptr);
       session_.Detach(0);
     }
     Repeat();
-    session_.Attach(0, memory_.get(), MNEME_LLAMA_APPEND);
+    session_.Attach(0, memory_.get(), MNEME_LLAMA_MODE_APPEND);
     Decode(Text(filled_, past));
   }
   void Decode(std::span<const llama_token> tokens) override { session_.Decode(tokens, /*all_logits=*/false); }
@@ -179,7 +180,7 @@ class Remembering : public Variant {
       const int64_t from = begin % read_;
       const int64_t tokens = std::min({filled_ - begin, read_ - from, kStep});
       for (const int32_t layer : layers()) RepeatLayer(layer, from, tokens);
-      CheckEngine(mneme_commit(memory_.get(), MNEME_BUFFERED, nullptr));
+      CheckEngine(mneme_memory_commit(memory_.get(), MNEME_DURABILITY_BUFFERED, nullptr));
       begin += tokens;
     }
   }
@@ -190,15 +191,15 @@ class Remembering : public Variant {
     const int64_t value_shape[] = {tokens, layer.kv_heads, layer.value_dim};
     std::vector<float> keys(static_cast<size_t>(tokens * layer.kv_heads * layer.key_dim));
     std::vector<float> values(static_cast<size_t>(tokens * layer.kv_heads * layer.value_dim));
-    const mneme_tensor key_tensor = {keys.data(), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, key_shape, nullptr};
-    const mneme_tensor value_tensor = {values.data(), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, value_shape, nullptr};
-    mneme_read_args read = MNEME_READ_ARGS_INIT;
+    const mneme_tensor key_tensor = {keys.data(), MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, key_shape, nullptr};
+    const mneme_tensor value_tensor = {values.data(), MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, value_shape, nullptr};
+    mneme_memory_read_args read = MNEME_MEMORY_READ_ARGS_INIT;
     read.layer = number;
     read.begin = from;
     read.tokens = tokens;
     read.keys = &key_tensor;
     read.values = &value_tensor;
-    CheckEngine(mneme_read(memory_.get(), &read));
+    CheckEngine(mneme_memory_read(memory_.get(), &read));
     const auto dim = static_cast<size_t>(layer.key_dim);
     std::uniform_real_distribution<float> noise(-kCopyNoise, kCopyNoise);
     for (size_t row = 0; row < keys.size(); row += dim) {
@@ -206,11 +207,11 @@ class Remembering : public Variant {
       for (size_t d = row; d < row + dim; ++d) greatest = std::max(greatest, std::fabs(keys[d]));
       for (size_t d = row; d < row + dim; ++d) keys[d] += greatest * noise(random_);
     }
-    mneme_append_args append = MNEME_APPEND_ARGS_INIT;
+    mneme_memory_append_args append = MNEME_MEMORY_APPEND_ARGS_INIT;
     append.layer = number;
     append.keys = &key_tensor;
     append.values = &value_tensor;
-    CheckEngine(mneme_append(memory_.get(), &append));
+    CheckEngine(mneme_memory_append(memory_.get(), &append));
   }
 
   const int64_t read_;
@@ -232,7 +233,7 @@ struct Speed {
 };
 
 // Means a token of what came between `before` and `after`.
-void AddStats(const mneme_llama_stats_t& before, const mneme_llama_stats_t& after, Speed* speed) {
+void AddStats(const mneme_llama_stats& before, const mneme_llama_stats& after, Speed* speed) {
   const auto tokens = static_cast<double>(std::max<int64_t>(1, after.tokens - before.tokens));
   const auto mean = [&](int64_t from, int64_t to) { return static_cast<double>(to - from) * 1e-6 / tokens; };
   speed->attend_seconds = mean(before.attend_us, after.attend_us);
@@ -243,7 +244,7 @@ void AddStats(const mneme_llama_stats_t& before, const mneme_llama_stats_t& afte
 // Token by token in turn, so that all meet the same machine.
 std::vector<Speed> Measure(const std::vector<Variant*>& variants, std::span<const llama_token> tokens) {
   std::vector<std::vector<double>> times(variants.size());
-  std::vector<mneme_llama_stats_t> before;
+  std::vector<mneme_llama_stats> before;
   before.reserve(variants.size());
   for (const Variant* variant : variants) before.push_back(variant->Stats());
   for (size_t i = 0; i < tokens.size(); ++i) {

@@ -127,12 +127,12 @@ bool Adapter::OnNode(ggml_tensor* node, bool ask, void* adapter) {
     if (ask) return step.Wants(*node);
     step.Computed(*node);
   } catch (...) {
-    step.Fail({MNEME_RESOURCE_EXHAUSTED, "no memory for the rows of a layer"});
+    step.Fail({MNEME_STATUS_RESOURCE_EXHAUSTED, "no memory for the rows of a layer"});
   }
   return step.status().ok();
 }
 
-void Adapter::FillStats(mneme_llama_stats_t* stats) const {
+void Adapter::FillStats(mneme_llama_stats* stats) const {
   stats->tokens = tokens_;
   stats->decode_us = decode_us_;
   stats->capture_us = step_.capture_us();

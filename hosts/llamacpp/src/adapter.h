@@ -37,7 +37,7 @@ class Adapter {
   Status Decode(const llama_batch& batch);
   Status Slide(llama_seq_id id, int64_t keep);
   llama_pos NextPosition(llama_seq_id id) const;
-  void FillStats(mneme_llama_stats_t* stats) const;
+  void FillStats(mneme_llama_stats* stats) const;
 
  private:
   Adapter(const llama_model* model, const mneme_llama_options& options, ModelShape shape, std::vector<int32_t> layers,

@@ -31,15 +31,15 @@ std::string& LastError() {
 // Runs `body`, which returns a Status, and keeps what went wrong.
 template <typename Body>
 mneme_status Guarded(const char* function, const Body& body) noexcept {
-  mneme_status code = MNEME_INTERNAL;
+  mneme_status code = MNEME_STATUS_INTERNAL;
   try {
     Status status;
     try {
       status = body();
     } catch (const std::bad_alloc&) {
-      status = {MNEME_RESOURCE_EXHAUSTED, "out of memory"};
+      status = {MNEME_STATUS_RESOURCE_EXHAUSTED, "out of memory"};
     } catch (const std::exception& error) {
-      status = {MNEME_INTERNAL, error.what()};
+      status = {MNEME_STATUS_INTERNAL, error.what()};
     }
     code = status.code();
     if (code != MNEME_OK) LastError() = std::string(function) + ": " + status.message();
@@ -90,17 +90,18 @@ void mneme_llama_release(mneme_llama* adapter) {
   delete adapter;
 }
 
-const mneme_card* mneme_llama_card(const mneme_llama* adapter) {
+const mneme_card* mneme_llama_get_card(const mneme_llama* adapter) {
   return adapter == nullptr ? nullptr : adapter->adapter->card();
 }
 
-size_t mneme_llama_layers(const mneme_llama* adapter, const int32_t** layers) {
+size_t mneme_llama_get_layers(const mneme_llama* adapter, const int32_t** layers) {
   if (adapter == nullptr) return 0;
   if (layers != nullptr) *layers = adapter->adapter->layers().data();
   return adapter->adapter->layers().size();
 }
 
-mneme_status mneme_llama_memory_options(const mneme_llama* adapter, int64_t tokens, mneme_memory_options* options) {
+mneme_status mneme_llama_fill_memory_options(const mneme_llama* adapter, int64_t tokens,
+                                             mneme_memory_options* options) {
   return Guarded(__func__, [&]() -> Status {
     if (adapter == nullptr) return NullArgument("adapter");
     if (options == nullptr) return NullArgument("options");
@@ -138,7 +139,7 @@ void mneme_llama_threads_release(mneme_llama_threads* threads) {
   delete threads;
 }
 
-mneme_status mneme_llama_threads_serve(mneme_llama_threads* threads, mneme_store_options* options) {
+mneme_status mneme_llama_threads_fill_store_options(mneme_llama_threads* threads, mneme_store_options* options) {
   return Guarded(__func__, [&]() -> Status {
     if (threads == nullptr) return NullArgument("threads");
     if (options == nullptr) return NullArgument("options");
@@ -149,7 +150,7 @@ mneme_status mneme_llama_threads_serve(mneme_llama_threads* threads, mneme_store
   });
 }
 
-mneme_status mneme_llama_share_threads(mneme_llama* adapter, mneme_llama_threads* threads) {
+mneme_status mneme_llama_set_threads(mneme_llama* adapter, mneme_llama_threads* threads) {
   return Guarded(__func__, [&]() -> Status {
     if (adapter == nullptr) return NullArgument("adapter");
     return adapter->adapter->ShareThreads(threads == nullptr ? nullptr : threads->threads.get());
@@ -178,7 +179,7 @@ mneme_status mneme_llama_decode(mneme_llama* adapter, llama_batch batch) {
   });
 }
 
-llama_pos mneme_llama_next_position(const mneme_llama* adapter, llama_seq_id sequence) {
+llama_pos mneme_llama_get_next_position(const mneme_llama* adapter, llama_seq_id sequence) {
   return adapter == nullptr ? 0 : adapter->adapter->NextPosition(sequence);
 }
 
@@ -189,7 +190,7 @@ mneme_status mneme_llama_slide(mneme_llama* adapter, llama_seq_id sequence, int6
   });
 }
 
-mneme_status mneme_llama_stats(const mneme_llama* adapter, mneme_llama_stats_t* stats) {
+mneme_status mneme_llama_get_stats(const mneme_llama* adapter, mneme_llama_stats* stats) {
   return Guarded(__func__, [&]() -> Status {
     if (adapter == nullptr) return NullArgument("adapter");
     if (stats == nullptr) return NullArgument("stats");

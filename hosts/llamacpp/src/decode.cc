@@ -13,23 +13,23 @@ namespace {
 Status DecodeFailed(int32_t code) {
   switch (code) {
     case 1:
-      return {MNEME_RESOURCE_EXHAUSTED,
+      return {MNEME_STATUS_RESOURCE_EXHAUSTED,
               "llama.cpp found no room for the batch: n_ctx must hold the windows of all sequences and the batch"};
-    case 2: return {MNEME_CANCELLED, "llama_decode was aborted by its abort callback"};
-    case -1: return {MNEME_INVALID_ARGUMENT, "llama_decode found the batch invalid"};
-    default: return {MNEME_INTERNAL, "llama_decode failed with " + std::to_string(code)};
+    case 2: return {MNEME_STATUS_CANCELLED, "llama_decode was aborted by its abort callback"};
+    case -1: return {MNEME_STATUS_INVALID_ARGUMENT, "llama_decode found the batch invalid"};
+    default: return {MNEME_STATUS_INTERNAL, "llama_decode failed with " + std::to_string(code)};
   }
 }
 
-Status InfoOf(mneme_memory* memory, mneme_memory_info_t* info) {
+Status InfoOf(mneme_memory* memory, mneme_memory_info* info) {
   *info = MNEME_MEMORY_INFO_INIT;
-  return FromEngine(mneme_memory_info(memory, info));
+  return FromEngine(mneme_memory_get_info(memory, info));
 }
 
 }  // namespace
 
 Status Adapter::CheckMemory(llama_seq_id id, mneme_memory* memory, mneme_llama_mode mode) const {
-  mneme_memory_info_t info;
+  mneme_memory_info info;
   MNEME_LLAMA_RETURN_IF_ERROR(InfoOf(memory, &info));
   if (info.keys_rotated != (settings_.rotated() ? 1 : 0)) {
     return Refused(std::string("the memory keeps ") + (info.keys_rotated ? "rotated" : "unrotated") +
@@ -46,7 +46,7 @@ Status Adapter::CheckMemory(llama_seq_id id, mneme_memory* memory, mneme_llama_m
   }
   for (const auto& [other, sequence] : sequences_) {
     if (other == id || sequence.memory != memory) continue;
-    if (sequence.append || mode == MNEME_LLAMA_APPEND) {
+    if (sequence.append || mode == MNEME_LLAMA_MODE_APPEND) {
       return Refused("sequence " + std::to_string(other) +
                      " has this memory, too; only readers can share one (mneme_memory_fork makes another)");
     }
@@ -60,18 +60,18 @@ Status Adapter::SetMemory(llama_seq_id id, mneme_memory* memory, mneme_llama_mod
     sequences_.erase(id);
     return Status();
   }
-  if (mode != MNEME_LLAMA_APPEND && mode != MNEME_LLAMA_READ) return Invalid("mode: unknown number");
+  if (mode != MNEME_LLAMA_MODE_APPEND && mode != MNEME_LLAMA_MODE_READ) return Invalid("mode: unknown number");
   MNEME_LLAMA_RETURN_IF_ERROR(CheckSequenceId(id));
   if (llama_memory_seq_pos_max(llama_get_memory(context_), id) >= 0) {
     return Refused("sequence " + std::to_string(id) +
                    " is in llama.cpp's cache already; remove it first (llama_memory_seq_rm)");
   }
   MNEME_LLAMA_RETURN_IF_ERROR(CheckMemory(id, memory, mode));
-  mneme_memory_info_t info;
+  mneme_memory_info info;
   MNEME_LLAMA_RETURN_IF_ERROR(InfoOf(memory, &info));
   Sequence sequence;
   sequence.memory = memory;
-  sequence.append = mode == MNEME_LLAMA_APPEND;
+  sequence.append = mode == MNEME_LLAMA_MODE_APPEND;
   sequence.memory_tokens = info.next_token;
   // Rotated keys stand at true positions, so the sequence goes on where the memory ends; unrotated ones let it start
   // anew.
@@ -86,7 +86,7 @@ Status Adapter::Resume(llama_seq_id id, int64_t tokens) {
   if (found == sequences_.end()) return Refused("sequence " + std::to_string(id) + " has no memory");
   Sequence& sequence = found->second;
   if (sequence.LocalTokens() > 0) return Refused("the sequence's window is not empty");
-  mneme_memory_info_t info;
+  mneme_memory_info info;
   MNEME_LLAMA_RETURN_IF_ERROR(InfoOf(sequence.memory, &info));
   // The newest tokens in one piece: what lies before the first kept one is gone, but for the pinned.
   const int64_t held = info.first_kept <= info.pinned_tokens ? info.next_token : info.next_token - info.first_kept;
@@ -94,12 +94,12 @@ Status Adapter::Resume(llama_seq_id id, int64_t tokens) {
   if (tokens <= 0) return Status();
 
   std::vector<int32_t> ids(static_cast<size_t>(tokens));
-  mneme_read_args args = MNEME_READ_ARGS_INIT;
+  mneme_memory_read_args args = MNEME_MEMORY_READ_ARGS_INIT;
   args.layer = layers_.front();
   args.begin = info.next_token - tokens;
   args.token_ids = ids.data();
   args.tokens = tokens;
-  MNEME_LLAMA_RETURN_IF_ERROR(FromEngine(mneme_read(sequence.memory, &args)));
+  MNEME_LLAMA_RETURN_IF_ERROR(FromEngine(mneme_memory_read(sequence.memory, &args)));
   if (std::find(ids.begin(), ids.end(), -1) != ids.end()) {
     return Refused("the memory was appended to without token ids; its window cannot be decoded again");
   }
@@ -168,7 +168,7 @@ Status Adapter::MakeRoom(BatchPlan* plan) {
 Status Adapter::BeginSteps(BatchPlan* plan) {
   for (SequenceStep& step : plan->steps) {
     Sequence& sequence = *step.sequence;
-    mneme_memory_info_t info;
+    mneme_memory_info info;
     MNEME_LLAMA_RETURN_IF_ERROR(InfoOf(sequence.memory, &info));
     step.next_token = info.next_token;
     // What a reader sees is fixed; what a writer appends to must stand where it left it.
@@ -226,7 +226,7 @@ std::map<llama_seq_id, llama_pos> Adapter::LastPositions(const llama_batch& batc
 void Adapter::UndoSteps(const BatchPlan& plan, const std::map<llama_seq_id, llama_pos>& last) {
   for (const auto& [id, position] : last) llama_memory_seq_rm(llama_get_memory(context_), id, position + 1, -1);
   for (const SequenceStep& step : plan.steps) {
-    if (step.sequence->append) mneme_truncate(step.sequence->memory, step.next_token);
+    if (step.sequence->append) mneme_memory_truncate(step.sequence->memory, step.next_token);
   }
 }
 

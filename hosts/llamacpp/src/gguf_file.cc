@@ -82,9 +82,9 @@ bool HashTensor(File& file, uint64_t offset, size_t size, Hash* hash) {
 Status ReadGgufFile(const std::string& path, GgufFacts* facts) {
   const std::unique_ptr<gguf_context, decltype(&gguf_free)> gguf(
       gguf_init_from_file(path.c_str(), gguf_init_params{/*no_alloc=*/true, /*ctx=*/nullptr}), &gguf_free);
-  if (gguf == nullptr) return {MNEME_NOT_FOUND, "model_path '" + path + "' cannot be read as a GGUF file"};
+  if (gguf == nullptr) return {MNEME_STATUS_NOT_FOUND, "model_path '" + path + "' cannot be read as a GGUF file"};
 
-  const Status unreadable(MNEME_UNAVAILABLE, "model_path '" + path + "' ends before its tensors do");
+  const Status unreadable(MNEME_STATUS_UNAVAILABLE, "model_path '" + path + "' ends before its tensors do");
   File file(path);
   Hash hash;
   uint64_t size = 0;

@@ -326,12 +326,12 @@ Status GraphStep::AppendRun(int32_t number, const Run& run) {
                       layer.key_dim);
   const RowsView values(values_.data.data() + begin * layer.kv_heads * layer.value_dim, tokens, layer.kv_heads,
                         layer.value_dim);
-  mneme_append_args args = MNEME_APPEND_ARGS_INIT;
+  mneme_memory_append_args args = MNEME_MEMORY_APPEND_ARGS_INIT;
   args.layer = number;
   args.keys = keys.get();
   args.values = values.get();
   args.token_ids = number == layers_.front() ? token_ids_ + part_begin_ + begin : nullptr;
-  return FromEngine(mneme_append(sequence.memory, &args));
+  return FromEngine(mneme_memory_append(sequence.memory, &args));
 }
 
 }  // namespace mneme::llama

@@ -45,8 +45,8 @@ struct ModelShape {
 using MetadataLookup = std::function<std::optional<std::string>(const std::string& key)>;
 
 // `rope_divisors`: the model's tensor rope_freqs.weight, empty if it has none.
-// MNEME_UNIMPLEMENTED, with the reason, for a model that the adapter cannot serve correctly: an architecture that it
-// does not know, attention sinks as weights, latent attention, other rotary scalings.
+// MNEME_STATUS_UNIMPLEMENTED, with the reason, for a model that the adapter cannot serve correctly: an architecture
+// that it does not know, attention sinks as weights, latent attention, other rotary scalings.
 Status ReadModelShape(const MetadataLookup& lookup, const std::vector<float>& rope_divisors, ModelShape* shape);
 Status ReadModelShape(const llama_model* model, const std::vector<float>& rope_divisors, ModelShape* shape);
 

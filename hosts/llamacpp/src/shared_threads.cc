@@ -71,7 +71,7 @@ Status SharedThreads::MakeBackend(ggml_threadpool* pool) {
     ggml_threadpool_params params = ggml_threadpool_params_default(count_);
     own_pool_ = new_pool(&params);
     pool = own_pool_;
-    if (pool == nullptr) return {MNEME_RESOURCE_EXHAUSTED, "ggml cannot make a thread pool"};
+    if (pool == nullptr) return {MNEME_STATUS_RESOURCE_EXHAUSTED, "ggml cannot make a thread pool"};
   }
   set_pool(backend_.get(), pool);
   return Status();
@@ -81,7 +81,7 @@ Status SharedThreads::MakeGraph() {
   const ggml_init_params params = {ggml_tensor_overhead() + ggml_graph_overhead_custom(1, /*grads=*/false) + 1024,
                                    nullptr, /*no_alloc=*/true};
   context_.reset(ggml_init(params));
-  if (context_ == nullptr) return {MNEME_RESOURCE_EXHAUSTED, "no memory for a graph"};
+  if (context_ == nullptr) return {MNEME_STATUS_RESOURCE_EXHAUSTED, "no memory for a graph"};
   const auto take_part = [](ggml_tensor*, int, int, void* threads) {
     static_cast<SharedThreads*>(threads)->job_->Run();
   };

@@ -38,7 +38,7 @@ class SharedThreads {
 
   int32_t count() const { return count_; }
 
-  // mneme_parallel_for, `context` being a SharedThreads. Not to be called by a task.
+  // mneme_parallel_for_fn, `context` being a SharedThreads. Not to be called by a task.
   static void ParallelFor(void* context, size_t n, Task task, void* task_context);
 
   // Has the context compute on the pool that was made here, if one was; and no longer.

@@ -25,13 +25,13 @@ class [[nodiscard]] Status {
 };
 
 inline Status Invalid(std::string message) {
-  return {MNEME_INVALID_ARGUMENT, std::move(message)};
+  return {MNEME_STATUS_INVALID_ARGUMENT, std::move(message)};
 }
 inline Status Refused(std::string message) {
-  return {MNEME_FAILED_PRECONDITION, std::move(message)};
+  return {MNEME_STATUS_FAILED_PRECONDITION, std::move(message)};
 }
 inline Status NotServed(std::string message) {
-  return {MNEME_UNIMPLEMENTED, std::move(message)};
+  return {MNEME_STATUS_UNIMPLEMENTED, std::move(message)};
 }
 
 // What a call of the engine returned, with the engine's own message.

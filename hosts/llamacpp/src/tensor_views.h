@@ -16,7 +16,7 @@ class RowsView {
  public:
   // Dense f32 rows.
   RowsView(const float* data, int64_t rows, int64_t heads, int64_t dim)
-      : RowsView(const_cast<float*>(data), MNEME_F32, {rows, heads, dim}, {heads * dim, dim, 1}) {}
+      : RowsView(const_cast<float*>(data), MNEME_DTYPE_F32, {rows, heads, dim}, {heads * dim, dim, 1}) {}
 
   // Rows [first, first + rows) of a permuted ggml view [dim, rows, heads], as attention nodes have them.
   RowsView(const ggml_tensor& tensor, int64_t first, int64_t rows)
@@ -35,7 +35,7 @@ class RowsView {
 
   // The graph check let no other types pass.
   static mneme_dtype TypeOf(ggml_type type) {
-    return type == GGML_TYPE_F16 ? MNEME_F16 : type == GGML_TYPE_BF16 ? MNEME_BF16 : MNEME_F32;
+    return type == GGML_TYPE_F16 ? MNEME_DTYPE_F16 : type == GGML_TYPE_BF16 ? MNEME_DTYPE_BF16 : MNEME_DTYPE_F32;
   }
   static int64_t Elements(const ggml_tensor& tensor, size_t bytes) {
     return static_cast<int64_t>(bytes / ggml_type_size(tensor.type));

@@ -54,15 +54,15 @@ TEST_F(FallbackTest, WhatTheKernelsDoNotKnowIsTheCpus) {
     ASSERT_EQ(device.status, MNEME_OK) << device.error;
     EXPECT_EQ(device.output, cpu.output) << "bit for bit: the CPU's";
     EXPECT_EQ(device.found, cpu.found);
-    EXPECT_EQ(Stats().device_fell_back, ++fell_back);
+    EXPECT_EQ(Stats().device_fallback_sequences, ++fell_back);
   }
   EXPECT_EQ(device_.attends(), 0);
-  EXPECT_EQ(Stats().device_attended, 0);
-  EXPECT_EQ(Stats(1).device_fell_back, 0) << "a store without a device has nothing to fall back from";
+  EXPECT_EQ(Stats().device_searched_sequences, 0);
+  EXPECT_EQ(Stats(1).device_fallback_sequences, 0) << "a store without a device has nothing to fall back from";
   TwinCall call;
   PlainCall(call, {"f16"}, DType::kF16);
   ExpectSame(call);
-  EXPECT_EQ(Stats().device_attended, 1);
+  EXPECT_EQ(Stats().device_searched_sequences, 1);
 }
 
 TEST_F(FallbackTest, OneBatchMayBeServedByBoth) {
@@ -74,8 +74,8 @@ TEST_F(FallbackTest, OneBatchMayBeServedByBoth) {
   TwinCall call;
   PlainCall(call, {"f32", "f16", "", "f16"}, DType::kF16);
   ExpectSame(call);
-  EXPECT_EQ(Stats().device_attended, 2);
-  EXPECT_EQ(Stats().device_fell_back, 1);
+  EXPECT_EQ(Stats().device_searched_sequences, 2);
+  EXPECT_EQ(Stats().device_fallback_sequences, 1);
 }
 
 TEST_F(FallbackTest, TheBudgetIsKeptAndWhatHasNoRoomIsTheCpus) {
@@ -95,14 +95,14 @@ TEST_F(FallbackTest, TheBudgetIsKeptAndWhatHasNoRoomIsTheCpus) {
   }
   EXPECT_EQ(device_.Finish(), "");
   EXPECT_LE(device_.bytes_held(), kBudget);
-  EXPECT_EQ(Stats().device_attended, 3);
-  EXPECT_EQ(Stats().device_fell_back, 3);
+  EXPECT_EQ(Stats().device_searched_sequences, 3);
+  EXPECT_EQ(Stats().device_fallback_sequences, 3);
   // A closed memory makes room.
   Close("first");
   TwinCall call;
   PlainCall(call, {"second"}, DType::kF16);
   ExpectSame(call);
-  EXPECT_EQ(Stats().device_attended, 4);
+  EXPECT_EQ(Stats().device_searched_sequences, 4);
   // One that outgrows the budget goes back to the CPU, as right as before.
   for (int i = 0; i < 12; ++i) {
     Append("second", 100);
@@ -110,7 +110,7 @@ TEST_F(FallbackTest, TheBudgetIsKeptAndWhatHasNoRoomIsTheCpus) {
     ExpectSame(call);
     ASSERT_LE(Stats().device_bytes, kBudget);
   }
-  EXPECT_GT(Stats().device_fell_back, 3);
+  EXPECT_GT(Stats().device_fallback_sequences, 3);
   EXPECT_THAT(log_, IsEmpty()) << "a full budget is no failure";
 }
 
@@ -121,7 +121,7 @@ TEST_F(FallbackTest, ABudgetTooSmallForAnythingIsTheCpus) {
   TwinCall call;
   PlainCall(call, {"m"}, DType::kF16);
   ExpectSame(call);
-  EXPECT_EQ(Stats().device_fell_back, 1);
+  EXPECT_EQ(Stats().device_fallback_sequences, 1);
   EXPECT_LE(Stats().device_bytes, 1000);
 }
 
@@ -132,13 +132,13 @@ TEST_F(FallbackTest, ACallThatHasNoRoomLeavesTheRowsWhereTheyAre) {
   TwinCall small, large;
   PlainCall(small, {"m"}, DType::kF16);
   ExpectSame(small);
-  EXPECT_EQ(Stats().device_attended, 1);
+  EXPECT_EQ(Stats().device_searched_sequences, 1);
   // 100 queries of 4 heads and 256 rows are candidates of 800 KB, and an eighth of the budget is there for calls.
   PromptCall(large, "m", 100);
   ExpectSame(large);
-  EXPECT_EQ(Stats().device_fell_back, 1);
+  EXPECT_EQ(Stats().device_fallback_sequences, 1);
   ExpectSame(small);
-  EXPECT_EQ(Stats().device_attended, 2);
+  EXPECT_EQ(Stats().device_searched_sequences, 2);
   EXPECT_EQ(Stats().device_copied_rows, 60) << "once";
   EXPECT_THAT(log_, IsEmpty());
 }
@@ -161,7 +161,7 @@ TEST_F(FallbackTest, AnyFailureOfTheDeviceIsCoveredByTheCpu) {
       ExpectSame(call);
       Append("m", i == 1 ? 1040 : 1);  // the second time its block has to grow
     }
-    Both("m", [](mneme_memory* memory) { return mneme_truncate(memory, 50); });
+    Both("m", [](mneme_memory* memory) { return mneme_memory_truncate(memory, 50); });
     Append("m", 100);
     TwinCall call;
     PlainCall(call, {"m"}, DType::kF16);
@@ -171,9 +171,9 @@ TEST_F(FallbackTest, AnyFailureOfTheDeviceIsCoveredByTheCpu) {
     if (failed) {
       EXPECT_THAT(log_, ElementsAre(HasSubstr("made to fail; the CPU answers instead")));
     }
-    const int64_t attended = Stats().device_attended;
+    const int64_t attended = Stats().device_searched_sequences;
     ExpectSame(call);
-    EXPECT_EQ(Stats().device_attended, attended + 1) << "not again after a failure";
+    EXPECT_EQ(Stats().device_searched_sequences, attended + 1) << "not again after a failure";
     Close("m");
     for (mneme_store* const store : stores_) ASSERT_OK(mneme_memory_drop(store, "m"));
     CloseStores();
@@ -191,7 +191,7 @@ TEST_F(FallbackTest, WithoutADeviceTheLogSaysSoAndAllIsTheCpus) {
   TwinCall call;
   PlainCall(call, {"m"}, DType::kF16);
   ExpectSame(call);
-  EXPECT_EQ(Stats().device_attended + Stats().device_fell_back, 0);
+  EXPECT_EQ(Stats().device_searched_sequences + Stats().device_fallback_sequences, 0);
   device_.SetPresent(true);
 }
 
@@ -199,12 +199,12 @@ TEST_F(FallbackTest, WrongDeviceOptionsAreNamed) {
   mneme_store* store = nullptr;
   mneme_store_options options = MNEME_STORE_OPTIONS_INIT;
   options.device_budget_bytes = -1;
-  ExpectRefused(mneme_store_open(folders_[0].store().c_str(), &options, &store), MNEME_INVALID_ARGUMENT,
+  ExpectRefused(mneme_store_open(folders_[0].store().c_str(), &options, &store), MNEME_STATUS_INVALID_ARGUMENT,
                 "options.device_budget_bytes");
   options.device_budget_bytes = 1 << 20;
   for (const int32_t ordinal : {-1, 1}) {
     options.device_ordinal = ordinal;
-    ExpectRefused(mneme_store_open(folders_[0].store().c_str(), &options, &store), MNEME_INVALID_ARGUMENT,
+    ExpectRefused(mneme_store_open(folders_[0].store().c_str(), &options, &store), MNEME_STATUS_INVALID_ARGUMENT,
                   "options.device_ordinal");
   }
   EXPECT_EQ(store, nullptr);

@@ -35,15 +35,19 @@ class GraphLiveTest : public TwinTest {
       case 2:
       case 3: {  // as after a guess that was wrong
         const int64_t tokens = std::max<int64_t>(0, NextToken(name) - static_cast<int64_t>(random_() % 9));
-        Both(name, [&](mneme_memory* memory) { return mneme_truncate(memory, tokens); });
+        Both(name, [&](mneme_memory* memory) { return mneme_memory_truncate(memory, tokens); });
         Append(name, static_cast<int64_t>(random_() % 9), type);
         break;
       }
       case 4: TruncateAnywhere(name); break;
       case 5: EvictSome(name); break;
-      case 6: Both(name, [](mneme_memory* memory) { return mneme_commit(memory, MNEME_BUFFERED, nullptr); }); break;
+      case 6:
+        Both(name,
+             [](mneme_memory* memory) { return mneme_memory_commit(memory, MNEME_DURABILITY_BUFFERED, nullptr); });
+        break;
       case 7:
-        Both(name, [](mneme_memory* memory) { return mneme_commit(memory, MNEME_BUFFERED, nullptr); });
+        Both(name,
+             [](mneme_memory* memory) { return mneme_memory_commit(memory, MNEME_DURABILITY_BUFFERED, nullptr); });
         Close(name);
         Open(name);
         break;

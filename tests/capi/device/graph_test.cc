@@ -53,7 +53,7 @@ TEST_F(GraphTest, AStepOfDecodingWaitsForNothingAndAllocatesNothing) {
     EXPECT_EQ(device_.allocations(), allocations);
     EXPECT_EQ(device_.attends(), 2) << "captured once a layer";
     EXPECT_EQ(Stats().device_copied_rows, 2 * 45) << "each row of each layer once";
-    EXPECT_EQ(Stats().device_staged, 0);
+    EXPECT_EQ(Stats().host_staged_calls, 0);
   }
 }
 
@@ -75,19 +75,19 @@ TEST_F(GraphTest, WithoutAnUpdateAReplaySeesTheSame) {
   const std::function<void()> changes[] = {
       [&] { Append("m", 30); },
       [&] {
-        Both("m", [](mneme_memory* memory) { return mneme_truncate(memory, 10); });
+        Both("m", [](mneme_memory* memory) { return mneme_memory_truncate(memory, 10); });
         Append("m", 40);
       },
-      [&] { Both("m", [](mneme_memory* memory) { return mneme_truncate(memory, 0); }); },
-      [&] { Both("m", [](mneme_memory* memory) { return mneme_evict(memory, 5); }); },
+      [&] { Both("m", [](mneme_memory* memory) { return mneme_memory_truncate(memory, 0); }); },
+      [&] { Both("m", [](mneme_memory* memory) { return mneme_memory_evict(memory, 5); }); },
       [&] { Append("m", 1200); },
       [&] {  // and others attend to the new rows meanwhile
-        Both("m", [](mneme_memory* memory) { return mneme_truncate(memory, 10); });
+        Both("m", [](mneme_memory* memory) { return mneme_memory_truncate(memory, 10); });
         Append("m", 40);
         TwinCall call;
         PlainCall(call, {"m"}, DType::kF16);
         ExpectSame(call);
-        EXPECT_EQ(Stats().device_fell_back, 0);
+        EXPECT_EQ(Stats().device_fallback_sequences, 0);
       },
       [&] { Close("m"); },
   };
@@ -129,7 +129,7 @@ TEST_F(GraphTest, RowsThatComeAgainTakeTheirOldPlaces) {
     ASSERT_OK(decoding.Update(step));
     decoding.Expect(step);
     decoding.Replay(step);
-    Both("m", [&](mneme_memory* memory) { return mneme_truncate(memory, NextToken("m") - 5); });
+    Both("m", [&](mneme_memory* memory) { return mneme_memory_truncate(memory, NextToken("m") - 5); });
     Append("m", 6);
     ASSERT_EQ(device_.Finish(), "");
     decoding.Compare(step);
@@ -151,7 +151,7 @@ TEST_F(GraphTest, TwoGraphsOfTheSameMemoryDoNotDisturbEachOther) {
       ASSERT_OK(first.Update(one));
       first.Expect(one);
       first.Replay(one);
-      Both("m", [&](mneme_memory* memory) { return mneme_truncate(memory, NextToken("m") - 10); });
+      Both("m", [&](mneme_memory* memory) { return mneme_memory_truncate(memory, NextToken("m") - 10); });
       Append("m", 12);
       Prepare(second, "m", two);
       ASSERT_OK(second.Update(two));
@@ -181,11 +181,11 @@ TEST_F(GraphTest, RowsWithoutRoomAreNotServedAndOthersAre) {
   TwinCall call;
   PlainCall(call, {"second"}, DType::kF16);
   ExpectSame(call);
-  ASSERT_EQ(Stats().device_attended, 1) << "layer 3 of the second memory has taken the room";
+  ASSERT_EQ(Stats().device_searched_sequences, 1) << "layer 3 of the second memory has taken the room";
   DecodingStep step;
   Prepare(decoding, "first", step);
   step.local_offsets = {0, 2};  // of four that were captured: also for replays after an update that failed
-  ExpectRefused(decoding.Update(step), MNEME_RESOURCE_EXHAUSTED, "memories[0]");
+  ExpectRefused(decoding.Update(step), MNEME_STATUS_RESOURCE_EXHAUSTED, "memories[0]");
   EXPECT_THAT(mneme_last_error(), HasSubstr("options.device_budget_bytes"));
   decoding.Expect(step, /*blind=*/true);
   ExpectReplay(decoding, step);
@@ -247,24 +247,24 @@ TEST_F(GraphTest, WhatCannotBeCapturedIsNamedAndTheCaptureIsAsItWas) {
     const char* memory = "m";
   };
   const Row rows[] = {
-      {"args.stream", MNEME_FAILED_PRECONDITION, [](auto& a) { a.graph = nullptr; }},
-      {"args.graph", MNEME_INVALID_ARGUMENT, [](auto& a) { a.graph = reinterpret_cast<mneme_graph*>(1234567); }},
-      {"args.query.device_type", MNEME_INVALID_ARGUMENT, [&](auto& a) { a.query = &host_query.view; }},
-      {"args.output.device_type", MNEME_INVALID_ARGUMENT, [&](auto& a) { a.output = &output.view; }},
-      {"args.log_sum_exp", MNEME_INVALID_ARGUMENT, [&](auto& a) { a.log_sum_exp = numbers; }},
-      {"args.memory_mass", MNEME_INVALID_ARGUMENT, [&](auto& a) { a.memory_mass = numbers; }},
-      {"args.retrieved_tokens", MNEME_INVALID_ARGUMENT,
+      {"args.stream", MNEME_STATUS_FAILED_PRECONDITION, [](auto& a) { a.graph = nullptr; }},
+      {"args.graph", MNEME_STATUS_INVALID_ARGUMENT, [](auto& a) { a.graph = reinterpret_cast<mneme_graph*>(1234567); }},
+      {"args.query.device_type", MNEME_STATUS_INVALID_ARGUMENT, [&](auto& a) { a.query = &host_query.view; }},
+      {"args.output.device_type", MNEME_STATUS_INVALID_ARGUMENT, [&](auto& a) { a.output = &output.view; }},
+      {"args.log_sum_exp", MNEME_STATUS_INVALID_ARGUMENT, [&](auto& a) { a.log_sum_exp = numbers; }},
+      {"args.memory_mass", MNEME_STATUS_INVALID_ARGUMENT, [&](auto& a) { a.memory_mass = numbers; }},
+      {"args.retrieved_tokens", MNEME_STATUS_INVALID_ARGUMENT,
        [&](auto& a) { a.retrieved_tokens = tokens, a.retrieved_stride = 8; }},
-      {"args.retrieved_scores", MNEME_INVALID_ARGUMENT,
+      {"args.retrieved_scores", MNEME_STATUS_INVALID_ARGUMENT,
        [&](auto& a) { a.retrieved_scores = numbers, a.retrieved_stride = 8; }},
-      {"args.snapshots", MNEME_INVALID_ARGUMENT, [&](auto& a) { a.snapshots = snapshots; }},
-      {"args.memory_begin", MNEME_INVALID_ARGUMENT, [&](auto& a) { a.memory_begin = tokens; }},
-      {"args.memory_end", MNEME_INVALID_ARGUMENT, [&](auto& a) { a.memory_end = tokens; }},
-      {"args.query_positions", MNEME_INVALID_ARGUMENT, [&](auto& a) { a.query_positions = tokens; }},
-      {"args.mask_offsets", MNEME_INVALID_ARGUMENT, [&](auto& a) { a.mask_offsets = tokens; }},
-      {"args.query.dtype", MNEME_UNIMPLEMENTED, [&](auto& a) { a.query = &wide.view; }},
-      {"args.memory_query.dtype", MNEME_UNIMPLEMENTED, [&](auto& a) { a.memory_query = &wide.view; }},
-      {"args.output", MNEME_UNIMPLEMENTED,
+      {"args.snapshots", MNEME_STATUS_INVALID_ARGUMENT, [&](auto& a) { a.snapshots = snapshots; }},
+      {"args.memory_begin", MNEME_STATUS_INVALID_ARGUMENT, [&](auto& a) { a.memory_begin = tokens; }},
+      {"args.memory_end", MNEME_STATUS_INVALID_ARGUMENT, [&](auto& a) { a.memory_end = tokens; }},
+      {"args.query_positions", MNEME_STATUS_INVALID_ARGUMENT, [&](auto& a) { a.query_positions = tokens; }},
+      {"args.mask_offsets", MNEME_STATUS_INVALID_ARGUMENT, [&](auto& a) { a.mask_offsets = tokens; }},
+      {"args.query.dtype", MNEME_STATUS_UNIMPLEMENTED, [&](auto& a) { a.query = &wide.view; }},
+      {"args.memory_query.dtype", MNEME_STATUS_UNIMPLEMENTED, [&](auto& a) { a.memory_query = &wide.view; }},
+      {"args.output", MNEME_STATUS_UNIMPLEMENTED,
        [&](auto& a) {
          a.query = &two.view, a.query_offsets = two_queries;
          static int64_t shape[3] = {2, 4, 128}, strides[3] = {516, 128, 1};
@@ -273,19 +273,20 @@ TEST_F(GraphTest, WhatCannotBeCapturedIsNamedAndTheCaptureIsAsItWas) {
          tensor.shape = shape, tensor.strides = strides;
          a.output = &tensor;
        }},
-      {"args.position_policy", MNEME_UNIMPLEMENTED, [](auto& a) { a.position_policy = MNEME_POSITION_FIXED_DISTANCE; }},
-      {"args.normalise_query", MNEME_UNIMPLEMENTED, [](auto& a) { a.normalise_query = 1; }},
-      {"args.top_k", MNEME_UNIMPLEMENTED, [](auto& a) { a.default_top_k = 257; }},
-      {"args.local_mask", MNEME_UNIMPLEMENTED,
+      {"args.position_policy", MNEME_STATUS_UNIMPLEMENTED,
+       [](auto& a) { a.position_policy = MNEME_POSITION_FIXED_DISTANCE; }},
+      {"args.normalise_query", MNEME_STATUS_UNIMPLEMENTED, [](auto& a) { a.normalise_query = 1; }},
+      {"args.top_k", MNEME_STATUS_UNIMPLEMENTED, [](auto& a) { a.default_top_k = 257; }},
+      {"args.local_mask", MNEME_STATUS_UNIMPLEMENTED,
        [](auto& a) {
          static const uint8_t bits[1] = {255};
          a.local_mask = MNEME_MASK_BITS, a.mask_bits = bits, a.mask_bits_stride = 1;
        }},
-      {"args.query_offsets[1]", MNEME_INVALID_ARGUMENT,
+      {"args.query_offsets[1]", MNEME_STATUS_INVALID_ARGUMENT,
        [&](auto& a) { a.query = &two.view, a.output = &two_outputs.view, a.query_offsets = two_queries; }},
-      {"memories[0]", MNEME_INVALID_ARGUMENT, [](auto&) {}, "bf16"},
-      {"memories[0]", MNEME_UNIMPLEMENTED, [](auto&) {}, "f32"},
-      {"memories[0]", MNEME_UNIMPLEMENTED, [](auto&) {}, "flat"},
+      {"memories[0]", MNEME_STATUS_INVALID_ARGUMENT, [](auto&) {}, "bf16"},
+      {"memories[0]", MNEME_STATUS_UNIMPLEMENTED, [](auto&) {}, "f32"},
+      {"memories[0]", MNEME_STATUS_UNIMPLEMENTED, [](auto&) {}, "flat"},
   };
   // One call is in the graph already.
   device_.BeginCapture(stream_);
@@ -300,23 +301,23 @@ TEST_F(GraphTest, WhatCannotBeCapturedIsNamedAndTheCaptureIsAsItWas) {
     EXPECT_THAT(mneme_last_error(), HasSubstr("expected"));
   }
   AnyTensor keys(DType::kF16, {1, 2, 64}), values(DType::kF16, {1, 2, 128});
-  mneme_append_args append = MNEME_APPEND_ARGS_INIT;
+  mneme_memory_append_args append = MNEME_MEMORY_APPEND_ARGS_INIT;
   append.layer = 3;
   append.has_stream = 1;
   append.stream = stream_;
   mneme_tensor device_keys = two.view, device_values = two_outputs.view;
   device_keys.shape = keys.shape.data();
   device_values.shape = values.shape.data();
-  device_values.dtype = MNEME_F16;
+  device_values.dtype = MNEME_DTYPE_F16;
   device_keys.strides = device_values.strides = nullptr;
   append.keys = &device_keys;
   append.values = &device_values;
-  ExpectRefused(mneme_append(memories_.at("m")[0], &append), MNEME_FAILED_PRECONDITION, "args.stream");
+  ExpectRefused(mneme_memory_append(memories_.at("m")[0], &append), MNEME_STATUS_FAILED_PRECONDITION, "args.stream");
   mneme_graph_update_args update = MNEME_GRAPH_UPDATE_ARGS_INIT;
   update.has_stream = 1;
   update.stream = stream_;
-  ExpectRefused(mneme_graph_update(decoding.graph(), Memories("m").data(), 1, &update), MNEME_FAILED_PRECONDITION,
-                "args.stream");
+  ExpectRefused(mneme_graph_update(decoding.graph(), Memories("m").data(), 1, &update),
+                MNEME_STATUS_FAILED_PRECONDITION, "args.stream");
   mneme_attend_args last = decoding.FirstArgs();
   last.statuses = statuses;
   EXPECT_OK(mneme_attend(Memories("m").data(), 1, &last));
@@ -324,7 +325,7 @@ TEST_F(GraphTest, WhatCannotBeCapturedIsNamedAndTheCaptureIsAsItWas) {
   const auto graph = device_.EndCapture(stream_);
   ASSERT_TRUE(graph != nullptr) << "a refused call has spoilt the capture";
   EXPECT_EQ(graph->size(), 2u);
-  ExpectRefused(mneme_attend(Memories("m").data(), 1, &good), MNEME_FAILED_PRECONDITION, "args.graph");
+  ExpectRefused(mneme_attend(Memories("m").data(), 1, &good), MNEME_STATUS_FAILED_PRECONDITION, "args.graph");
 
   const auto refused = [&](mneme_status status, const char* name, const auto& spoil, const char* memory = "m",
                            size_t batch = 1) {
@@ -338,25 +339,25 @@ TEST_F(GraphTest, WhatCannotBeCapturedIsNamedAndTheCaptureIsAsItWas) {
     EXPECT_THAT(mneme_last_error(), StartsWith(name));
   };
   const int64_t minus[] = {-1}, far[] = {int64_t{1} << 50}, beyond[] = {0, 5}, down[] = {1, 2};
-  refused(MNEME_INVALID_ARGUMENT, "args.memory_begin[0]", [&](auto& a) { a.memory_begin = minus; });
-  refused(MNEME_INVALID_ARGUMENT, "args.memory_end[0]", [&](auto& a) { a.memory_end = minus; });
-  refused(MNEME_INVALID_ARGUMENT, "args.query_positions[0]", [&](auto& a) { a.query_positions = far; });
-  refused(MNEME_INVALID_ARGUMENT, "args.local_offsets[1]", [&](auto& a) { a.local_offsets = beyond; });
-  refused(MNEME_INVALID_ARGUMENT, "args.local_offsets[0]", [&](auto& a) { a.local_offsets = down; });
+  refused(MNEME_STATUS_INVALID_ARGUMENT, "args.memory_begin[0]", [&](auto& a) { a.memory_begin = minus; });
+  refused(MNEME_STATUS_INVALID_ARGUMENT, "args.memory_end[0]", [&](auto& a) { a.memory_end = minus; });
+  refused(MNEME_STATUS_INVALID_ARGUMENT, "args.query_positions[0]", [&](auto& a) { a.query_positions = far; });
+  refused(MNEME_STATUS_INVALID_ARGUMENT, "args.local_offsets[1]", [&](auto& a) { a.local_offsets = beyond; });
+  refused(MNEME_STATUS_INVALID_ARGUMENT, "args.local_offsets[0]", [&](auto& a) { a.local_offsets = down; });
   refused(
-      MNEME_INVALID_ARGUMENT, "batch", [](auto&) {}, "m", 2);
+      MNEME_STATUS_INVALID_ARGUMENT, "batch", [](auto&) {}, "m", 2);
   refused(
-      MNEME_INVALID_ARGUMENT, "memories[0]", [](auto&) {}, "bf16");
+      MNEME_STATUS_INVALID_ARGUMENT, "memories[0]", [](auto&) {}, "bf16");
   refused(
-      MNEME_UNIMPLEMENTED, "memories[0]", [](auto&) {}, "flat");
-  ExpectRefused(mneme_graph_update(another.graph(), Memories("m").data(), 1, &update), MNEME_FAILED_PRECONDITION,
+      MNEME_STATUS_UNIMPLEMENTED, "memories[0]", [](auto&) {}, "flat");
+  ExpectRefused(mneme_graph_update(another.graph(), Memories("m").data(), 1, &update), MNEME_STATUS_FAILED_PRECONDITION,
                 "graph");
-  ExpectRefused(mneme_graph_update(decoding.graph(), Memories("m", 1).data(), 1, &update), MNEME_INVALID_ARGUMENT,
-                "memories[0]");
-  ExpectRefused(mneme_graph_update(nullptr, Memories("m").data(), 1, &update), MNEME_INVALID_ARGUMENT, "graph");
+  ExpectRefused(mneme_graph_update(decoding.graph(), Memories("m", 1).data(), 1, &update),
+                MNEME_STATUS_INVALID_ARGUMENT, "memories[0]");
+  ExpectRefused(mneme_graph_update(nullptr, Memories("m").data(), 1, &update), MNEME_STATUS_INVALID_ARGUMENT, "graph");
   EXPECT_OK(mneme_graph_update(decoding.graph(), Memories("m").data(), 1, &update));
   mneme_graph* none = nullptr;
-  ExpectRefused(mneme_graph_create(stores_[1], &none), MNEME_FAILED_PRECONDITION, "store");
+  ExpectRefused(mneme_graph_create(stores_[1], &none), MNEME_STATUS_FAILED_PRECONDITION, "store");
   mneme_snapshot_release(snapshot);
   EXPECT_EQ(device_.Finish(), "");
 }
@@ -365,7 +366,7 @@ TEST_F(GraphTest, AStoreIsNotClosedBeforeItsGraphs) {
   OpenStores();
   mneme_graph* graph = nullptr;
   ASSERT_OK(mneme_graph_create(stores_[0], &graph));
-  ExpectRefused(mneme_store_close(stores_[0]), MNEME_FAILED_PRECONDITION, "mneme_graph_release");
+  ExpectRefused(mneme_store_close(stores_[0]), MNEME_STATUS_FAILED_PRECONDITION, "mneme_graph_release");
   mneme_graph_release(graph);
   mneme_graph_release(graph);  // found out, not followed
 }
@@ -396,7 +397,7 @@ TEST_F(GraphTest, AFailureIsToldAndTheNextStepIsRight) {
           ASSERT_OK(decoding.Update(step));
           decoding.Expect(step);
           ExpectReplay(decoding, step);
-          Both("m", [](mneme_memory* memory) { return mneme_truncate(memory, 20); });
+          Both("m", [](mneme_memory* memory) { return mneme_memory_truncate(memory, 20); });
           Append("m", failing % 2 == 0 ? 10 : 1100);
           device_.FailCall(failing);
           const int64_t before = device_.calls();
@@ -408,7 +409,7 @@ TEST_F(GraphTest, AFailureIsToldAndTheNextStepIsRight) {
         device_.FailCall(-1);
         if (failed && status != MNEME_OK) {
           ++told;
-          EXPECT_EQ(status, MNEME_UNAVAILABLE);
+          EXPECT_EQ(status, MNEME_STATUS_UNAVAILABLE);
           EXPECT_THAT(mneme_last_error(), HasSubstr("made to fail"));
         }
         if (capturing && status != MNEME_OK) {

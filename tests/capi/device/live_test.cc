@@ -23,10 +23,14 @@ class LiveTest : public TwinTest {
         case 3: Append(name, static_cast<int64_t>(random_() % 150), DType::kF32); break;
         case 4: TruncateAnywhere(name); break;
         case 5: EvictSome(name); break;
-        case 6: Both(name, [](mneme_memory* memory) { return mneme_commit(memory, MNEME_BUFFERED, nullptr); }); break;
-        case 7: Both(name, [](mneme_memory* memory) { return mneme_maintain(memory, nullptr, nullptr); }); break;
+        case 6:
+          Both(name,
+               [](mneme_memory* memory) { return mneme_memory_commit(memory, MNEME_DURABILITY_BUFFERED, nullptr); });
+          break;
+        case 7: Both(name, [](mneme_memory* memory) { return mneme_memory_maintain(memory, nullptr, nullptr); }); break;
         case 8:
-          Both(name, [](mneme_memory* memory) { return mneme_commit(memory, MNEME_BUFFERED, nullptr); });
+          Both(name,
+               [](mneme_memory* memory) { return mneme_memory_commit(memory, MNEME_DURABILITY_BUFFERED, nullptr); });
           ReleaseSnapshots();
           Close(name);
           Open(name);
@@ -64,9 +68,9 @@ class LiveTest : public TwinTest {
       ExpectSame(call);
       if (HasFailure()) return;
     }
-    const mneme_store_stats_t stats = Stats();
-    EXPECT_GT(stats.device_staged, 120 + 10) << "two appends a round, and calls that the kernels do not know";
-    EXPECT_LT(stats.device_staged, 120 + 50) << "and those that they know are not";
+    const mneme_store_stats stats = Stats();
+    EXPECT_GT(stats.host_staged_calls, 120 + 10) << "two appends a round, and calls that the kernels do not know";
+    EXPECT_LT(stats.host_staged_calls, 120 + 50) << "and those that they know are not";
   }
 };
 
@@ -76,7 +80,7 @@ TEST_F(LiveTest, FollowsWhateverIsDoneToF16) {
   Create("bound", Options(DType::kF16, 300));
   Create("pinned", Options(DType::kF16, 200, 7));
   Live({"free", "bound", "pinned"}, DType::kF16, 220);
-  EXPECT_GT(Stats().device_attended, 50);
+  EXPECT_GT(Stats().device_searched_sequences, 50);
 }
 
 TEST_F(LiveTest, FollowsWhateverIsDoneToBF16) {
@@ -84,7 +88,7 @@ TEST_F(LiveTest, FollowsWhateverIsDoneToBF16) {
   Create("free", Options(DType::kBF16));
   Create("pinned", Options(DType::kBF16, 200, 20));
   Live({"free", "pinned"}, DType::kBF16, 120);
-  EXPECT_GT(Stats().device_attended, 25);
+  EXPECT_GT(Stats().device_searched_sequences, 25);
 }
 
 TEST_F(LiveTest, FollowsWhateverIsDoneToI8) {
@@ -92,7 +96,7 @@ TEST_F(LiveTest, FollowsWhateverIsDoneToI8) {
   Create("free", Options(DType::kI8));
   Create("pinned", Options(DType::kI8, 200, 20));
   Live({"free", "pinned"}, DType::kF16, 120);
-  EXPECT_GT(Stats().device_attended, 25);
+  EXPECT_GT(Stats().device_searched_sequences, 25);
 }
 
 TEST_F(LiveTest, AnyCallOnTheDeviceIsTheCallOnTheHostF16) {

@@ -17,7 +17,7 @@ TEST_F(MirrorTest, ServesAPromptInSeveralCalls) {
   PromptCall(call, "m", 300);
   ExpectSame(call);
   EXPECT_EQ(device_.attends(), 2) << "2^18 candidates a call are 256 of these queries";
-  EXPECT_EQ(Stats().device_attended, 1);
+  EXPECT_EQ(Stats().device_searched_sequences, 1);
 }
 
 // A bounded memory lives on for long: what is evicted makes room on the device, too.
@@ -36,7 +36,7 @@ TEST_F(MirrorTest, ABoundedMemoryStaysAsSmallOnTheDevice) {
   }
   // 2,490 tokens of 768 bytes in layer 3 would be 1.9 MB; the bound is 100, the room at most five quarters and 1,024.
   EXPECT_LT(greatest, int64_t{1250} * 768 * 2 + (int64_t{1} << 20));
-  EXPECT_EQ(Stats().device_fell_back, 0);
+  EXPECT_EQ(Stats().device_fallback_sequences, 0);
 }
 
 TEST_F(MirrorTest, ABlockThatGrowsTakesItsRowsAlong) {
@@ -59,7 +59,7 @@ TEST_F(MirrorTest, ABlockThatGrowsTakesItsRowsAlong) {
     copied += 1160;
     EXPECT_EQ(Stats().device_copied_rows, copied);
   }
-  EXPECT_EQ(Stats().device_attended, 6);
+  EXPECT_EQ(Stats().device_searched_sequences, 6);
 }
 
 TEST_F(MirrorTest, DecodingAllocatesNothingAndCopiesEachRowOnce) {
@@ -76,7 +76,7 @@ TEST_F(MirrorTest, DecodingAllocatesNothingAndCopiesEachRowOnce) {
   for (int i = 0; i < 40; ++i) step();
   EXPECT_EQ(device_.allocations(), allocations);
   EXPECT_EQ(Stats().device_copied_rows - copied, 40) << "layer 7 was never attended to";
-  EXPECT_EQ(Stats().device_attended, 41);
+  EXPECT_EQ(Stats().device_searched_sequences, 41);
 }
 
 // After a truncation the next rows take the places of others, which a snapshot still sees.
@@ -86,14 +86,14 @@ TEST_F(MirrorTest, ASnapshotFromBeforeATruncationKeepsItsRows) {
   PlainCall(call, {"m"}, DType::kF16);
   ExpectSame(call);
   TakeSnapshots("m");
-  Both("m", [](mneme_memory* memory) { return mneme_truncate(memory, 60); });
+  Both("m", [](mneme_memory* memory) { return mneme_memory_truncate(memory, 60); });
   Append("m", 40);
   ExpectSame(call);
   call.snapshots = true;
   ExpectSame(call);
-  const mneme_store_stats_t stats = Stats();
-  EXPECT_EQ(stats.device_attended, 2);
-  EXPECT_EQ(stats.device_fell_back, 1);
+  const mneme_store_stats stats = Stats();
+  EXPECT_EQ(stats.device_searched_sequences, 2);
+  EXPECT_EQ(stats.device_fallback_sequences, 1);
   EXPECT_EQ(stats.device_copied_rows, 140) << "the first 60 are not copied again";
 }
 

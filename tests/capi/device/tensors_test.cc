@@ -40,8 +40,8 @@ TEST_F(TensorsTest, WithoutOutputsInHostMemoryTheHostDoesNotWait) {
     ExpectSame(call);
     EXPECT_EQ(waited_, 1);
   }
-  EXPECT_EQ(Stats().device_staged, 0);
-  EXPECT_EQ(Stats().device_attended, 10);
+  EXPECT_EQ(Stats().host_staged_calls, 0);
+  EXPECT_EQ(Stats().device_searched_sequences, 10);
 }
 
 // Many calls under way at once, and rows that come, go and take the places of others meanwhile.
@@ -62,9 +62,9 @@ TEST_F(TensorsTest, CallsUnderWaySeeWhatTheySawWhenTheyWereMade) {
     own.call.host_outputs = false;
     own.device = Attend(own.call, 0, &own.finish);
     own.cpu = Attend(own.call, 1);
-    if (i % 3 == 0) Both("m", [&](mneme_memory* memory) { return mneme_truncate(memory, NextToken("m") - 50); });
+    if (i % 3 == 0) Both("m", [&](mneme_memory* memory) { return mneme_memory_truncate(memory, NextToken("m") - 50); });
     if (i % 20 == 10) {
-      Both("m", [&](mneme_memory* memory) { return mneme_evict(memory, 100); });
+      Both("m", [&](mneme_memory* memory) { return mneme_memory_evict(memory, 100); });
     }
     Append("m", i % 30 == 17 ? 1200 : 17 + i % 3 * 17);
   }
@@ -74,7 +74,7 @@ TEST_F(TensorsTest, CallsUnderWaySeeWhatTheySawWhenTheyWereMade) {
     ExpectSame(own.device, own.cpu, DType::kF32);
     ASSERT_FALSE(HasFailure()) << "call " << &own - &calls.front();
   }
-  EXPECT_EQ(Stats().device_staged, 0);
+  EXPECT_EQ(Stats().host_staged_calls, 0);
 }
 
 TEST_F(TensorsTest, AppendedRowsAreTheTensorsAndBadOnesAreRefused) {
@@ -86,12 +86,12 @@ TEST_F(TensorsTest, AppendedRowsAreTheTensorsAndBadOnesAreRefused) {
     for (int store = 0; store < 2; ++store) {
       AnyTensor keys(DType::kF32, {21, KvHeads(layer), KeyDim(layer)});
       AnyTensor values(DType::kF32, {21, KvHeads(layer), ValueDim(layer)});
-      mneme_read_args args = MNEME_READ_ARGS_INIT;
+      mneme_memory_read_args args = MNEME_MEMORY_READ_ARGS_INIT;
       args.layer = layer;
       args.tokens = 21;
       args.keys = &keys.view;
       args.values = &values.view;
-      ASSERT_OK(mneme_read(memories_.at("m")[static_cast<size_t>(store)], &args));
+      ASSERT_OK(mneme_memory_read(memories_.at("m")[static_cast<size_t>(store)], &args));
       rows[store] = keys.Floats();
       const std::vector<float> more = values.Floats();
       rows[store].insert(rows[store].end(), more.begin(), more.end());
@@ -101,13 +101,13 @@ TEST_F(TensorsTest, AppendedRowsAreTheTensorsAndBadOnesAreRefused) {
   AnyTensor keys(DType::kF32, {1, 2, 64}), values(DType::kF32, {1, 2, 128});
   reinterpret_cast<float*>(values.data.data())[200] = std::numeric_limits<float>::quiet_NaN();
   OnDevice device_keys(*runtime_, stream_, keys), device_values(*runtime_, stream_, values);
-  mneme_append_args args = MNEME_APPEND_ARGS_INIT;
+  mneme_memory_append_args args = MNEME_MEMORY_APPEND_ARGS_INIT;
   args.layer = 3;
   args.keys = &device_keys.view;
   args.values = &device_values.view;
   args.has_stream = 1;
   args.stream = stream_;
-  ExpectRefused(mneme_append(memories_.at("m")[0], &args), MNEME_INVALID_ARGUMENT, "values");
+  ExpectRefused(mneme_memory_append(memories_.at("m")[0], &args), MNEME_STATUS_INVALID_ARGUMENT, "values");
   EXPECT_EQ(NextToken("m"), 21);
   EXPECT_EQ(InfoOf(memories_.at("m")[0]).next_token, 21);
 }
@@ -130,17 +130,17 @@ TEST_F(TensorsTest, WhatCannotBeServedIsNamed) {
   mneme_memory* const with = memories_.at("m")[0];
   mneme_memory* const without = memories_.at("m")[1];
   EXPECT_OK(mneme_attend(&with, 1, &args));
-  ExpectRefused(mneme_attend(&without, 1, &args), MNEME_FAILED_PRECONDITION, "args.query.device_type");
+  ExpectRefused(mneme_attend(&without, 1, &args), MNEME_STATUS_FAILED_PRECONDITION, "args.query.device_type");
   EXPECT_THAT(mneme_last_error(), HasSubstr("options.device_budget_bytes"));
 
   query.view.device_ordinal = 1;
-  ExpectRefused(mneme_attend(&with, 1, &args), MNEME_INVALID_ARGUMENT, "args.query.device_ordinal");
+  ExpectRefused(mneme_attend(&with, 1, &args), MNEME_STATUS_INVALID_ARGUMENT, "args.query.device_ordinal");
   query.view.device_ordinal = 0;
-  query.view.dtype = MNEME_I8;
-  ExpectRefused(mneme_attend(&with, 1, &args), MNEME_INVALID_ARGUMENT, "args.query.dtype");
-  query.view.dtype = MNEME_F16;
+  query.view.dtype = MNEME_DTYPE_I8;
+  ExpectRefused(mneme_attend(&with, 1, &args), MNEME_STATUS_INVALID_ARGUMENT, "args.query.dtype");
+  query.view.dtype = MNEME_DTYPE_F16;
   device_.BeginCapture(stream_);
-  ExpectRefused(mneme_attend(&with, 1, &args), MNEME_FAILED_PRECONDITION, "args.stream");
+  ExpectRefused(mneme_attend(&with, 1, &args), MNEME_STATUS_FAILED_PRECONDITION, "args.stream");
   const auto graph = device_.EndCapture(stream_);
   ASSERT_TRUE(graph != nullptr);
   EXPECT_TRUE(graph->empty());
@@ -150,11 +150,11 @@ TEST_F(TensorsTest, WhatCannotBeServedIsNamed) {
   search.layer = 3;
   search.query = &query.view;
   search.tokens = tokens.data();
-  ExpectRefused(mneme_search(&with, 1, &search), MNEME_UNIMPLEMENTED, "args.query.device_type");
+  ExpectRefused(mneme_search(&with, 1, &search), MNEME_STATUS_UNIMPLEMENTED, "args.query.device_type");
 
   args.query = &call.query.view;
   args.output = &output.view;
-  ExpectRefused(mneme_attend(&with, 1, &args), MNEME_INVALID_ARGUMENT, "args.has_stream");
+  ExpectRefused(mneme_attend(&with, 1, &args), MNEME_STATUS_INVALID_ARGUMENT, "args.has_stream");
   EXPECT_EQ(device_.Finish(), "") << "the tensors go";
 }
 
@@ -187,9 +187,9 @@ TEST_F(TensorsTest, AFailureIsToldAndTheNextCallIsRight) {
       failed = device_.calls() - before > failing;
       if (status != MNEME_OK) {
         ++told;
-        EXPECT_EQ(status, MNEME_UNAVAILABLE);
+        EXPECT_EQ(status, MNEME_STATUS_UNAVAILABLE);
         EXPECT_THAT(mneme_last_error(), HasSubstr("made to fail"));
-        EXPECT_EQ(mneme_classify(status), MNEME_CLASS_TRANSIENT);
+        EXPECT_EQ(mneme_status_classify(status), MNEME_CLASS_TRANSIENT);
       }
       device_output.Fetch();
       ASSERT_EQ(device_.Finish(), "");

@@ -179,11 +179,11 @@ void TwinTest::Append(const std::string& name, int64_t n, DType dtype) {
     AnyTensor keys(dtype, {n, KvHeads(layer), KeyDim(layer)}), values(dtype, {n, KvHeads(layer), ValueDim(layer)});
     keys.Fill(random_);
     values.Fill(random_);
-    mneme_append_args args = MNEME_APPEND_ARGS_INIT;
+    mneme_memory_append_args args = MNEME_MEMORY_APPEND_ARGS_INIT;
     args.layer = layer;
     args.keys = &keys.view;
     args.values = &values.view;
-    Both(name, [&](mneme_memory* memory) { return mneme_append(memory, &args); });
+    Both(name, [&](mneme_memory* memory) { return mneme_memory_append(memory, &args); });
   }
 }
 
@@ -193,17 +193,17 @@ void TwinTest::AppendFromDevice(const std::string& name, int64_t n, DType dtype)
     keys.Fill(random_);
     values.Fill(random_);
     OnDevice device_keys(*runtime_, stream_, keys, 3), device_values(*runtime_, stream_, values);
-    mneme_append_args args = MNEME_APPEND_ARGS_INIT;
+    mneme_memory_append_args args = MNEME_MEMORY_APPEND_ARGS_INIT;
     args.layer = layer;
     args.keys = &device_keys.view;
     args.values = &device_values.view;
     args.has_stream = 1;
     args.stream = stream_;
-    ASSERT_OK(mneme_append(memories_.at(name)[0], &args));
+    ASSERT_OK(mneme_memory_append(memories_.at(name)[0], &args));
     args.keys = &keys.view;
     args.values = &values.view;
     args.has_stream = 0;
-    ASSERT_OK(mneme_append(memories_.at(name)[1], &args));
+    ASSERT_OK(mneme_memory_append(memories_.at(name)[1], &args));
   }
 }
 
@@ -223,14 +223,14 @@ void TwinTest::ReleaseSnapshots() {
 
 void TwinTest::TruncateAnywhere(const std::string& name) {
   const auto tokens = static_cast<int64_t>(random_() % static_cast<uint64_t>(NextToken(name) + 1));
-  Both(name, [&](mneme_memory* memory) { return mneme_truncate(memory, tokens); });
+  Both(name, [&](mneme_memory* memory) { return mneme_memory_truncate(memory, tokens); });
 }
 
 void TwinTest::EvictSome(const std::string& name) {
-  const mneme_memory_info_t info = InfoOf(memories_.at(name)[1]);
+  const mneme_memory_info info = InfoOf(memories_.at(name)[1]);
   const int64_t pinned = std::min(info.pinned_tokens, info.next_token);
   const int64_t keep = pinned + static_cast<int64_t>(random_() % static_cast<uint64_t>(info.tokens - pinned + 1));
-  Both(name, [&](mneme_memory* memory) { return mneme_evict(memory, keep); });
+  Both(name, [&](mneme_memory* memory) { return mneme_memory_evict(memory, keep); });
 }
 
 std::string TwinTest::ForkAnywhere(const std::string& name) {
@@ -425,9 +425,9 @@ void TwinTest::ExpectSame(const TwinAnswer& device, const TwinAnswer& cpu, DType
   ExpectNear(device.mass, cpu.mass, 1e-5f, "mass");
 }
 
-mneme_store_stats_t TwinTest::Stats(int store) {
-  mneme_store_stats_t stats = MNEME_STORE_STATS_INIT;
-  EXPECT_OK(mneme_store_stats(stores_[store], &stats));
+mneme_store_stats TwinTest::Stats(int store) {
+  mneme_store_stats stats = MNEME_STORE_STATS_INIT;
+  EXPECT_OK(mneme_store_get_stats(stores_[store], &stats));
   return stats;
 }
 

@@ -134,7 +134,7 @@ class TwinTest : public ::testing::Test {
   // Both stores' answers are the same: rows, and numbers within rounding.
   void ExpectSame(TwinCall& call);
 
-  mneme_store_stats_t Stats(int store = 0);
+  mneme_store_stats Stats(int store = 0);
 
   std::mt19937 random_;
   int forks_ = 0;

@@ -87,7 +87,7 @@ struct Case {
   int64_t kv_heads = 2;
   int64_t dim = 64;
   float soft_cap = 0;
-  int32_t stored = MNEME_F16;
+  int32_t stored = MNEME_DTYPE_F16;
   int64_t tokens = 2500;  // in segments of 1024, the rest in the tail
   int64_t pinned = 0;
   int32_t policy = MNEME_POSITION_AS_STORED;
@@ -114,8 +114,8 @@ constexpr Case kCases[] = {
     {.name = "eight heads a group, k 8", .q_heads = 16, .k = 8},
     {.name = "k 64, three heads a group", .q_heads = 6, .k = 64},
     {.name = "more wanted than there is", .tokens = 100, .k = 5000},
-    {.name = "f32 rows", .stored = MNEME_F32},
-    {.name = "i8 rows of 128 dims", .dim = 128, .stored = MNEME_I8},
+    {.name = "f32 rows", .stored = MNEME_DTYPE_F32},
+    {.name = "i8 rows of 128 dims", .dim = 128, .stored = MNEME_DTYPE_I8},
     {.name = "wide heads", .dim = 320, .locals = 20},
     {.name = "decay, bias and pinned rows", .pinned = 16, .decay = 0.5f, .bias = 0.25f},
     {.name = "soft cap", .soft_cap = 5},
@@ -160,7 +160,7 @@ class SteadyCall {
       EXPECT_OK(mneme_memory_create(store_, std::to_string(i).c_str(), card_, &made, &memories_.back()));
       for (int64_t token = 0; token < c.tokens; token += 1024) {
         Append(static_cast<size_t>(i), std::min<int64_t>(1024, c.tokens - token), static_cast<uint32_t>(token + i));
-        EXPECT_OK(mneme_commit(memories_.back(), MNEME_BUFFERED, nullptr));
+        EXPECT_OK(mneme_memory_commit(memories_.back(), MNEME_DURABILITY_BUFFERED, nullptr));
       }
       if (c.snapshots) {
         mneme_snapshot* snapshot = nullptr;

@@ -44,10 +44,10 @@ std::vector<std::vector<float>> Read(mneme_llama_options options, llama_pos* nex
   const TemporaryFolder folder;
   const Store store(folder.path(), 2);
   mneme_memory_options rows = MNEME_MEMORY_OPTIONS_INIT;
-  EXPECT_EQ(mneme_llama_memory_options(made.adapter.get(), 0, &rows), MNEME_OK);
+  EXPECT_EQ(mneme_llama_fill_memory_options(made.adapter.get(), 0, &rows), MNEME_OK);
   mneme_memory* memory = nullptr;
-  EXPECT_EQ(mneme_memory_create(store.get(), "m", mneme_llama_card(made.adapter.get()), &rows, &memory), MNEME_OK);
-  EXPECT_EQ(mneme_llama_set_memory(made.adapter.get(), 0, memory, MNEME_LLAMA_APPEND), MNEME_OK);
+  EXPECT_EQ(mneme_memory_create(store.get(), "m", mneme_llama_get_card(made.adapter.get()), &rows, &memory), MNEME_OK);
+  EXPECT_EQ(mneme_llama_set_memory(made.adapter.get(), 0, memory, MNEME_LLAMA_MODE_APPEND), MNEME_OK);
   std::vector<llama_token> tokens = TextTokens(Smol(), 0, 5 * 64);
   std::vector<int8_t> all(64, 1);
   for (size_t begin = 0; begin < tokens.size(); begin += 64) {
@@ -55,7 +55,7 @@ std::vector<std::vector<float>> Read(mneme_llama_options options, llama_pos* nex
     batch.logits = all.data();
     EXPECT_EQ(mneme_llama_decode(made.adapter.get(), batch), MNEME_OK) << mneme_llama_last_error();
   }
-  *next_position = mneme_llama_next_position(made.adapter.get(), 0);
+  *next_position = mneme_llama_get_next_position(made.adapter.get(), 0);
   std::vector<std::vector<float>> result;
   for (int32_t i = 0; i < 64; ++i) {
     const std::span<const float> logits = PlainLogits(made.context.get(), i);
@@ -115,7 +115,7 @@ TEST(AdapterTest, OnlyChosenLayersHaveAMemory) {
   options.window = 64;
   const Made made = Make(options);
   const int32_t* chosen = nullptr;
-  ASSERT_EQ(mneme_llama_layers(made.adapter.get(), &chosen), 2u);
+  ASSERT_EQ(mneme_llama_get_layers(made.adapter.get(), &chosen), 2u);
   EXPECT_EQ(chosen[1], 20);
 }
 
@@ -124,11 +124,11 @@ TEST(AdapterTest, SizesOfMemoriesLeaveRoomForTheWindow) {
   options.window = 64;
   const Made made = Make(options);
   mneme_memory_options rows = MNEME_MEMORY_OPTIONS_INIT;
-  ASSERT_EQ(mneme_llama_memory_options(made.adapter.get(), 1000, &rows), MNEME_OK);
+  ASSERT_EQ(mneme_llama_fill_memory_options(made.adapter.get(), 1000, &rows), MNEME_OK);
   EXPECT_EQ(rows.max_tokens, 1064);
   EXPECT_EQ(rows.pinned_tokens, 16);
   EXPECT_EQ(rows.keys_rotated, 0);
-  EXPECT_EQ(mneme_llama_memory_options(made.adapter.get(), 15, &rows), MNEME_INVALID_ARGUMENT);
+  EXPECT_EQ(mneme_llama_fill_memory_options(made.adapter.get(), 15, &rows), MNEME_STATUS_INVALID_ARGUMENT);
   EXPECT_THAT(mneme_llama_last_error(), HasSubstr("16 pinned"));
 }
 
@@ -141,15 +141,15 @@ TEST(AdapterTest, CountsItsWork) {
   const Memory memory(store, "m", session, /*create=*/true, 0, "f16");
   const std::vector<llama_token> tokens = TextTokens(Smol(), 0, 256);
   std::vector<int64_t> commits;
-  const IngestTimes times =
-      Ingest(session, memory, tokens, "m", MNEME_BUFFERED, [&](int64_t durable) { commits.push_back(durable); });
+  const IngestTimes times = Ingest(session, memory, tokens, "m", MNEME_DURABILITY_BUFFERED,
+                                   [&](int64_t durable) { commits.push_back(durable); });
   EXPECT_EQ(commits, (std::vector<int64_t>{64, 128, 192, 256}));
   EXPECT_GT(times.model, 0.0);
   EXPECT_GT(times.adapter, 0.0);
   EXPECT_GT(times.append, 0.0);
   EXPECT_LE(times.model + times.adapter + times.append, times.total * 1.01);
-  mneme_llama_stats_t stats = MNEME_LLAMA_STATS_INIT;
-  ASSERT_EQ(mneme_llama_stats(session.adapter(), &stats), MNEME_OK);
+  mneme_llama_stats stats = MNEME_LLAMA_STATS_INIT;
+  ASSERT_EQ(mneme_llama_get_stats(session.adapter(), &stats), MNEME_OK);
   EXPECT_EQ(stats.tokens, 256);
   session.Detach(0);
 }

@@ -26,7 +26,7 @@ llama_context_params Params() {
 
 void ExpectRefused(const llama_context_params& params, const std::string& reason) {
   const Status status = CheckContextParams(params, Shape(), kWindow);
-  EXPECT_EQ(status.code(), MNEME_FAILED_PRECONDITION);
+  EXPECT_EQ(status.code(), MNEME_STATUS_FAILED_PRECONDITION);
   EXPECT_THAT(status.message(), HasSubstr(reason));
 }
 

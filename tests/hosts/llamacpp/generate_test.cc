@@ -34,11 +34,11 @@ std::vector<llama_token> StoredTokens(const std::string& path, const std::string
   const Store store(path, 2, StoreUse::kRead);
   const Memory memory(store, name, session, /*create=*/false, 0, "");
   std::vector<int32_t> ids(static_cast<size_t>(memory.Info().next_token));
-  mneme_read_args args = MNEME_READ_ARGS_INIT;
+  mneme_memory_read_args args = MNEME_MEMORY_READ_ARGS_INIT;
   args.tokens = static_cast<int64_t>(ids.size());
   args.token_ids = ids.data();
   if (!ids.empty()) {
-    EXPECT_EQ(mneme_read(memory.get(), &args), MNEME_OK) << mneme_last_error();
+    EXPECT_EQ(mneme_memory_read(memory.get(), &args), MNEME_OK) << mneme_last_error();
   }
   return ids;
 }
@@ -52,7 +52,7 @@ class GenerateTest : public ::testing::Test {
     Session session(Smol(), Settings());
     const Store store(store_, 2);
     const Memory memory(store, "m", session, /*create=*/true, 0, "f16");
-    Ingest(session, memory, TextTokens(Smol(), 0, 3 * kWindow), "m", MNEME_BUFFERED, nullptr);
+    Ingest(session, memory, TextTokens(Smol(), 0, 3 * kWindow), "m", MNEME_DURABILITY_BUFFERED, nullptr);
     session.Detach(0);
   }
 
@@ -156,7 +156,7 @@ TEST_F(GenerateTest, AReaderResumesAsAWriterDoes) {
     session.Detach(0);
     return result;
   };
-  EXPECT_TRUE(predict(StoreUse::kRead, MNEME_LLAMA_READ) == predict(StoreUse::kWrite, MNEME_LLAMA_APPEND));
+  EXPECT_TRUE(predict(StoreUse::kRead, MNEME_LLAMA_MODE_READ) == predict(StoreUse::kWrite, MNEME_LLAMA_MODE_APPEND));
 }
 
 }  // namespace

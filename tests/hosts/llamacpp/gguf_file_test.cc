@@ -70,17 +70,17 @@ TEST(GgufFileTest, RefusesSinksAsWeightsAndLongRope) {
   GgufFacts facts;
   const TinyFile sinks("blk.0.attn_sinks.weight", {1});
   Status status = ReadGgufFile(sinks.path(), &facts);
-  EXPECT_EQ(status.code(), MNEME_UNIMPLEMENTED);
+  EXPECT_EQ(status.code(), MNEME_STATUS_UNIMPLEMENTED);
   EXPECT_THAT(status.message(), HasSubstr("attention sinks as weights"));
   const TinyFile factors("rope_factors_long.weight", {1});
   status = ReadGgufFile(factors.path(), &facts);
-  EXPECT_EQ(status.code(), MNEME_UNIMPLEMENTED);
+  EXPECT_EQ(status.code(), MNEME_STATUS_UNIMPLEMENTED);
   EXPECT_THAT(status.message(), HasSubstr("LongRoPE"));
 }
 
 TEST(GgufFileTest, SaysWhatItCannotRead) {
   GgufFacts facts;
-  EXPECT_EQ(ReadGgufFile("/nowhere/model.gguf", &facts).code(), MNEME_NOT_FOUND);
+  EXPECT_EQ(ReadGgufFile("/nowhere/model.gguf", &facts).code(), MNEME_STATUS_NOT_FOUND);
   const TinyFile file("w", std::vector<float>(4096, 1.0f));
   std::filesystem::resize_file(file.path(), std::filesystem::file_size(file.path()) - 8192);
   EXPECT_FALSE(ReadGgufFile(file.path(), &facts).ok());

@@ -96,7 +96,7 @@ class AttentionGraph {
   void ExpectRefused(const std::string& reason) const {
     AttentionInputs inputs;
     const Status status = Find(&inputs);
-    EXPECT_EQ(status.code(), MNEME_FAILED_PRECONDITION);
+    EXPECT_EQ(status.code(), MNEME_STATUS_FAILED_PRECONDITION);
     EXPECT_THAT(status.message(), HasSubstr(reason));
   }
   ggml_context* context() { return context_.get(); }

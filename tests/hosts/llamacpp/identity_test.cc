@@ -85,11 +85,11 @@ void ExpectOwnAttention(llama_model* model, const std::string& path, uint32_t pa
   const TemporaryFolder folder;
   const Store store(folder.path(), 2);
   mneme_memory_options rows = MNEME_MEMORY_OPTIONS_INIT;
-  ASSERT_EQ(mneme_llama_memory_options(made, 0, &rows), MNEME_OK);
+  ASSERT_EQ(mneme_llama_fill_memory_options(made, 0, &rows), MNEME_OK);
   mneme_memory* memory = nullptr;
-  ASSERT_EQ(mneme_memory_create(store.get(), "empty", mneme_llama_card(made), &rows, &memory), MNEME_OK);
+  ASSERT_EQ(mneme_memory_create(store.get(), "empty", mneme_llama_get_card(made), &rows, &memory), MNEME_OK);
   // A reader of an empty memory: however far its window slides, there is nothing to retrieve.
-  ASSERT_EQ(mneme_llama_set_memory(made, 0, memory, MNEME_LLAMA_READ), MNEME_OK) << mneme_llama_last_error();
+  ASSERT_EQ(mneme_llama_set_memory(made, 0, memory, MNEME_LLAMA_MODE_READ), MNEME_OK) << mneme_llama_last_error();
   const std::vector<llama_token> tokens = TextTokens(model, 0, 128 + 6 * 64);
   for (size_t begin = 0; begin < tokens.size();) {
     const size_t count = std::min<size_t>(begin == 0 ? 128 : 64, tokens.size() - begin);
@@ -98,14 +98,14 @@ void ExpectOwnAttention(llama_model* model, const std::string& path, uint32_t pa
     ASSERT_EQ(mneme_llama_decode(made, batch.get()), MNEME_OK) << mneme_llama_last_error();
     begin += count;
   }
-  EXPECT_EQ(mneme_llama_set_memory(made, 0, nullptr, MNEME_LLAMA_READ), MNEME_OK);
+  EXPECT_EQ(mneme_llama_set_memory(made, 0, nullptr, MNEME_LLAMA_MODE_READ), MNEME_OK);
   EXPECT_EQ(mneme_memory_close(memory), MNEME_OK);
 
   EXPECT_EQ(comparison.left_out, comparison.outputs);
   double worst = 0.0;
   size_t compared = 0;
   const int32_t* chosen = nullptr;
-  ASSERT_EQ(mneme_llama_layers(made, &chosen), layers);
+  ASSERT_EQ(mneme_llama_get_layers(made, &chosen), layers);
   for (size_t i = 0; i < layers; ++i) {
     const auto found = comparison.worst.find("kqv_out-" + std::to_string(chosen[i]));
     ASSERT_NE(found, comparison.worst.end());
@@ -140,7 +140,7 @@ Distance AgainstNative(llama_model* model, const std::string& path, size_t total
   const TemporaryFolder folder;
   const Store store(folder.path(), 2);
   const Memory memory(store, "everything", session, /*create=*/true, 0, "f16");
-  session.Attach(0, memory.get(), MNEME_LLAMA_APPEND);
+  session.Attach(0, memory.get(), MNEME_LLAMA_MODE_APPEND);
   const ContextPtr native = PlainContext(model, static_cast<uint32_t>(total), static_cast<uint32_t>(batch));
   const std::vector<llama_token> tokens = TextTokens(model, 0, static_cast<int64_t>(total) + 1);
   Distance distance;
@@ -153,7 +153,7 @@ Distance AgainstNative(llama_model* model, const std::string& path, size_t total
       distance.Add(PlainLogits(native.get(), at), session.Logits(at), tokens[begin + i + 1]);
     }
   }
-  const mneme_memory_info_t info = memory.Info();
+  const mneme_memory_info info = memory.Info();
   EXPECT_EQ(info.next_token, static_cast<int64_t>(total));
   session.Detach(0);
   std::cout << distance.positions << " positions: mean KL " << distance.MeanDivergence() << ", same argmax "

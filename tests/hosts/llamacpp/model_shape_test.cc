@@ -43,7 +43,7 @@ Metadata Gemma() {
 void ExpectNotServed(const Metadata& metadata, const std::string& reason) {
   ModelShape shape;
   const Status status = Read(metadata, &shape);
-  EXPECT_EQ(status.code(), MNEME_UNIMPLEMENTED);
+  EXPECT_EQ(status.code(), MNEME_STATUS_UNIMPLEMENTED);
   EXPECT_THAT(status.message(), HasSubstr(reason));
 }
 

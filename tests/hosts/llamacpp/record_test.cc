@@ -62,7 +62,7 @@ class Ingested {
  public:
   Ingested(llama_model* model, const std::string& path, int64_t tokens) : session_(model, Settings(path)) {
     memory_ = std::make_unique<Memory>(store_, "m", session_, /*create=*/true, 0, "f16");
-    Ingest(session_, *memory_, TextTokens(model, 0, tokens), "m", MNEME_BUFFERED, nullptr);
+    Ingest(session_, *memory_, TextTokens(model, 0, tokens), "m", MNEME_DURABILITY_BUFFERED, nullptr);
   }
   ~Ingested() { session_.Detach(0); }
 
@@ -70,12 +70,12 @@ class Ingested {
   std::vector<float> Keys(const RecordedLayer& layer, int64_t rows) const {
     std::vector<float> keys(static_cast<size_t>(rows * layer.kv_heads * layer.dim));
     const int64_t shape[] = {rows, layer.kv_heads, layer.dim};
-    const mneme_tensor tensor = {keys.data(), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
-    mneme_read_args args = MNEME_READ_ARGS_INIT;
+    const mneme_tensor tensor = {keys.data(), MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
+    mneme_memory_read_args args = MNEME_MEMORY_READ_ARGS_INIT;
     args.layer = layer.layer;
     args.tokens = rows;
     args.keys = &tensor;
-    EXPECT_EQ(mneme_read(memory_->get(), &args), MNEME_OK) << mneme_last_error();
+    EXPECT_EQ(mneme_memory_read(memory_->get(), &args), MNEME_OK) << mneme_last_error();
     return keys;
   }
   mneme_memory* memory() const { return memory_->get(); }
@@ -145,7 +145,7 @@ void ExpectEnginesScores(llama_model* model, const Ingested& ingested, const Rec
 
   const int64_t shape[] = {1, layer.query_heads, layer.dim};
   ASSERT_EQ(tap.query.size(), static_cast<size_t>(layer.query_heads * layer.dim));
-  const mneme_tensor query = {tap.query.data(), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
+  const mneme_tensor query = {tap.query.data(), MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
   const int64_t position = kRows + 8 * kQueries - 1;
   const int64_t end = kRows;
   std::vector<int64_t> rows(static_cast<size_t>(layer.query_heads) * 32);

@@ -21,7 +21,7 @@ class RefusalsTest : public ::testing::Test {
     settings.window = 64;
     session_ = std::make_unique<Session>(Smol(), settings, sequences);
     memory_ = std::make_unique<Memory>(store_, policy, *session_, /*create=*/true, 0, "f16");
-    session_->Attach(0, memory_->get(), MNEME_LLAMA_APPEND);
+    session_->Attach(0, memory_->get(), MNEME_LLAMA_MODE_APPEND);
   }
   void TearDown() override {
     if (session_ != nullptr) session_->Detach(0);
@@ -51,7 +51,7 @@ class RefusalsTest : public ::testing::Test {
   }
   llama_memory_t cache() { return llama_get_memory(session_->context()); }
   void ExpectRefused(mneme_status status, const std::string& reason) {
-    EXPECT_EQ(status, MNEME_FAILED_PRECONDITION);
+    EXPECT_EQ(status, MNEME_STATUS_FAILED_PRECONDITION);
     EXPECT_THAT(mneme_llama_last_error(), HasSubstr(reason));
   }
 
@@ -93,7 +93,7 @@ TEST_F(RefusalsTest, RowsTakenFromTheCacheBehindItsBack) {
 TEST_F(RefusalsTest, AMemoryChangedBehindItsBack) {
   Start("fixed");
   ASSERT_EQ(Decode(0, 64), MNEME_OK);
-  ASSERT_EQ(mneme_truncate(memory_->get(), 40), MNEME_OK);
+  ASSERT_EQ(mneme_memory_truncate(memory_->get(), 40), MNEME_OK);
   ExpectRefused(Decode(64, 8), "the memory stands at token 40, expected 64");
 }
 
@@ -104,7 +104,7 @@ TEST_F(RefusalsTest, AFailedStepLeavesNothingBehind) {
   ASSERT_NE(Decode(64, 8), MNEME_OK);
   // Told of the removal, the adapter goes on where it was.
   llama_memory_seq_rm(cache(), 0, -1, -1);
-  session_->Attach(0, memory_->get(), MNEME_LLAMA_APPEND);
+  session_->Attach(0, memory_->get(), MNEME_LLAMA_MODE_APPEND);
   EXPECT_EQ(Decode(64, 8), MNEME_OK) << mneme_llama_last_error();
   EXPECT_EQ(memory_->Info().next_token, 72);
 }
@@ -145,7 +145,7 @@ TEST_F(RefusalsTest, AFailedStepIsTakenBackInEverySequence) {
 TEST_F(RefusalsTest, BatchesThatLlamaWouldAbortFor) {
   Start("fixed");
   const auto expect = [](mneme_status status, const std::string& reason) {
-    EXPECT_EQ(status, MNEME_INVALID_ARGUMENT);
+    EXPECT_EQ(status, MNEME_STATUS_INVALID_ARGUMENT);
     EXPECT_THAT(mneme_llama_last_error(), HasSubstr(reason));
   };
   expect(Decode(0, 65), "batch: has 65 tokens, the context takes at most 64 (n_batch)");
@@ -153,7 +153,7 @@ TEST_F(RefusalsTest, BatchesThatLlamaWouldAbortFor) {
   expect(DecodeIn({100000}, 1, 0), "sequence: expected 0 to 0 (n_seq_max), got 100000");
   expect(DecodeIn({-1}, 1, 0), "sequence: expected 0 to 0 (n_seq_max), got -1");
   expect(DecodeIn({0}, 1, -5), "batch: token 0 has position -5");
-  expect(mneme_llama_set_memory(session_->adapter(), 100000, memory_->get(), MNEME_LLAMA_READ),
+  expect(mneme_llama_set_memory(session_->adapter(), 100000, memory_->get(), MNEME_LLAMA_MODE_READ),
          "sequence: expected 0 to 0 (n_seq_max), got 100000");
   EXPECT_EQ(Decode(0, 64), MNEME_OK) << mneme_llama_last_error();
   EXPECT_EQ(memory_->Info().next_token, 64);
@@ -167,13 +167,13 @@ TEST_F(RefusalsTest, AMemoryOfAnotherModel) {
   ASSERT_EQ(mneme_llama_create(Smol(), &options, &other), MNEME_OK);
   const AdapterPtr owned(other);
   mneme_memory_options rows = MNEME_MEMORY_OPTIONS_INIT;
-  ASSERT_EQ(mneme_llama_memory_options(other, 0, &rows), MNEME_OK);
+  ASSERT_EQ(mneme_llama_fill_memory_options(other, 0, &rows), MNEME_OK);
   mneme_memory* foreign = nullptr;
-  ASSERT_EQ(mneme_memory_create(store_.get(), "foreign", mneme_llama_card(other), &rows, &foreign), MNEME_OK);
-  ExpectRefused(mneme_llama_set_memory(session_->adapter(), 1, foreign, MNEME_LLAMA_READ), "other weights");
+  ASSERT_EQ(mneme_memory_create(store_.get(), "foreign", mneme_llama_get_card(other), &rows, &foreign), MNEME_OK);
+  ExpectRefused(mneme_llama_set_memory(session_->adapter(), 1, foreign, MNEME_LLAMA_MODE_READ), "other weights");
   ASSERT_EQ(mneme_memory_close(foreign), MNEME_OK);
-  EXPECT_EQ(mneme_memory_open(store_.get(), "foreign", mneme_llama_card(session_->adapter()), &foreign),
-            MNEME_FAILED_PRECONDITION);
+  EXPECT_EQ(mneme_memory_open(store_.get(), "foreign", mneme_llama_get_card(session_->adapter()), &foreign),
+            MNEME_STATUS_FAILED_PRECONDITION);
 }
 
 TEST_F(RefusalsTest, KeysOfTheOtherKind) {
@@ -181,19 +181,20 @@ TEST_F(RefusalsTest, KeysOfTheOtherKind) {
   mneme_memory_options rows = MNEME_MEMORY_OPTIONS_INIT;
   rows.keys_rotated = 1;
   mneme_memory* rotated = nullptr;
-  ASSERT_EQ(mneme_memory_create(store_.get(), "rotated", mneme_llama_card(session_->adapter()), &rows, &rotated),
+  ASSERT_EQ(mneme_memory_create(store_.get(), "rotated", mneme_llama_get_card(session_->adapter()), &rows, &rotated),
             MNEME_OK);
-  ExpectRefused(mneme_llama_set_memory(session_->adapter(), 1, rotated, MNEME_LLAMA_READ), "rotated keys");
+  ExpectRefused(mneme_llama_set_memory(session_->adapter(), 1, rotated, MNEME_LLAMA_MODE_READ), "rotated keys");
   EXPECT_EQ(mneme_memory_close(rotated), MNEME_OK);
 }
 
 TEST_F(RefusalsTest, TwoWritersAndLateMemories) {
   Start("fixed", 2);
   mneme_llama* adapter = session_->adapter();
-  ExpectRefused(mneme_llama_set_memory(adapter, 1, memory_->get(), MNEME_LLAMA_APPEND), "only readers can share");
-  ExpectRefused(mneme_llama_set_memory(adapter, 1, memory_->get(), MNEME_LLAMA_READ), "only readers can share");
+  ExpectRefused(mneme_llama_set_memory(adapter, 1, memory_->get(), MNEME_LLAMA_MODE_APPEND), "only readers can share");
+  ExpectRefused(mneme_llama_set_memory(adapter, 1, memory_->get(), MNEME_LLAMA_MODE_READ), "only readers can share");
   ASSERT_EQ(Decode(0, 8), MNEME_OK);
-  ExpectRefused(mneme_llama_set_memory(adapter, 0, memory_->get(), MNEME_LLAMA_APPEND), "in llama.cpp's cache already");
+  ExpectRefused(mneme_llama_set_memory(adapter, 0, memory_->get(), MNEME_LLAMA_MODE_APPEND),
+                "in llama.cpp's cache already");
 }
 
 TEST_F(RefusalsTest, ContextsThatWereNotPrepared) {
@@ -208,8 +209,8 @@ TEST_F(RefusalsTest, ContextsThatWereNotPrepared) {
   ASSERT_EQ(mneme_llama_bind(made, plain.get()), MNEME_OK);
   mneme_memory_options rows = MNEME_MEMORY_OPTIONS_INIT;
   mneme_memory* memory = nullptr;
-  ASSERT_EQ(mneme_memory_create(store_.get(), "m", mneme_llama_card(made), &rows, &memory), MNEME_OK);
-  ASSERT_EQ(mneme_llama_set_memory(made, 0, memory, MNEME_LLAMA_APPEND), MNEME_OK);
+  ASSERT_EQ(mneme_memory_create(store_.get(), "m", mneme_llama_get_card(made), &rows, &memory), MNEME_OK);
+  ASSERT_EQ(mneme_llama_set_memory(made, 0, memory, MNEME_LLAMA_MODE_APPEND), MNEME_OK);
   std::vector<llama_token> tokens = TextTokens(Smol(), 0, 4);
   ExpectRefused(mneme_llama_decode(made, llama_batch_get_one(tokens.data(), 4)), "0 passed the adapter");
   EXPECT_EQ(llama_memory_seq_pos_max(llama_get_memory(plain.get()), 0), -1);
@@ -219,9 +220,9 @@ TEST_F(RefusalsTest, ContextsThatWereNotPrepared) {
 TEST_F(RefusalsTest, ModelsWithoutAName) {
   mneme_llama_options options = MNEME_LLAMA_OPTIONS_INIT;
   mneme_llama* adapter = nullptr;
-  EXPECT_EQ(mneme_llama_create(Smol(), &options, &adapter), MNEME_INVALID_ARGUMENT);
+  EXPECT_EQ(mneme_llama_create(Smol(), &options, &adapter), MNEME_STATUS_INVALID_ARGUMENT);
   EXPECT_THAT(mneme_llama_last_error(), HasSubstr("model_path"));
-  EXPECT_EQ(mneme_llama_create(nullptr, &options, &adapter), MNEME_INVALID_ARGUMENT);
+  EXPECT_EQ(mneme_llama_create(nullptr, &options, &adapter), MNEME_STATUS_INVALID_ARGUMENT);
 }
 
 }  // namespace

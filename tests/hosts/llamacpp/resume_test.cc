@@ -48,7 +48,7 @@ double NllInThisProcess(const std::string& folder, bool reopen) {
   {
     const Store store(folder, 2);
     const Memory memory(store, "m", session, /*create=*/true, 512, "f16");
-    Ingest(session, memory, first, "m", MNEME_BUFFERED, nullptr);
+    Ingest(session, memory, first, "m", MNEME_DURABILITY_BUFFERED, nullptr);
     if (!reopen) {
       const Score score = ScoreText(session, rest, "m");
       session.Detach(0);
@@ -58,7 +58,7 @@ double NllInThisProcess(const std::string& folder, bool reopen) {
   }
   const Store store(folder, 2);
   const Memory memory(store, "m", session, /*create=*/false, 0, "");
-  session.Attach(0, memory.get(), MNEME_LLAMA_APPEND);
+  session.Attach(0, memory.get(), MNEME_LLAMA_MODE_APPEND);
   EXPECT_EQ(mneme_llama_resume(session.adapter(), 0, kWindow), MNEME_OK) << mneme_llama_last_error();
   const Score score = ScoreText(session, rest, "m");
   session.Detach(0);

@@ -48,7 +48,7 @@ void Keep(std::span<const float> logits, Prediction* prediction) {
 Prediction OneByOne(const Store& store, size_t sequence) {
   Session session(Model().model(), Settings());
   const Memory memory(store, "alone " + std::to_string(sequence), session, /*create=*/true, 0, "f16");
-  session.Attach(0, memory.get(), MNEME_LLAMA_APPEND);
+  session.Attach(0, memory.get(), MNEME_LLAMA_MODE_APPEND);
   const std::vector<llama_token> text = Text(sequence);
   Prediction prediction;
   for (size_t block = 0; block < kBlocks; ++block) {
@@ -78,7 +78,7 @@ TEST(SequencesInABatchTest, EachWithItsOwnMemory) {
   for (size_t s = 0; s < kSequences; ++s) {
     memories.push_back(
         std::make_unique<Memory>(store, "together " + std::to_string(s), session, /*create=*/true, 0, "f16"));
-    session.Attach(static_cast<llama_seq_id>(s), memories[s]->get(), MNEME_LLAMA_APPEND);
+    session.Attach(static_cast<llama_seq_id>(s), memories[s]->get(), MNEME_LLAMA_MODE_APPEND);
   }
   std::vector<Prediction> predictions(kSequences);
   for (size_t block = 0; block < kBlocks; ++block) {
@@ -116,7 +116,7 @@ TEST(SequencesInABatchTest, ReadersShareAMemory) {
   Session session(Model().model(), Settings(), 2);
   const Memory memory(store, "document", session, /*create=*/true, 0, "f16");
   const std::vector<llama_token> document = Text(0);
-  session.Attach(0, memory.get(), MNEME_LLAMA_APPEND);
+  session.Attach(0, memory.get(), MNEME_LLAMA_MODE_APPEND);
   for (size_t begin = 0; begin + kWindow <= document.size(); begin += kWindow) {
     session.Decode(std::span(document).subspan(begin, kWindow), /*all_logits=*/false);
   }
@@ -126,14 +126,14 @@ TEST(SequencesInABatchTest, ReadersShareAMemory) {
   std::vector<Prediction> alone(2);
   std::vector<Prediction> together(2);
   for (size_t s = 0; s < 2; ++s) {
-    session.Attach(0, memory.get(), MNEME_LLAMA_READ);
+    session.Attach(0, memory.get(), MNEME_LLAMA_MODE_READ);
     session.Decode(std::span(Text(s + 1)).first(kWindow), /*all_logits=*/true);
     for (int32_t i = 0; i < kWindow; ++i) Keep(session.Logits(i), &alone[s]);
     session.Detach(0);
   }
   Batch batch;
   for (size_t s = 0; s < 2; ++s) {
-    session.Attach(static_cast<llama_seq_id>(s), memory.get(), MNEME_LLAMA_READ);
+    session.Attach(static_cast<llama_seq_id>(s), memory.get(), MNEME_LLAMA_MODE_READ);
     for (size_t i = 0; i < kWindow; ++i) batch.Add(Text(s + 1)[i], static_cast<llama_seq_id>(s), true);
   }
   ASSERT_EQ(mneme_llama_decode(session.adapter(), batch.get()), MNEME_OK) << mneme_llama_last_error();

@@ -78,7 +78,7 @@ TEST(SequencesTest, RefusesShiftedPositions) {
   Batch batch({{0}}, {0});
   BatchPlan plan;
   const Status status = PlanBatch(batch.get(), sequences, nullptr, /*as_stored=*/true, &plan);
-  EXPECT_EQ(status.code(), MNEME_FAILED_PRECONDITION);
+  EXPECT_EQ(status.code(), MNEME_STATUS_FAILED_PRECONDITION);
   EXPECT_THAT(status.message(),
               HasSubstr("position 0, expected 10; rotated keys as stored allow no shifted positions"));
 }

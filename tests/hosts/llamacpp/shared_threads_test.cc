@@ -148,7 +148,7 @@ TEST(SharedThreadsTest, ServesAStore) {
   mneme_llama_threads* threads = nullptr;
   ASSERT_EQ(mneme_llama_threads_create(3, nullptr, &threads), MNEME_OK) << mneme_llama_last_error();
   mneme_store_options options = MNEME_STORE_OPTIONS_INIT;
-  ASSERT_EQ(mneme_llama_threads_serve(threads, &options), MNEME_OK);
+  ASSERT_EQ(mneme_llama_threads_fill_store_options(threads, &options), MNEME_OK);
   EXPECT_EQ(options.parallel_for_width, 3);
   std::atomic<int> runs{0};
   options.parallel_for(
@@ -161,16 +161,16 @@ TEST(SharedThreadsTest, ServesAStore) {
 TEST(SharedThreadsTest, SaysWhatIsWrong) {
   mneme_llama_threads* threads = nullptr;
   for (const int32_t count : {0, -1, 513}) {
-    EXPECT_EQ(mneme_llama_threads_create(count, nullptr, &threads), MNEME_INVALID_ARGUMENT);
+    EXPECT_EQ(mneme_llama_threads_create(count, nullptr, &threads), MNEME_STATUS_INVALID_ARGUMENT);
     EXPECT_THAT(mneme_llama_last_error(), HasSubstr("threads: expected 1 to 512, got " + std::to_string(count)));
   }
   EXPECT_EQ(threads, nullptr);
-  EXPECT_EQ(mneme_llama_threads_create(2, nullptr, nullptr), MNEME_INVALID_ARGUMENT);
+  EXPECT_EQ(mneme_llama_threads_create(2, nullptr, nullptr), MNEME_STATUS_INVALID_ARGUMENT);
   mneme_store_options options = MNEME_STORE_OPTIONS_INIT;
-  EXPECT_EQ(mneme_llama_threads_serve(nullptr, &options), MNEME_INVALID_ARGUMENT);
-  EXPECT_EQ(mneme_llama_share_threads(nullptr, nullptr), MNEME_INVALID_ARGUMENT);
+  EXPECT_EQ(mneme_llama_threads_fill_store_options(nullptr, &options), MNEME_STATUS_INVALID_ARGUMENT);
+  EXPECT_EQ(mneme_llama_set_threads(nullptr, nullptr), MNEME_STATUS_INVALID_ARGUMENT);
   ASSERT_EQ(mneme_llama_threads_create(2, nullptr, &threads), MNEME_OK);
-  EXPECT_EQ(mneme_llama_threads_serve(threads, nullptr), MNEME_INVALID_ARGUMENT);
+  EXPECT_EQ(mneme_llama_threads_fill_store_options(threads, nullptr), MNEME_STATUS_INVALID_ARGUMENT);
   mneme_llama_threads_release(threads);
 }
 

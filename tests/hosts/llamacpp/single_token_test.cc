@@ -21,15 +21,15 @@ class SingleTokenTest : public ::testing::Test {
   // The keys of the first layer with a memory, for tokens [0, tokens).
   static std::vector<float> Keys(const Session& session, const Memory& memory, int64_t tokens) {
     const int32_t* layers = nullptr;
-    mneme_llama_layers(session.adapter(), &layers);
+    mneme_llama_get_layers(session.adapter(), &layers);
     std::vector<float> keys(static_cast<size_t>(tokens) * 256);
     const int64_t shape[] = {tokens, 1, 256};
-    const mneme_tensor tensor = {keys.data(), MNEME_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
-    mneme_read_args args = MNEME_READ_ARGS_INIT;
+    const mneme_tensor tensor = {keys.data(), MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, shape, nullptr};
+    mneme_memory_read_args args = MNEME_MEMORY_READ_ARGS_INIT;
     args.layer = layers[0];
     args.tokens = tokens;
     args.keys = &tensor;
-    EXPECT_EQ(mneme_read(memory.get(), &args), MNEME_OK) << mneme_last_error();
+    EXPECT_EQ(mneme_memory_read(memory.get(), &args), MNEME_OK) << mneme_last_error();
     return keys;
   }
 
@@ -42,7 +42,7 @@ TEST_F(SingleTokenTest, AnIngestMayEndWithABlockOfOneToken) {
   const std::vector<llama_token> tokens = TextTokens(Gemma(), 0, 513);
   Session session(Gemma(), settings_);
   const Memory memory(store_, "m", session, /*create=*/true, 0, "f16");
-  Ingest(session, memory, tokens, "m", MNEME_BUFFERED, nullptr);
+  Ingest(session, memory, tokens, "m", MNEME_DURABILITY_BUFFERED, nullptr);
   EXPECT_EQ(memory.Info().next_token, 513);
   session.Detach(0);
 }
@@ -55,12 +55,12 @@ TEST_F(SingleTokenTest, TokenByTokenIsTheSameText) {
     settings_.policy = policy;
     Session session(Gemma(), settings_);
     const Memory singles(store_, std::string("singles ") + policy, session, /*create=*/true, 0, "f32");
-    session.Attach(0, singles.get(), MNEME_LLAMA_APPEND);
+    session.Attach(0, singles.get(), MNEME_LLAMA_MODE_APPEND);
     for (const llama_token& token : tokens) session.Decode(std::span(&token, 1), /*all_logits=*/false);
     EXPECT_EQ(singles.Info().next_token, kCount) << policy;
     session.Detach(0);
     const Memory block(store_, std::string("block ") + policy, session, /*create=*/true, 0, "f32");
-    session.Attach(0, block.get(), MNEME_LLAMA_APPEND);
+    session.Attach(0, block.get(), MNEME_LLAMA_MODE_APPEND);
     session.Decode(tokens, /*all_logits=*/false);
     session.Detach(0);
     const std::vector<float> expected = Keys(session, block, kCount);

@@ -28,7 +28,7 @@ ModelSettings Settings(const std::string& path) {
 // Of the last block that is read, and of tokens one by one after it.
 Logits Decode(llama_model* model, Session& session, const Store& store) {
   const Memory memory(store, "m", session, /*create=*/true, 0, "f16");
-  session.Attach(0, memory.get(), MNEME_LLAMA_APPEND);
+  session.Attach(0, memory.get(), MNEME_LLAMA_MODE_APPEND);
   const std::vector<llama_token> tokens = TextTokens(model, 0, kBlocks * kBlock + kSingle);
   Logits logits;
   const auto keep = [&](int32_t count) {
@@ -128,7 +128,7 @@ TEST(ThreadsTest, SharingComesAfterBinding) {
   ASSERT_EQ(mneme_llama_create(Smol(), &options, &made), MNEME_OK);
   const AdapterPtr adapter(made);
   const ThreadsPtr threads = MakeThreads(Settings(path));
-  EXPECT_EQ(mneme_llama_share_threads(made, threads.get()), MNEME_FAILED_PRECONDITION);
+  EXPECT_EQ(mneme_llama_set_threads(made, threads.get()), MNEME_STATUS_FAILED_PRECONDITION);
   EXPECT_THAT(mneme_llama_last_error(), HasSubstr("mneme_llama_bind"));
 }
 
@@ -139,7 +139,7 @@ TEST(ThreadsTest, SharingCanEnd) {
   {
     const ThreadsPtr threads = MakeThreads(settings);
     session.Share(threads);
-    ASSERT_EQ(mneme_llama_share_threads(session.adapter(), nullptr), MNEME_OK);
+    ASSERT_EQ(mneme_llama_set_threads(session.adapter(), nullptr), MNEME_OK);
   }
   const Store store(folder.path(), 2);
   EXPECT_EQ(Decode(Smol(), session, store), DecodeOnOwn(Smol(), settings, 1));
