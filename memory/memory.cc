@@ -151,7 +151,7 @@ void Memory::NewMirror() {
   if (store_->device() == nullptr || WantsIndexes()) return;
   absl::StatusOr<std::unique_ptr<MemoryMirror>> mirror =
       MemoryMirror::New(store_->device(), card_, options_.stored_dtype, options_.pinned_tokens);
-  if (!mirror.ok()) return store_->device()->Failed(mirror.status());
+  if (!mirror.ok()) return store_->device()->LogFailure(mirror.status());
   mirror_ = *std::move(mirror);
 }
 
@@ -235,7 +235,7 @@ absl::Status Memory::Append(int32_t layer, const RowTensor& keys, const RowTenso
   MNEME_RETURN_IF_ERROR(AppendColumns(*now, row, keys.rows, positions, token_ids));
   now->tail->PublishRows(static_cast<size_t>(place), keys.rows);
   EvictBeyondBound();
-  if (mirror_ != nullptr) mirror_->Follow(TakeSnapshot(), static_cast<size_t>(place));
+  if (mirror_ != nullptr) mirror_->CopyNewRows(TakeSnapshot(), static_cast<size_t>(place));
   return absl::OkStatus();
 }
 

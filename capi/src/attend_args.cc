@@ -2,6 +2,7 @@
 #include "capi/src/attend_args.h"
 
 #include <cmath>
+#include <optional>
 
 #include "base/status.h"
 
@@ -41,8 +42,9 @@ absl::Status CheckPolicy(const RetrieveArgs& args, const Batch& batch) {
   return absl::OkStatus();
 }
 
-// The card's scale. Hosts round 1 / sqrt(key_dim) in float or in double; what comes of either counts as UsualScale, so
-// that a sequence without memory has the same bits in a call that knows no card.
+// Returns: the card's scale. Hosts round 1 / sqrt(key_dim) in float or in double. A card's scale that is within two
+// ulps of UsualScale counts as UsualScale, so that a sequence without a memory gets the same bits with and without a
+// card.
 float ScaleOf(const LayerCard& layer) {
   const float usual = UsualScale(layer.key_dim);
   const float two_ulps = 2 * (std::nextafter(usual, 1e30f) - usual);
@@ -82,13 +84,13 @@ absl::Status CheckHeads(const RetrieveArgs& args, int64_t heads) {
 }  // namespace
 
 absl::StatusOr<Batch> Batch::Read(mneme_memory* const* memories, size_t batch, const mneme_snapshot* const* snapshots,
-                                  int32_t layer, std::pmr::memory_resource* memory) {
+                                  int32_t layer, std::pmr::memory_resource* arena) {
   constexpr size_t kMaxBatch = size_t{1} << 20;
   if (batch < 1 || batch > kMaxBatch) {
     return absl::InvalidArgumentError(absl::StrCat("batch: expected 1 to 2^20 sequences, got ", batch));
   }
   if (memories == nullptr) return NullArgument("memories");
-  Batch result(memory);
+  Batch result(arena);
   result.memories.resize(batch);
   result.snapshots.resize(batch);
   const LayerCard* shape = nullptr;
@@ -160,16 +162,12 @@ absl::Status CheckOffsets(absl::string_view name, const int64_t* offsets, size_t
   return absl::OkStatus();
 }
 
-absl::Status CheckFinite(absl::string_view name, const RowTensor& tensor) {
-  for (int64_t row = 0; row < tensor.rows; ++row) {
-    for (int64_t head = 0; head < tensor.heads; ++head) {
-      if (!AllFinite(tensor.dtype, tensor.Row(row, head), static_cast<size_t>(tensor.dim))) {
-        return absl::InvalidArgumentError(
-            absl::StrCat(name, ": expected finite numbers, got NaN or infinity in row ", row, " of head ", head));
-      }
-    }
-  }
-  return absl::OkStatus();
+absl::Status NameArgument(const absl::Status& status) {
+  const std::optional<Argument> argument = ArgumentOf(status);
+  if (!argument.has_value()) return status;
+  // Parameters of the functions have the engine's names. All others are fields of the struct `args`.
+  if (*argument == Argument::kBatch || *argument == Argument::kMemories || *argument == Argument::kGraph) return status;
+  return absl::Status(status.code(), absl::StrCat("args.", status.message()));
 }
 
 absl::Status ReadRetrieve(const RetrieveArgs& args, const Batch& batch, const LayerCard& layer, int64_t tokens,

@@ -7,7 +7,7 @@
 #include "capi/src/attend_args.h"
 #include "capi/src/handles.h"
 #include "capi/src/structs.h"
-#include "memory/device/device_graph.h"
+#include "memory/attend/device_graph.h"
 
 namespace mneme::capi {
 namespace {
@@ -35,8 +35,12 @@ absl::Status Update(const GraphObject& object, mneme_memory* const* memories, si
     pointers[i] = objects[i]->memory.get();
   }
   MNEME_RETURN_IF_ERROR(CheckPositions("args.query_positions", args.query_positions, object.graph->tokens()));
-  return object.graph->Update({pointers, args.memory_begin, args.memory_end, args.local_offsets, args.query_positions},
-                              args.has_stream != 0, args.stream);
+  const GraphUpdate update = {.memories = pointers,
+                              .memory_begin = args.memory_begin,
+                              .memory_end = args.memory_end,
+                              .local_offsets = args.local_offsets,
+                              .query_positions = args.query_positions};
+  return NameArgument(object.graph->Update(update, args.has_stream != 0, args.stream));
 }
 
 }  // namespace
@@ -68,7 +72,7 @@ mneme_status mneme_graph_update(mneme_graph* graph, mneme_memory* const* memorie
 
 void mneme_graph_release(mneme_graph* graph) {
   if (graph == nullptr) return;
-  // A release cannot be refused: a call that still uses the graph keeps it.
+  // A call that still uses the graph keeps it alive, so a release never has to be refused.
   Guard([&] { return RemoveHandle<GraphObject>("graph", graph, true); });
 }
 

@@ -16,7 +16,7 @@
 #include "base/mutex.h"
 #include "base/parallel.h"
 #include "capi/src/boundary.h"
-#include "memory/device/device_graph.h"
+#include "memory/attend/device_graph.h"
 #include "memory/memory.h"
 #include "memory/store.h"
 

@@ -107,7 +107,7 @@ absl::Status Append(const std::shared_ptr<MemoryObject>& object, const mneme_mem
         CheckShape("args.values", values.rows, values.heads, values.dim, keys.rows, layer.kv_heads, layer.value_dim));
   }
   MNEME_RETURN_IF_ERROR(on_device.CheckNotCaptured());
-  MNEME_RETURN_IF_ERROR(on_device.Arrive());
+  MNEME_RETURN_IF_ERROR(on_device.CopyToHost());
   return object->memory->Append(args.layer, keys, values, args.positions, args.token_ids);
 }
 

@@ -1,25 +1,62 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "memory/attend/attend.h"
 
-#include <algorithm>
 #include <optional>
 #include <vector>
 
+#include "base/status.h"
+#include "memory/attend/device_fused_attend.h"
+#include "memory/attend/device_search.h"
+#include "memory/attend/device_support.h"
 #include "memory/attend/host_attend.h"
-#include "memory/device/device_attend.h"
 #include "memory/store.h"
 
 namespace mneme {
+namespace {
 
-absl::Status Attend(const AttendRequest& request, Executor& executor) {
-  const absl::Span<const Sequence> sequences = request.retrieve.sequences;
-  std::vector<std::optional<RetrievedStates>> device_states;
-  if (std::any_of(sequences.begin(), sequences.end(), [](const Sequence& sequence) {
-        return sequence.memory != nullptr && sequence.memory->store().device() != nullptr;
-      })) {
-    device_states = AttendOnDevice(request);
+Backend ChooseHostBackend(const AttendRequest& request) {
+  for (const Sequence& sequence : request.retrieve.sequences) {
+    if (sequence.memory != nullptr && sequence.memory->store().device() != nullptr) return Backend::kDeviceSearch;
   }
-  return AttendOnHost(request, device_states, executor);
+  return Backend::kHost;
+}
+
+absl::Status CheckQueries(const AttendRequest& request, bool memory_query_is_query) {
+  MNEME_RETURN_IF_ERROR(CheckFinite(Argument::kQuery, request.query));
+  return memory_query_is_query ? absl::OkStatus() : CheckFinite(Argument::kMemoryQuery, request.retrieve.memory_query);
+}
+
+// Has the CPU write the outputs. Copies the tensors that lie on the device to the host before and back after.
+absl::Status AttendThroughHost(AttendRequest& request, const CallTensors& tensors, bool device_search,
+                               Executor& executor) {
+  if (tensors.staged != nullptr) MNEME_RETURN_IF_ERROR(tensors.staged->CopyToHost());
+  if (tensors.memory_query_is_query) request.retrieve.memory_query = request.query;
+  MNEME_RETURN_IF_ERROR(CheckQueries(request, tensors.memory_query_is_query));
+  std::vector<std::optional<RetrievedStates>> device_states;
+  if (device_search) device_states = SearchOnDevice(request);
+  MNEME_RETURN_IF_ERROR(AttendOnHost(request, device_states, executor));
+  return tensors.staged != nullptr ? tensors.staged->CopyToDevice() : absl::OkStatus();
+}
+
+}  // namespace
+
+Backend ChooseBackend(const AttendRequest& request, const CallTensors& tensors) {
+  if (tensors.graph != nullptr) return Backend::kGraph;
+  if (tensors.all_on_device && CheckDeviceSupport(request, DevicePart::kAll).supported()) return Backend::kDeviceFused;
+  return ChooseHostBackend(request);
+}
+
+absl::Status Attend(AttendRequest& request, const CallTensors& tensors, Executor& executor) {
+  Backend backend = ChooseBackend(request, tensors);
+  if (backend == Backend::kGraph) return tensors.graph->Capture(request, tensors.staged->stream());
+  if (backend == Backend::kDeviceFused) {
+    const StagedTensors& staged = *tensors.staged;
+    MNEME_ASSIGN_OR_RETURN(const bool done,
+                           DeviceFusedAttend(request, *staged.device(), {staged.has_stream(), staged.stream()}));
+    if (done) return absl::OkStatus();
+    backend = ChooseHostBackend(request);
+  }
+  return AttendThroughHost(request, tensors, backend == Backend::kDeviceSearch, executor);
 }
 
 }  // namespace mneme

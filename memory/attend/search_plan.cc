@@ -9,6 +9,7 @@
 #include "attention/rotary.h"
 #include "base/scratch.h"
 #include "base/status.h"
+#include "memory/attend/argument_error.h"
 #include "memory/store.h"
 
 namespace mneme {
@@ -84,8 +85,10 @@ absl::Status GetPenalties(SearchPlan& plan) {
   const int64_t token_end = rows.back().token_end();
   const int64_t ages = *greatest - *least + token_end - first_token;
   if (ages > kMostAges) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "query_positions: with decay, expected positions within 2^31 tokens of each other, got a span of ", ages));
+    return ArgumentError({.argument = Argument::kQueryPositions,
+                          .expected = "positions within 2^31 tokens of each other, because a head has decay",
+                          .got = absl::StrCat("a span of ", ages),
+                          .code = absl::StatusCode::kInvalidArgument});
   }
   plan.penalties = plan.sequence->memory->store().age_penalties().Get(*least - token_end, *greatest - first_token,
                                                                       plan.request->decay_beyond);

@@ -10,7 +10,9 @@
 namespace mneme {
 namespace {
 
-// Elements of a row on the device: those of kI8 lie apart from their scales.
+constexpr int64_t kScaleBytes = sizeof(float);  // of a kI8 row
+
+// Returns: bytes of a row on the device, where the scales of kI8 rows lie apart from their elements.
 int64_t ElementsBytes(DType stored, int64_t dim) {
   return dim * static_cast<int64_t>(DTypeSize(stored));
 }
@@ -23,49 +25,43 @@ cuda::RowsShape ShapeOf(const LayerCard& layer, DType stored, int64_t capacity) 
   return {layer.kv_heads, layer.key_dim, layer.value_dim, static_cast<cuda::ElementType>(stored), capacity};
 }
 
-// Rows of all heads of a layer, [heads][n], on their way to the device.
-struct Parcel {
-  int64_t heads, n, row_bytes;
-  int64_t at;  // in the piece of pinned memory
-  int64_t bytes() const { return heads * n * row_bytes; }
-};
-
-// Rows [row, row + n) of one head, elements to `to` and, of kI8, scales to `scales`.
+// Copies rows [row, row + n) of one head to `to`. The scales of kI8 rows go to `scales`.
 template <typename Rows>
-void Unpack(const Rows& rows, DType stored, int64_t dim, int64_t row, int64_t n, char* to, char* scales) {
-  const int64_t each = ElementsBytes(stored, dim);
+void CopyToSlot(const Rows& rows, DType stored, int64_t dim, int64_t row, int64_t n, char* to, char* scales) {
+  const int64_t element_bytes = ElementsBytes(stored, dim);
   for (const int64_t end = row + n; row < end;) {
     int64_t contiguous;
     const char* from = rows.Rows(row, &contiguous);
     const int64_t count = std::min(contiguous, end - row);
     if (stored != DType::kI8) {
-      std::memcpy(to, from, static_cast<size_t>(count * each));
+      std::memcpy(to, from, static_cast<size_t>(count * element_bytes));
     } else {
       for (int64_t i = 0; i < count; ++i) {
         const char* const one = from + i * static_cast<int64_t>(rows.row_bytes());
-        std::memcpy(to + i * each, one, static_cast<size_t>(each));
-        std::memcpy(scales + i * 4, one + each, 4);
+        std::memcpy(to + i * element_bytes, one, static_cast<size_t>(element_bytes));
+        std::memcpy(scales + i * kScaleBytes, one + element_bytes, kScaleBytes);
       }
-      scales += count * 4;
+      scales += count * kScaleBytes;
     }
-    to += count * each;
+    to += count * element_bytes;
     row += count;
   }
 }
 
 }  // namespace
 
-bool MemoryMirror::Fits(const LayerCard& layer, DType stored) {
-  return cuda::CheckRowsShape(ShapeOf(layer, stored, 1)).empty() && TokenBytesOf(layer, stored) <= Device::kPieceBytes;
+bool MemoryMirror::Supports(const LayerCard& layer, DType stored) {
+  return cuda::CheckRowsShape(ShapeOf(layer, stored, 1)).empty() &&
+         TokenBytesOf(layer, stored) <= StagingRing::kSlotBytes;
 }
 
 absl::StatusOr<std::unique_ptr<MemoryMirror>> MemoryMirror::New(std::shared_ptr<Device> device, const ModelCard& card,
                                                                 DType stored, int64_t pinned_tokens) {
   if (std::none_of(card.layers.begin(), card.layers.end(),
-                   [&](const LayerCard& layer) { return Fits(layer, stored); })) {
+                   [&](const LayerCard& layer) { return Supports(layer, stored); })) {
     return nullptr;
   }
-  MNEME_ASSIGN_OR_RETURN(std::shared_ptr<DeviceStream> stream, DeviceStream::New(*device));
+  MNEME_ASSIGN_OR_RETURN(std::shared_ptr<DeviceStream> stream, DeviceStream::New(device->runtime()));
   return std::unique_ptr<MemoryMirror>(
       new MemoryMirror(std::move(device), std::move(stream), card, stored, pinned_tokens));
 }
@@ -87,8 +83,8 @@ MemoryMirror::~MemoryMirror() {
 
 int64_t MemoryMirror::Layer::HeldRows() const {
   int64_t rows = 0;
-  for (const std::weak_ptr<const Held>& hold : holds) {
-    const std::shared_ptr<const Held> held = hold.lock();
+  for (const std::weak_ptr<const RowHold>& hold : holds) {
+    const std::shared_ptr<const RowHold> held = hold.lock();
     if (held != nullptr && held->block == block) rows = std::max(rows, held->rows.load());
   }
   return rows;
@@ -100,11 +96,11 @@ absl::StatusOr<std::shared_ptr<MemoryMirror::Block>> MemoryMirror::NewBlock(size
   const int64_t rows = card.kv_heads * capacity;
   const int64_t key_bytes = cuda::RoundUp(rows * ElementsBytes(stored_, card.key_dim), 256);
   const int64_t value_bytes = cuda::RoundUp(rows * ElementsBytes(stored_, card.value_dim), 256);
-  const int64_t scale_bytes = stored_ == DType::kI8 ? cuda::RoundUp(rows * 4, 256) : 0;
+  const int64_t scale_bytes = stored_ == DType::kI8 ? cuda::RoundUp(rows * kScaleBytes, 256) : 0;
   auto block = std::make_shared<Block>();
-  MNEME_ASSIGN_OR_RETURN(block->memory,
-                         DeviceMemory::New(stream_, device_->row_budget(), key_bytes + value_bytes + 2 * scale_bytes));
-  char* const data = block->memory->data();
+  MNEME_ASSIGN_OR_RETURN(block->buffer,
+                         DeviceBuffer::New(stream_, device_->row_budget(), key_bytes + value_bytes + 2 * scale_bytes));
+  char* const data = block->buffer->data();
   block->first = first;
   block->rows.capacity = capacity;
   block->rows.keys = data;
@@ -130,30 +126,27 @@ absl::Status MemoryMirror::CopyBlock(size_t layer, const Block& from, int64_t fr
   MNEME_RETURN_IF_ERROR(copy(from.rows.keys, to.rows.keys, ElementsBytes(stored_, card.key_dim)));
   MNEME_RETURN_IF_ERROR(copy(from.rows.values, to.rows.values, ElementsBytes(stored_, card.value_dim)));
   if (stored_ != DType::kI8) return absl::OkStatus();
-  MNEME_RETURN_IF_ERROR(copy(from.rows.key_scales, to.rows.key_scales, 4));
-  return copy(from.rows.value_scales, to.rows.value_scales, 4);
+  MNEME_RETURN_IF_ERROR(copy(from.rows.key_scales, to.rows.key_scales, kScaleBytes));
+  return copy(from.rows.value_scales, to.rows.value_scales, kScaleBytes);
 }
 
-absl::StatusOr<bool> MemoryMirror::MakeRoom(size_t layer, int64_t kept, int64_t end) {
+absl::StatusOr<std::shared_ptr<MemoryMirror::Block>> MemoryMirror::NewBlockFor(size_t layer, int64_t first,
+                                                                               int64_t needed) {
+  for (const int64_t capacity : {needed + needed / 4 + 1024, needed + needed / 16 + 256, needed + 64}) {
+    if (capacity > UINT32_MAX) continue;
+    absl::StatusOr<std::shared_ptr<Block>> block = NewBlock(layer, first, capacity);
+    if (block.ok() || !absl::IsResourceExhausted(block.status())) return block;
+  }
+  return nullptr;
+}
+
+absl::StatusOr<bool> MemoryMirror::ReplaceBlock(size_t layer, int64_t kept, int64_t end) {
   Layer& own = layers_[layer];
   const int64_t needed = std::min(end, pinned_) + std::max<int64_t>(0, end - kept);
-  // Room to grow into, as far as the budget goes.
-  const int64_t capacities[] = {needed + needed / 4 + 1024, needed + needed / 16 + 256, needed + 64};
-  const auto new_block = [&]() -> absl::StatusOr<std::shared_ptr<Block>> {
-    absl::Status status;
-    for (const int64_t capacity : capacities) {
-      if (capacity > UINT32_MAX) continue;
-      absl::StatusOr<std::shared_ptr<Block>> block = NewBlock(layer, kept, capacity);
-      if (block.ok()) return block;
-      status = block.status();
-      if (!absl::IsResourceExhausted(status)) return status;
-    }
-    return nullptr;
-  };
-  MNEME_ASSIGN_OR_RETURN(std::shared_ptr<Block> made, new_block());
+  MNEME_ASSIGN_OR_RETURN(std::shared_ptr<Block> made, NewBlockFor(layer, kept, needed));
   if (made != nullptr && own.block != nullptr) {
     const Block& old = *own.block;
-    const int64_t old_end = old.first + own.rows - pinned_;  // a token, if more than the pinned rows are there
+    const int64_t old_end = old.first + own.rows - pinned_;  // a token, if the block has more than the pinned rows
     MNEME_RETURN_IF_ERROR(CopyBlock(layer, old, 0, *made, 0, std::min(own.rows, pinned_)));
     if (own.rows > pinned_) {
       const int64_t taken = std::max<int64_t>(0, old_end - kept);
@@ -161,11 +154,10 @@ absl::StatusOr<bool> MemoryMirror::MakeRoom(size_t layer, int64_t kept, int64_t 
       own.rows = pinned_ + taken;
     }
   } else {
-    // The old rows may be what has no room beside the new ones; then they come from the host again.
-    own.block.reset();
-    own.rows = 0;
+    // The budget may have room for the new block without the old one. Then all rows come from the host again.
+    own.Drop();
     if (made == nullptr) {
-      MNEME_ASSIGN_OR_RETURN(made, new_block());
+      MNEME_ASSIGN_OR_RETURN(made, NewBlockFor(layer, kept, needed));
     }
   }
   own.block = std::move(made);
@@ -173,104 +165,106 @@ absl::StatusOr<bool> MemoryMirror::MakeRoom(size_t layer, int64_t kept, int64_t 
   return own.block != nullptr;
 }
 
-absl::Status MemoryMirror::Upload(const MemoryState& state, size_t layer, int64_t begin, int64_t end, int64_t row) {
+absl::Status MemoryMirror::UploadFrom(Segment& owner, int64_t first_token, int64_t owner_end, size_t layer,
+                                      int64_t begin, int64_t end, int64_t row) {
   const LayerCard& card = cards_[layer];
-  const cuda::MemoryRows& to = layers_[layer].block->rows;
+  const cuda::MemoryRows& block = layers_[layer].block->rows;
   const int64_t heads = card.kv_heads;
-  const int64_t key_bytes = ElementsBytes(stored_, card.key_dim), value_bytes = ElementsBytes(stored_, card.value_dim);
-  const int64_t scale_bytes = stored_ == DType::kI8 ? 4 : 0;
-  const int64_t at_once = Device::kPieceBytes / TokenBytesOf(card, stored_);
-  const auto upload = [&](Segment& owner, int64_t first_token, int64_t owner_end) -> absl::Status {
-    const int64_t last = std::min(end, owner_end);
-    int64_t token = std::max(begin, first_token);
-    if (token >= last) return absl::OkStatus();
-    MNEME_ASSIGN_OR_RETURN(const auto keys, owner.Keys(layer, last - first_token));
-    MNEME_ASSIGN_OR_RETURN(const auto values, owner.Values(layer, last - first_token));
-    for (; token < last; token += at_once) {
-      const int64_t n = std::min(at_once, last - token);
-      const int64_t to_row = row + token - begin;
-      Parcel parcels[4] = {
-          {heads, n, key_bytes, 0}, {heads, n, value_bytes, 0}, {heads, n, scale_bytes, 0}, {heads, n, scale_bytes, 0}};
-      const void* const targets[4] = {to.keys, to.values, to.key_scales, to.value_scales};
-      for (int i = 1; i < 4; ++i) parcels[i].at = parcels[i - 1].at + parcels[i - 1].bytes();
-      const auto fill = [&](char* piece) {
-        for (int64_t head = 0; head < heads; ++head) {
-          const auto place = [&](int i) { return piece + parcels[i].at + head * n * parcels[i].row_bytes; };
-          Unpack(*keys->heads[static_cast<size_t>(head)], stored_, card.key_dim, token - first_token, n, place(0),
-                 place(2));
-          Unpack(*values->heads[static_cast<size_t>(head)], stored_, card.value_dim, token - first_token, n, place(1),
-                 place(3));
-        }
-      };
-      const auto queue = [&](const char* piece) -> absl::Status {
-        for (int i = 0; i < 4; ++i) {
-          const Parcel& parcel = parcels[i];
-          if (parcel.row_bytes == 0) continue;
-          MNEME_RETURN_IF_ERROR(DeviceStatus(
-              device_->runtime().Copy({piece + parcel.at, n * parcel.row_bytes,
-                                       static_cast<char*>(const_cast<void*>(targets[i])) + to_row * parcel.row_bytes,
-                                       to.capacity * parcel.row_bytes, n * parcel.row_bytes, heads},
-                                      stream_->get())));
-        }
-        return absl::OkStatus();
-      };
-      MNEME_RETURN_IF_ERROR(device_->Stage(parcels[3].at + parcels[3].bytes(), stream_->get(), fill, queue));
-    }
-    return absl::OkStatus();
-  };
-  for (const SegmentView& view : state.sealed) {
-    MNEME_RETURN_IF_ERROR(upload(*view.segment, view.first_token, view.end()));
+  const int64_t last = std::min(end, owner_end);
+  int64_t token = std::max(begin, first_token);
+  if (token >= last) return absl::OkStatus();
+  MNEME_ASSIGN_OR_RETURN(const auto keys, owner.Keys(layer, last - first_token));
+  MNEME_ASSIGN_OR_RETURN(const auto values, owner.Values(layer, last - first_token));
+  const int64_t scale_bytes = stored_ == DType::kI8 ? kScaleBytes : 0;
+  // What goes to the device apart, and how many bytes of a row it takes: key elements, value elements, key scales,
+  // value scales. In a slot of the staging ring each is [heads][n].
+  const int64_t row_bytes[4] = {ElementsBytes(stored_, card.key_dim), ElementsBytes(stored_, card.value_dim),
+                                scale_bytes, scale_bytes};
+  const void* const targets[4] = {block.keys, block.values, block.key_scales, block.value_scales};
+  for (const int64_t slot_tokens = StagingRing::kSlotBytes / TokenBytesOf(card, stored_); token < last;) {
+    const int64_t n = std::min(slot_tokens, last - token);
+    const int64_t to_row = row + token - begin;
+    int64_t offsets[5] = {0};
+    for (int i = 0; i < 4; ++i) offsets[i + 1] = offsets[i] + heads * n * row_bytes[i];
+    const auto fill = [&](char* slot) {
+      for (int64_t head = 0; head < heads; ++head) {
+        const auto place = [&](int i) { return slot + offsets[i] + head * n * row_bytes[i]; };
+        const auto h = static_cast<size_t>(head);
+        CopyToSlot(*keys->heads[h], stored_, card.key_dim, token - first_token, n, place(0), place(2));
+        CopyToSlot(*values->heads[h], stored_, card.value_dim, token - first_token, n, place(1), place(3));
+      }
+    };
+    const auto queue = [&](const char* slot) -> absl::Status {
+      for (int i = 0; i < 4; ++i) {
+        if (row_bytes[i] == 0) continue;
+        char* const target = static_cast<char*>(const_cast<void*>(targets[i])) + to_row * row_bytes[i];
+        MNEME_RETURN_IF_ERROR(DeviceStatus(device_->runtime().Copy(
+            {slot + offsets[i], n * row_bytes[i], target, block.capacity * row_bytes[i], n * row_bytes[i], heads},
+            stream_->get())));
+      }
+      return absl::OkStatus();
+    };
+    MNEME_RETURN_IF_ERROR(device_->staging().Copy(offsets[4], stream_->get(), fill, queue));
+    token += n;
   }
-  MNEME_RETURN_IF_ERROR(upload(*state.tail, state.tail_first, end));
+  return absl::OkStatus();
+}
+
+absl::Status MemoryMirror::Upload(const MemoryState& state, size_t layer, int64_t begin, int64_t end, int64_t row) {
+  for (const SegmentView& view : state.sealed) {
+    MNEME_RETURN_IF_ERROR(UploadFrom(*view.segment, view.first_token, view.end(), layer, begin, end, row));
+  }
+  MNEME_RETURN_IF_ERROR(UploadFrom(*state.tail, state.tail_first, end, layer, begin, end, row));
   device_->counters().copied_rows += end - begin;
   return absl::OkStatus();
 }
 
-absl::StatusOr<bool> MemoryMirror::CatchUp(const Snapshot& snapshot, size_t layer, int64_t end) {
+absl::StatusOr<bool> MemoryMirror::CopyUpTo(const Snapshot& snapshot, size_t layer, int64_t end) {
   Layer& own = layers_[layer];
   const MemoryState& state = *snapshot.state;
   const int64_t kept = std::max(state.first_kept, pinned_);
   if (own.block != nullptr && kept < own.complete_from) return false;
-  const auto taken = [&] {  // where rows that are to come would be written is what others hold
-    return own.rows < RowOf(*own.block, end) && own.rows < own.HeldRows();
-  };
-  if (own.block == nullptr || RowOf(*own.block, end) > own.block->rows.capacity || taken()) {
-    MNEME_ASSIGN_OR_RETURN(const bool made, MakeRoom(layer, kept, end));
-    if (!made) return false;
+  const auto overwrites_held_rows = [&] { return own.rows < RowOf(*own.block, end) && own.rows < own.HeldRows(); };
+  if (own.block == nullptr || RowOf(*own.block, end) > own.block->rows.capacity || overwrites_held_rows()) {
+    MNEME_ASSIGN_OR_RETURN(const bool replaced, ReplaceBlock(layer, kept, end));
+    if (!replaced) return false;
   }
-  const int64_t wanted = RowOf(*own.block, end);
-  if (own.rows >= wanted) return true;
-  if (own.rows < pinned_) {
-    const int64_t pinned_end = std::min(pinned_, end);
-    MNEME_RETURN_IF_ERROR(Upload(state, layer, own.rows, pinned_end, own.rows));
-    own.rows = pinned_end;
-  }
-  if (end > pinned_) {
-    int64_t token = own.block->first + own.rows - pinned_;
-    if (token < kept) {
-      // Evicted before it came: its rows stay hidden.
-      own.complete_from = kept;
-      token = std::min(kept, end);
-    }
-    if (token < end) MNEME_RETURN_IF_ERROR(Upload(state, layer, token, end, RowOf(*own.block, token)));
-    own.rows = wanted;
-  }
+  if (own.rows >= RowOf(*own.block, end)) return true;
+  MNEME_RETURN_IF_ERROR(AddRows(state, layer, kept, end));
   if (own.ready == nullptr) MNEME_RETURN_IF_ERROR(DeviceStatus(device_->runtime().NewEvent(&own.ready)));
   MNEME_RETURN_IF_ERROR(DeviceStatus(device_->runtime().Record(own.ready, stream_->get())));
   return true;
 }
 
+absl::Status MemoryMirror::AddRows(const MemoryState& state, size_t layer, int64_t kept, int64_t end) {
+  Layer& own = layers_[layer];
+  if (own.rows < pinned_) {
+    const int64_t pinned_end = std::min(pinned_, end);
+    MNEME_RETURN_IF_ERROR(Upload(state, layer, own.rows, pinned_end, own.rows));
+    own.rows = pinned_end;
+  }
+  if (end <= pinned_) return absl::OkStatus();
+  int64_t token = own.block->first + own.rows - pinned_;
+  if (token < kept) {
+    // These tokens were evicted before they were copied. Their rows stay hidden.
+    own.complete_from = kept;
+    token = std::min(kept, end);
+  }
+  if (token < end) MNEME_RETURN_IF_ERROR(Upload(state, layer, token, end, RowOf(*own.block, token)));
+  own.rows = RowOf(*own.block, end);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::optional<MemoryMirror::View>> MemoryMirror::Acquire(const Snapshot& snapshot, size_t layer,
                                                                         int64_t begin, int64_t end, void* stream) {
   Layer& own = layers_[layer];
-  if (snapshot.state->epoch != epoch_ || !Fits(cards_[layer], stored_)) return std::nullopt;
-  const absl::StatusOr<bool> there = CatchUp(snapshot, layer, snapshot.layer_ends[layer]);
-  if (!there.ok()) {
-    own.block.reset();
-    own.rows = 0;
-    return there.status();
+  if (snapshot.state->epoch != epoch_ || !Supports(cards_[layer], stored_)) return std::nullopt;
+  const absl::StatusOr<bool> complete = CopyUpTo(snapshot, layer, snapshot.layer_ends[layer]);
+  if (!complete.ok()) {
+    own.Drop();
+    return complete.status();
   }
-  if (!*there) return std::nullopt;
+  if (!*complete) return std::nullopt;
   if (own.ready != nullptr) MNEME_RETURN_IF_ERROR(DeviceStatus(device_->runtime().Wait(stream, own.ready)));
   View view;
   view.rows = own.block->rows;
@@ -280,38 +274,37 @@ absl::StatusOr<std::optional<MemoryMirror::View>> MemoryMirror::Acquire(const Sn
   view.rows.kept = RowOf(*own.block, std::max(snapshot.state->first_kept, pinned_));
   view.rows.end = RowOf(*own.block, end);
   view.rows.begin = RowOf(*own.block, begin);
-  // Nothing is lost by beginning behind what is hidden.
+  // Evicted rows between the pinned and the kept ones are hidden in any case, so the kernels need not read them.
   if (view.rows.begin >= pinned_) view.rows.begin = std::max(view.rows.begin, view.rows.kept);
   view.rows.begin = std::min(view.rows.begin, view.rows.end);
   return view;
 }
 
-absl::Status MemoryMirror::Release(void* event) {
+absl::Status MemoryMirror::ReleaseAfter(void* event) {
   return DeviceStatus(device_->runtime().Wait(stream_->get(), event));
 }
 
-void MemoryMirror::Hold(size_t layer, const View& view, std::shared_ptr<Held>& held) {
+void MemoryMirror::Hold(size_t layer, const View& view, std::shared_ptr<RowHold>& hold) {
   Layer& own = layers_[layer];
-  if (held == nullptr || held->block != own.block) {
-    held = std::make_shared<Held>();
-    held->block = own.block;
-    std::erase_if(own.holds, [](const auto& hold) { return hold.expired(); });
-    own.holds.push_back(held);
+  if (hold == nullptr || hold->block != own.block) {
+    hold = std::make_shared<RowHold>();
+    hold->block = own.block;
+    std::erase_if(own.holds, [](const auto& other) { return other.expired(); });
+    own.holds.push_back(hold);
   }
-  held->rows = view.rows.end;
+  hold->rows = view.rows.end;
 }
 
-void MemoryMirror::Follow(const Snapshot& snapshot, size_t layer) {
+void MemoryMirror::CopyNewRows(const Snapshot& snapshot, size_t layer) {
   MutexLock lock(&mutex_);
   Layer& own = layers_[layer];
   if (own.block == nullptr || snapshot.state->epoch != epoch_) return;
-  // Their places may be free again by the time that somebody wants to read them.
+  // Copies now would need a new block. The hold may be gone when a call reads the rows.
   if (own.rows < own.HeldRows()) return;
-  const absl::StatusOr<bool> there = CatchUp(snapshot, layer, snapshot.layer_ends[layer]);
-  if (there.ok()) return;
-  own.block.reset();
-  own.rows = 0;
-  device_->Failed(there.status());
+  const absl::StatusOr<bool> complete = CopyUpTo(snapshot, layer, snapshot.layer_ends[layer]);
+  if (complete.ok()) return;
+  own.Drop();
+  device_->LogFailure(complete.status());
 }
 
 void MemoryMirror::Truncate(int64_t tokens, uint64_t epoch) {
@@ -320,19 +313,15 @@ void MemoryMirror::Truncate(int64_t tokens, uint64_t epoch) {
   for (Layer& layer : layers_) {
     if (layer.block == nullptr) continue;
     if (tokens < layer.complete_from) {
-      layer.block.reset();
-      layer.rows = 0;
+      layer.Drop();
     } else {
       layer.rows = std::min(layer.rows, RowOf(*layer.block, tokens));
     }
   }
 }
 
-void MemoryMirror::Forget() {
-  for (Layer& layer : layers_) {
-    layer.block.reset();
-    layer.rows = 0;
-  }
+void MemoryMirror::Clear() {
+  for (Layer& layer : layers_) layer.Drop();
 }
 
 }  // namespace mneme

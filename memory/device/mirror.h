@@ -2,6 +2,7 @@
 #ifndef MNEME_MEMORY_DEVICE_MIRROR_H_
 #define MNEME_MEMORY_DEVICE_MIRROR_H_
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -18,22 +19,21 @@
 
 namespace mneme {
 
-// The rows of one memory on a device, layer by layer: copies of what the host holds, made when a layer is first
-// attended to and followed by each append from then on. The host's rows stay what counts; a mirror can be let go of at
-// any time.
+// The rows of one memory on a device: copies of what the host holds. A layer's rows are copied when a call first reads
+// them there, and each append then copies its own. The host's rows remain the authoritative ones, so a mirror can drop
+// its rows at any time.
 //
-// A layer's rows are one block: first the pinned tokens [0, pinned), then the tokens from `first` on. So row r stands
-// for token r, or from `pinned` on for r + gap, gap = first - pinned; what is evicted stays hidden between them until
-// the block is made anew. What readers may still see is never overwritten: rows only follow at the end, and a
-// truncation, after which rows come again, is waited for by nobody but the copies that it lets in. Readers that nothing
-// tells of, replays of a graph, have what they may see held; where rows come again before it is let go of, they come to
-// another block.
+// A layer's rows lie in one block: the pinned tokens [0, pinned), then the tokens from `first` on. Row r holds token r,
+// or from `pinned` on token r + gap, gap = first - pinned. Evicted rows stay in the block, hidden, until a new block
+// replaces it. Rows that a reader may still see are never overwritten: rows are only added at the end, and after a
+// truncation the copies of new rows wait for the readers of the old ones. Replays of a CUDA graph read rows without
+// telling the mirror. A RowHold protects those; rows that would overwrite them go to a new block.
 //
-// Work is ordered by the mirror's own stream: copies run there, readers wait for them, and it waits for readers.
-// Between Lock and Unlock; a call that reads several memories locks them in the order of their addresses.
+// The mirror's stream runs the copies. Readers wait for it (Acquire), and it waits for readers (ReleaseAfter).
+// A call that reads several mirrors locks them in the order of their addresses (MirrorLocks).
 class MemoryMirror {
  public:
-  // What a reader is given: the rows as the kernels want them, for tokens [begin, end) of the snapshot.
+  // Rows of tokens [begin, end) of a snapshot, as the kernels take them.
   struct View {
     cuda::MemoryRows rows;
     int64_t pinned = 0;
@@ -41,59 +41,63 @@ class MemoryMirror {
 
     int64_t TokenOf(int64_t row) const { return row < pinned ? row : row + gap; }
   };
-  // Rows of one layer in one piece of device memory.
+  // Rows of one layer in one device buffer.
   struct Block {
-    std::unique_ptr<DeviceMemory> memory;
-    cuda::MemoryRows rows;  // visible: none
+    std::unique_ptr<DeviceBuffer> buffer;
+    cuda::MemoryRows rows;  // with no row visible
     int64_t first = 0;      // token of row `pinned`
   };
-  // A block stays while this lives, whatever becomes of the mirror, and its first `rows` rows stay as they are. Who
-  // lets go of either has the block's stream wait for the last reader before.
-  struct Held {
+  // While it lives, the block stays, whatever the mirror does, and its first `rows` rows do not change. Before a holder
+  // lowers `rows` or drops the hold, it has the stream of the block's buffer wait for its last reader.
+  struct RowHold {
     std::shared_ptr<const Block> block;
     std::atomic<int64_t> rows{0};
   };
 
-  // Null if no layer of the card can be mirrored.
+  // Returns: null if no layer of the card can be mirrored.
   static absl::StatusOr<std::unique_ptr<MemoryMirror>> New(std::shared_ptr<Device> device, const ModelCard& card,
                                                            DType stored, int64_t pinned_tokens);
   ~MemoryMirror();
 
-  // Whether rows of this layer's shape can lie on the device.
-  static bool Fits(const LayerCard& layer, DType stored);
+  // Whether the kernels support rows of this layer's shape and type.
+  static bool Supports(const LayerCard& layer, DType stored);
 
   void Lock() ABSL_EXCLUSIVE_LOCK_FUNCTION(mutex_) { mutex_.Lock(); }
   void Unlock() ABSL_UNLOCK_FUNCTION(mutex_) { mutex_.Unlock(); }
 
-  // Rows of `layer` in `snapshot`, tokens [begin, end), copied first as far as they are not there yet. What is queued
-  // on `stream` from now on may read them, until Release. None if they cannot be had here: the budget is spent, or the
-  // snapshot is older than a truncation or than what is kept here. An error of a segment's rows is the host's to
-  // report.
+  // Returns: tokens [begin, end) of `layer` in `snapshot`, after queueing copies of what the device lacks. Work that is
+  // queued on `stream` from now on may read the rows, until ReleaseAfter. None if the device cannot have them: the
+  // budget is spent, or the snapshot is older than a truncation or an eviction that the mirror has followed.
+  // Errors: Unavailable if the device failed; errors of the segment's rows.
   absl::StatusOr<std::optional<View>> Acquire(const Snapshot& snapshot, size_t layer, int64_t begin, int64_t end,
                                               void* stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // What was acquired is read by what `event` stands for.
-  absl::Status Release(void* event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // What was acquired is read until it is let go of. `held`: what the same reader held before, or null; made anew if
-  // that is another block.
-  void Hold(size_t layer, const View& view, std::shared_ptr<Held>& held) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Later copies wait for the work before `event`, which reads acquired rows.
+  absl::Status ReleaseAfter(void* event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Has `hold` protect the rows of `view`, which was just acquired. hold: the reader's earlier hold of this layer, or
+  // null; replaced if it holds another block.
+  void Hold(size_t layer, const View& view, std::shared_ptr<RowHold>& hold) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  // New rows of a layer go to the device at once if its others are there; without waiting. Takes the lock.
-  void Follow(const Snapshot& snapshot, size_t layer) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Tokens from `tokens` on are gone in states of `epoch`. Takes the lock.
+  // After an append: queues copies of a layer's new rows if the device has its other rows. Does not wait.
+  void CopyNewRows(const Snapshot& snapshot, size_t layer) ABSL_LOCKS_EXCLUDED(mutex_);
+  // After a truncation: the tokens from `tokens` on are gone in states of `epoch`.
   void Truncate(int64_t tokens, uint64_t epoch) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Lets go of everything, when something failed on the way: what is there is not known any more. With the lock.
-  void Forget() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Drops all rows after a failure, because it is unknown which of them the device has.
+  void Clear() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
  private:
   struct Layer {
     std::shared_ptr<Block> block;
-    int64_t rows = 0;           // there, or on their way
-    int64_t complete_from = 0;  // of the tokens that are not pinned; what was evicted before it came is not there
-    void* ready = nullptr;      // the event behind their copies
-    std::vector<std::weak_ptr<const Held>> holds;
+    int64_t rows = 0;           // in the block, copies that are under way included
+    int64_t complete_from = 0;  // of the tokens behind the pinned ones, the first of which all later ones are there
+    void* ready = nullptr;      // the event behind the copies
+    std::vector<std::weak_ptr<const RowHold>> holds;
 
-    // Rows of the block that must stay as they are.
+    // Returns: how many rows of the block must not change.
     int64_t HeldRows() const;
+    void Drop() {
+      block.reset();
+      rows = 0;
+    }
   };
 
   MemoryMirror(std::shared_ptr<Device> device, std::shared_ptr<DeviceStream> stream, const ModelCard& card,
@@ -102,21 +106,32 @@ class MemoryMirror {
   int64_t RowOf(const Block& block, int64_t token) const {
     return token <= pinned_ ? token : std::max(pinned_, pinned_ + token - block.first);
   }
-  // Makes rows up to token `end` be there; false if they cannot.
-  absl::StatusOr<bool> CatchUp(const Snapshot& snapshot, size_t layer, int64_t end)
+  // Queues copies of the rows up to token `end` that the device lacks.
+  // Returns: false if the device cannot have them.
+  absl::StatusOr<bool> CopyUpTo(const Snapshot& snapshot, size_t layer, int64_t end)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // A block with room for tokens up to `end`, of which those before `kept` are left out; takes over what is there.
-  // False if the budget has no room.
-  absl::StatusOr<bool> MakeRoom(size_t layer, int64_t kept, int64_t end) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The part of CopyUpTo that adds rows to a block with room for them.
+  absl::Status AddRows(const MemoryState& state, size_t layer, int64_t kept, int64_t end)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Replaces the block by one with room for the tokens up to `end`, without the evicted ones before `kept`, and copies
+  // the rows that it has. Returns: false if the budget has no room.
+  absl::StatusOr<bool> ReplaceBlock(size_t layer, int64_t kept, int64_t end) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Returns: a block for `needed` rows with room to grow, as far as the budget allows; null if it has no room.
+  absl::StatusOr<std::shared_ptr<Block>> NewBlockFor(size_t layer, int64_t first, int64_t needed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<std::shared_ptr<Block>> NewBlock(size_t layer, int64_t first, int64_t capacity)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CopyBlock(size_t layer, const Block& from, int64_t from_row, const Block& to, int64_t to_row, int64_t n)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Queues copies of the host's tokens [begin, end) to the rows from `row` on.
+  // Queues copies of the host's tokens [begin, end) to the block's rows from `row` on.
   absl::Status Upload(const MemoryState& state, size_t layer, int64_t begin, int64_t end, int64_t row)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The tokens of one segment or tail among them, whose row 0 is token `first_token` and whose tokens end at
+  // `owner_end`.
+  absl::Status UploadFrom(Segment& owner, int64_t first_token, int64_t owner_end, size_t layer, int64_t begin,
+                          int64_t end, int64_t row) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  const std::shared_ptr<Device> device_;  // outlives the stream
+  const std::shared_ptr<Device> device_;  // declared before stream_, which uses its runtime
   const std::shared_ptr<DeviceStream> stream_;
   const std::vector<LayerCard> cards_;
   const DType stored_;
