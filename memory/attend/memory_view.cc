@@ -21,13 +21,11 @@ void AddVisibleRows(const std::shared_ptr<Segment>& segment, int64_t first_token
     from = std::max({from, begin, first_token});
     to = std::min({to, end, first_token + row_count});
     if (from >= to) return;
-    VisibleRows range;
-    range.segment = segment;
-    range.first_token = first_token;
-    range.row_begin = from - first_token;
-    range.row_end = to - first_token;
-    range.pinned = pinned;
-    rows.push_back(std::move(range));
+    rows.push_back({.segment = segment,
+                    .first_token = first_token,
+                    .row_begin = from - first_token,
+                    .row_end = to - first_token,
+                    .pinned = pinned});
   };
   add(0, state.pinned_tokens, true);
   add(std::max(state.pinned_tokens, state.first_kept), std::numeric_limits<int64_t>::max(), false);

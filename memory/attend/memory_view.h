@@ -16,12 +16,12 @@ namespace mneme {
 
 // Rows [row_begin, row_end) of one segment or tail, all of them visible to a sequence.
 struct VisibleRows {
-  std::shared_ptr<Segment> segment;
-  std::shared_ptr<const LayerKeys> keys;  // null: the scan reads codes, and Segment::ReadRows reads single keys
-  std::shared_ptr<const LayerCodes> codes;
-  std::shared_ptr<const LayerValues> values;    // null: not needed, or read one by one (Segment::ReadRows)
-  std::shared_ptr<const TokenColumns> columns;  // null: each rotary position equals its token index
-  int64_t first_token = 0;                      // token index of row 0
+  std::shared_ptr<Segment> segment = nullptr;
+  std::shared_ptr<const LayerKeys> keys = nullptr;  // null: scans read codes, and single keys by Segment::ReadRows
+  std::shared_ptr<const LayerCodes> codes = nullptr;
+  std::shared_ptr<const LayerValues> values = nullptr;    // null: not needed, or read one by one (Segment::ReadRows)
+  std::shared_ptr<const TokenColumns> columns = nullptr;  // null: each rotary position equals its token index
+  int64_t first_token = 0;                                // token index of row 0
   int64_t row_begin = 0;
   int64_t row_end = 0;
   bool pinned = false;

@@ -48,30 +48,30 @@ void PrepareVector(const SearchPlan& plan, int64_t head, int64_t query, const Ro
   }
 }
 
-void PrepareVectors(SearchPlan& plan, Executor& executor) {
+void PrepareHead(SearchPlan& plan, int64_t head) {
   const RetrieveRequest& request = *plan.request;
-  const int64_t dim = request.layer.key_dim;
-  plan.vectors.resize(static_cast<size_t>(request.layer.query_heads * plan.queries * dim));
   const bool clamped = request.policy == PositionPolicy::kClamped;
   const bool rotates = clamped || request.policy == PositionPolicy::kFixedDistance;
-  if (clamped) plan.plain_vectors.resize(plan.vectors.size());
-  const auto prepare_head = [&](size_t i) {
-    const int64_t head = plan.heads[i];
-    Scratch scratch;
-    const RotaryTurn turn = rotates
-                                ? RotaryTurn::OfQueryByDistance(
-                                      request.layer.rotary, request.heads[static_cast<size_t>(head)].distance, &scratch)
-                                : RotaryTurn();
-    for (int64_t query = 0; query < plan.queries; ++query) {
-      const int64_t at = (head * plan.queries + query) * dim;
-      PrepareVector(plan, head, query, turn, plan.vectors.data() + at,
-                    clamped ? plan.plain_vectors.data() + at : nullptr);
-    }
-  };
+  Scratch scratch;
+  const RotaryTurn turn = rotates
+                              ? RotaryTurn::OfQueryByDistance(
+                                    request.layer.rotary, request.heads[static_cast<size_t>(head)].distance, &scratch)
+                              : RotaryTurn();
+  for (int64_t query = 0; query < plan.queries; ++query) {
+    const int64_t at = (head * plan.queries + query) * request.layer.key_dim;
+    PrepareVector(plan, head, query, turn, plan.vectors.data() + at,
+                  clamped ? plan.plain_vectors.data() + at : nullptr);
+  }
+}
+
+void PrepareVectors(SearchPlan& plan, Executor& executor) {
+  const LayerCard& layer = plan.request->layer;
+  plan.vectors.resize(static_cast<size_t>(layer.query_heads * plan.queries * layer.key_dim));
+  if (plan.request->policy == PositionPolicy::kClamped) plan.plain_vectors.resize(plan.vectors.size());
   if (plan.queries >= kFewestQueriesForThreads) {
-    executor.ParallelFor(plan.heads.size(), prepare_head);
+    executor.ParallelFor(plan.heads.size(), [&](size_t i) { PrepareHead(plan, plan.heads[i]); });
   } else {
-    for (size_t i = 0; i < plan.heads.size(); ++i) prepare_head(i);
+    for (const int32_t head : plan.heads) PrepareHead(plan, head);
   }
 }
 

@@ -19,18 +19,12 @@
 
 namespace mneme {
 
-// The rows of one memory on a device: copies of what the host holds. A layer's rows are copied when a call first reads
-// them there, and each append then copies its own. The host's rows remain the authoritative ones, so a mirror can drop
-// its rows at any time.
+// The rows of one memory on a device: copies of what the host holds, made when a call first reads a layer there and by
+// each append from then on. A mirror can drop its rows at any time. See "Memories on the device" in docs/design/gpu.md.
 //
-// A layer's rows lie in one block: the pinned tokens [0, pinned), then the tokens from `first` on. Row r holds token r,
-// or from `pinned` on token r + gap, gap = first - pinned. Evicted rows stay in the block, hidden, until a new block
-// replaces it. Rows that a reader may still see are never overwritten: rows are only added at the end, and after a
-// truncation the copies of new rows wait for the readers of the old ones. Replays of a CUDA graph read rows without
-// telling the mirror. A RowHold protects those; rows that would overwrite them go to a new block.
-//
-// The mirror's stream runs the copies. Readers wait for it (Acquire), and it waits for readers (ReleaseAfter).
-// A call that reads several mirrors locks them in the order of their addresses (MirrorLocks).
+// The mirror's stream runs the copies. Readers wait for it (Acquire), and it waits for readers (ReleaseAfter). Rows
+// that a reader may still see are never overwritten. A call that reads several mirrors locks them in the order of their
+// addresses (MirrorLocks).
 class MemoryMirror {
  public:
   // Rows of tokens [begin, end) of a snapshot, as the kernels take them.
@@ -41,13 +35,15 @@ class MemoryMirror {
 
     int64_t TokenOf(int64_t row) const { return row < pinned ? row : row + gap; }
   };
-  // Rows of one layer in one device buffer.
+  // Rows of one layer in one device buffer: the pinned tokens [0, pinned), then the tokens from `first` on. So row r
+  // holds token r, or from `pinned` on token r + gap, gap = first - pinned. Evicted rows stay, hidden.
   struct Block {
     std::unique_ptr<DeviceBuffer> buffer;
     cuda::MemoryRows rows;  // with no row visible
     int64_t first = 0;      // token of row `pinned`
   };
-  // While it lives, the block stays, whatever the mirror does, and its first `rows` rows do not change. Before a holder
+  // For replays of a CUDA graph, which read rows without telling the mirror. While a hold lives, its block stays and
+  // the block's first `rows` rows do not change: rows that would overwrite them go to a new block. Before a holder
   // lowers `rows` or drops the hold, it has the stream of the block's buffer wait for its last reader.
   struct RowHold {
     std::shared_ptr<const Block> block;
