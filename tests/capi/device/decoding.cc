@@ -27,7 +27,7 @@ Decoding::Decoding(mneme_store* store, cuda::Runtime& runtime, void* stream, con
     local_offsets_.push_back(i * rules.local_rows);
   }
   for (size_t i = 0; i < 2; ++i) {
-    Places& at = places_[i];
+    Tensors& at = tensors_[i];
     DecodingStep::Layer shapes;
     Shape(shapes, i);
     at.query.Make(rules.type, shapes.query.shape);
@@ -62,7 +62,7 @@ void Decoding::Shape(DecodingStep::Layer& layer, size_t number) const {
 }
 
 mneme_attend_args Decoding::Args(size_t number) const {
-  const Places& at = places_[number];
+  const Tensors& at = tensors_[number];
   mneme_attend_args args = MNEME_ATTEND_ARGS_INIT;
   args.layer = kLayers[number];
   args.query = &at.on_query->view;
@@ -123,13 +123,13 @@ mneme_status Decoding::Update(const DecodingStep& step) {
 
 void Decoding::Replay(DecodingStep& step) {
   for (size_t i = 0; i < 2; ++i) {
-    places_[i].on_query->Send(step.layers[i].query);
+    tensors_[i].on_query->Send(step.layers[i].query);
     if (rules_.local_rows == 0) continue;
-    places_[i].on_keys->Send(step.layers[i].keys);
-    places_[i].on_values->Send(step.layers[i].values);
+    tensors_[i].on_keys->Send(step.layers[i].keys);
+    tensors_[i].on_values->Send(step.layers[i].values);
   }
   host_graph_->Replay(stream_);
-  for (size_t i = 0; i < 2; ++i) places_[i].on_output->Fetch(step.layers[i].output);
+  for (size_t i = 0; i < 2; ++i) tensors_[i].on_output->Fetch(step.layers[i].output);
 }
 
 void Decoding::Expect(DecodingStep& step, bool blind) const {
@@ -143,7 +143,7 @@ void Decoding::Expect(DecodingStep& step, bool blind) const {
     args.stream = nullptr;
     args.query = &layer.query.view;
     args.output = &layer.expected.view;
-    // Host tensors have as many local rows as the offsets say.
+    // Host tensors have exactly as many local rows as the offsets say.
     std::vector<int64_t> offsets = step.local_offsets.empty() ? local_offsets_ : step.local_offsets;
     mneme_tensor keys = layer.keys.view, values = layer.values.view;
     std::vector<int64_t> key_shape = layer.keys.shape, value_shape = layer.values.shape;

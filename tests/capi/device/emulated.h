@@ -7,14 +7,14 @@
 
 namespace mneme {
 
-// With the emulated device, which can be looked at and made to fail. All of its memory is given back in the end.
+// Tests on the emulated device, which can be inspected and made to fail. Checks that all device memory is freed.
 class DeviceTest : public TwinTest {
  protected:
   DeviceTest() : device_(cuda::EmulatedDevice::Get()) { device_.Reset(TestSeed()); }
   void TearDown() override {
     CloseStores();
     EXPECT_EQ(device_.Finish(), "");
-    EXPECT_EQ(device_.bytes_held(), 0) << "device memory is not given back";
+    EXPECT_EQ(device_.bytes_held(), 0) << "device memory is not freed";
   }
   int64_t Waits() const override { return device_.synchronised(); }
 

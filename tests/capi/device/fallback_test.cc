@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a device cannot serve, or fails at, the CPU answers; and the budget is kept.
+// The CPU serves what a device does not support, has no room for or fails at. The device budget is never exceeded.
 
 #include "tests/capi/device/emulated.h"
 
@@ -21,7 +21,7 @@ class FallbackTest : public DeviceTest {
   }
 };
 
-TEST_F(FallbackTest, WhatTheKernelsDoNotKnowIsTheCpus) {
+TEST_F(FallbackTest, TheCpuServesWhatTheKernelsDoNotSupport) {
   OpenStores();
   Create("f16");
   Create("bf16", DType::kBF16);
@@ -39,7 +39,7 @@ TEST_F(FallbackTest, WhatTheKernelsDoNotKnowIsTheCpus) {
       {"queries of another type than the rows", "bf16", DType::kF16, [](TwinCall&) {}},
       {"f32 rows", "f32", DType::kF16, [](TwinCall&) {}},
       {"an index of its own", "flat", DType::kF16, [](TwinCall&) {}},
-      {"a turned query", "f16", DType::kF16,
+      {"a rotated query", "f16", DType::kF16,
        [](TwinCall& call) { call.args.position_policy = MNEME_POSITION_FIXED_DISTANCE; }},
       {"a normalised query", "f16", DType::kF16, [](TwinCall& call) { call.args.normalise_query = 1; }},
       {"more than 256 rows", "f16", DType::kF16, [](TwinCall& call) { call.args.default_top_k = 257; }},
@@ -52,20 +52,20 @@ TEST_F(FallbackTest, WhatTheKernelsDoNotKnowIsTheCpus) {
     row.spoil(call);
     const TwinAnswer device = Attend(call, 0), cpu = Attend(call, 1);
     ASSERT_EQ(device.status, MNEME_OK) << device.error;
-    EXPECT_EQ(device.output, cpu.output) << "bit for bit: the CPU's";
+    EXPECT_EQ(device.output, cpu.output) << "the CPU gives the same bits";
     EXPECT_EQ(device.found, cpu.found);
     EXPECT_EQ(Stats().device_fallback_sequences, ++fell_back);
   }
   EXPECT_EQ(device_.attends(), 0);
   EXPECT_EQ(Stats().device_searched_sequences, 0);
-  EXPECT_EQ(Stats(1).device_fallback_sequences, 0) << "a store without a device has nothing to fall back from";
+  EXPECT_EQ(Stats(1).device_fallback_sequences, 0) << "a store without a device counts no fallback";
   TwinCall call;
   PlainCall(call, {"f16"}, DType::kF16);
   ExpectSame(call);
   EXPECT_EQ(Stats().device_searched_sequences, 1);
 }
 
-TEST_F(FallbackTest, OneBatchMayBeServedByBoth) {
+TEST_F(FallbackTest, DeviceAndCpuMayServeOneBatch) {
   OpenStores();
   Create("f16");
   Create("f32", DType::kF32);
@@ -78,8 +78,8 @@ TEST_F(FallbackTest, OneBatchMayBeServedByBoth) {
   EXPECT_EQ(Stats().device_fallback_sequences, 1);
 }
 
-TEST_F(FallbackTest, TheBudgetIsKeptAndWhatHasNoRoomIsTheCpus) {
-  // Layer 3 of one memory, 64 + 1,024 rows and more of 768 bytes, has room; a second one has not.
+TEST_F(FallbackTest, TheCpuServesWhatHasNoRoomInTheBudget) {
+  // The budget has room for layer 3 of one memory, some 1,100 rows of 768 bytes, but not of two.
   constexpr int64_t kBudget = int64_t{1} << 20;
   OpenStores(kBudget);
   Create("first");
@@ -97,13 +97,13 @@ TEST_F(FallbackTest, TheBudgetIsKeptAndWhatHasNoRoomIsTheCpus) {
   EXPECT_LE(device_.bytes_held(), kBudget);
   EXPECT_EQ(Stats().device_searched_sequences, 3);
   EXPECT_EQ(Stats().device_fallback_sequences, 3);
-  // A closed memory makes room.
+  // Closing a memory frees its room.
   Close("first");
   TwinCall call;
   PlainCall(call, {"second"}, DType::kF16);
   ExpectSame(call);
   EXPECT_EQ(Stats().device_searched_sequences, 4);
-  // One that outgrows the budget goes back to the CPU, as right as before.
+  // A memory that outgrows the budget falls back to the CPU.
   for (int i = 0; i < 12; ++i) {
     Append("second", 100);
     PlainCall(call, {"second"}, DType::kF16);
@@ -111,10 +111,10 @@ TEST_F(FallbackTest, TheBudgetIsKeptAndWhatHasNoRoomIsTheCpus) {
     ASSERT_LE(Stats().device_bytes, kBudget);
   }
   EXPECT_GT(Stats().device_fallback_sequences, 3);
-  EXPECT_THAT(log_, IsEmpty()) << "a full budget is no failure";
+  EXPECT_THAT(log_, IsEmpty()) << "a full budget is not a failure";
 }
 
-TEST_F(FallbackTest, ABudgetTooSmallForAnythingIsTheCpus) {
+TEST_F(FallbackTest, ABudgetTooSmallForAnyRowLeavesAllToTheCpu) {
   OpenStores(1000);
   Create("m");
   Append("m", 20);
@@ -125,7 +125,7 @@ TEST_F(FallbackTest, ABudgetTooSmallForAnythingIsTheCpus) {
   EXPECT_LE(Stats().device_bytes, 1000);
 }
 
-TEST_F(FallbackTest, ACallThatHasNoRoomLeavesTheRowsWhereTheyAre) {
+TEST_F(FallbackTest, ACallWithoutRoomLeavesTheRowsOnTheDevice) {
   OpenStores(int64_t{1} << 20);
   Create("m");
   Append("m", 60);
@@ -133,24 +133,24 @@ TEST_F(FallbackTest, ACallThatHasNoRoomLeavesTheRowsWhereTheyAre) {
   PlainCall(small, {"m"}, DType::kF16);
   ExpectSame(small);
   EXPECT_EQ(Stats().device_searched_sequences, 1);
-  // 100 queries of 4 heads and 256 rows are candidates of 800 KB, and an eighth of the budget is there for calls.
+  // The candidates of 100 queries, 4 heads and 256 rows take 800 KB. Calls have an eighth of the budget.
   PromptCall(large, "m", 100);
   ExpectSame(large);
   EXPECT_EQ(Stats().device_fallback_sequences, 1);
   ExpectSame(small);
   EXPECT_EQ(Stats().device_searched_sequences, 2);
-  EXPECT_EQ(Stats().device_copied_rows, 60) << "once";
+  EXPECT_EQ(Stats().device_copied_rows, 60) << "each row once";
   EXPECT_THAT(log_, IsEmpty());
 }
 
-// Whatever call of the device fails, the answer is right, and the next one comes from the device again.
-TEST_F(FallbackTest, AnyFailureOfTheDeviceIsCoveredByTheCpu) {
+// For every call of the device that fails: the result is right, and the device serves the next call.
+TEST_F(FallbackTest, TheCpuServesACallWhoseDeviceFails) {
   int64_t failing = 0;
-  // The 32 events of the pinned memory are like each other, and the later calls like earlier ones.
+  // After the first 12 calls every third one is enough: many are alike, such as the 32 events of the staging ring.
   for (bool failed = true; failed; failing += failing < 12 ? 1 : 3) {
     SCOPED_TRACE("call " + std::to_string(failing) + " of the device fails");
     log_.clear();
-    OpenStores();  // with nothing on the device yet
+    OpenStores();  // no rows are on the device yet
     Create("m");
     Append("m", 30);
     device_.FailCall(failing);
@@ -159,7 +159,7 @@ TEST_F(FallbackTest, AnyFailureOfTheDeviceIsCoveredByTheCpu) {
       TwinCall call;
       PlainCall(call, {"m"}, DType::kF16);
       ExpectSame(call);
-      Append("m", i == 1 ? 1040 : 1);  // the second time its block has to grow
+      Append("m", i == 1 ? 1040 : 1);  // 1,040 rows need a larger block
     }
     Both("m", [](mneme_memory* memory) { return mneme_memory_truncate(memory, 50); });
     Append("m", 100);
@@ -173,7 +173,8 @@ TEST_F(FallbackTest, AnyFailureOfTheDeviceIsCoveredByTheCpu) {
     }
     const int64_t attended = Stats().device_searched_sequences;
     ExpectSame(call);
-    EXPECT_EQ(Stats().device_searched_sequences, attended + 1) << "not again after a failure";
+    EXPECT_EQ(Stats().device_searched_sequences, attended + 1)
+        << "a failure must not keep the next call from the device";
     Close("m");
     for (mneme_store* const store : stores_) ASSERT_OK(mneme_memory_drop(store, "m"));
     CloseStores();
@@ -182,7 +183,7 @@ TEST_F(FallbackTest, AnyFailureOfTheDeviceIsCoveredByTheCpu) {
   EXPECT_GT(failing, 30);
 }
 
-TEST_F(FallbackTest, WithoutADeviceTheLogSaysSoAndAllIsTheCpus) {
+TEST_F(FallbackTest, WithoutADeviceTheLogSaysSoAndTheCpuServesAll) {
   device_.SetPresent(false);
   OpenStores();
   EXPECT_THAT(log_, ElementsAre("device_budget_bytes: there is no CUDA device; memories stay with the CPU"));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Steps of decoding that are captured once and replayed while hosts do whatever they may to the memories: each replay
-// is what the CPU makes of the memories as they were at the last update. On the emulated device, and on a real one
-// where there is one (capi_gpu_tests).
+// Decoding steps that are captured once and replayed between random changes of the memories. Each replay equals what
+// the CPU computes from the memories of the last update. Runs on the emulated device, and on a real one where there is
+// one (capi_gpu_tests).
 
 #include <algorithm>
 #include <deque>
@@ -19,7 +19,7 @@ class GraphLiveTest : public TwinTest {
     return memories;
   }
 
-  // A step as it is now, updated to and replayed; compared by Done.
+  // Updates the graph to the present memories and queues a replay. The caller compares.
   void Step(Decoding& decoding, const std::vector<std::string>& names, DecodingStep& step) {
     for (size_t store = 0; store < 2; ++store) step.memories[store] = Memories(names, store);
     decoding.Fill(step, random_);
@@ -33,7 +33,7 @@ class GraphLiveTest : public TwinTest {
       case 0: Append(name, static_cast<int64_t>(random_() % 150), DType::kF32); break;
       case 1: AppendFromDevice(name, static_cast<int64_t>(1 + random_() % 3), type); break;
       case 2:
-      case 3: {  // as after a guess that was wrong
+      case 3: {  // as after a rejected draft
         const int64_t tokens = std::max<int64_t>(0, NextToken(name) - static_cast<int64_t>(random_() % 9));
         Both(name, [&](mneme_memory* memory) { return mneme_memory_truncate(memory, tokens); });
         Append(name, static_cast<int64_t>(random_() % 9), type);
@@ -52,7 +52,7 @@ class GraphLiveTest : public TwinTest {
         Open(name);
         break;
       case 8: forked_.push_back(ForkAnywhere(name)); break;
-      case 9: {  // between replays, calls outside of the graph
+      case 9: {  // a call outside the graph
         TwinCall call;
         RandomCall(call, {name}, type);
         ExpectSame(call);
@@ -84,13 +84,13 @@ class GraphLiveTest : public TwinTest {
     }
     Append("a", 40, type);
     Append("b", 3, type);
-    std::deque<std::pair<Decoding*, DecodingStep>> under_way;
+    std::deque<std::pair<Decoding*, DecodingStep>> running;
     for (int i = 0; i < steps; ++i) {
       SCOPED_TRACE("step " + std::to_string(i));
       Change(random_() % 2 == 0 ? "a" : "b", type);
       if (HasFailure()) return;
       Decoding* const decoding = random_() % 3 != 0 ? &joint : &alone;
-      DecodingStep& step = under_way.emplace_back(std::piecewise_construct, std::tuple(decoding), std::tuple()).second;
+      DecodingStep& step = running.emplace_back(std::piecewise_construct, std::tuple(decoding), std::tuple()).second;
       std::vector<std::string> names = {"a", "b"};
       if (random_() % 4 == 0) std::swap(names[0], names[1]);
       if (random_() % 6 == 0) names[random_() % 2] = "";
@@ -107,39 +107,39 @@ class GraphLiveTest : public TwinTest {
       if (random_() % 4 == 0) step.positions = {static_cast<int64_t>(random_() % 500), 300};
       Step(*decoding, names, step);
       if (HasFailure()) return;
-      // What forks see stays after they are closed.
+      // Replays may still read a fork that is closed.
       if (!forked_.empty() && random_() % 3 == 0) {
         Close(forked_.back());
         forked_.pop_back();
       }
-      if (under_way.size() < 1 + random_() % 8) continue;
+      if (running.size() < 1 + random_() % 8) continue;
       Finish();
-      for (const auto& [of, done] : under_way) of->Compare(done);
-      under_way.clear();
+      for (const auto& [of, done] : running) of->Compare(done);
+      running.clear();
       if (HasFailure()) return;
     }
     Finish();
-    for (const auto& [of, done] : under_way) of->Compare(done);
+    for (const auto& [of, done] : running) of->Compare(done);
   }
 
   std::vector<std::string> forked_;
 };
 
-TEST_F(GraphLiveTest, AReplaySeesWhatTheUpdateSawF16) {
+TEST_F(GraphLiveTest, AReplayReadsTheMemoriesOfTheUpdateF16) {
   OpenStores();
   Live(DType::kF16, DType::kF16, 80);
 }
-TEST_F(GraphLiveTest, AReplaySeesWhatTheUpdateSawBF16) {
+TEST_F(GraphLiveTest, AReplayReadsTheMemoriesOfTheUpdateBF16) {
   OpenStores();
   Live(DType::kBF16, DType::kBF16, 50);
 }
-TEST_F(GraphLiveTest, AReplaySeesWhatTheUpdateSawI8) {
+TEST_F(GraphLiveTest, AReplayReadsTheMemoriesOfTheUpdateI8) {
   OpenStores();
   Live(DType::kI8, DType::kF16, 50);
 }
 
-// Every kind of fusion and mask, with all that a head may be told.
-TEST_F(GraphLiveTest, WhatIsCapturedIsTheCall) {
+// Every kind of fusion and mask, with bias, decay and gate.
+TEST_F(GraphLiveTest, AReplayEqualsTheCapturedCall) {
   OpenStores();
   Create("m", Options(DType::kF16, 0, 3));
   Append("m", 30);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Captured calls of mneme_attend: what they promise beside the right numbers, and what they refuse.
+// Captured calls of mneme_attend: waits, allocations, row lifetimes, failures and refused arguments.
 
 #include <functional>
 
@@ -28,7 +28,7 @@ class GraphTest : public DeviceTest {
   }
 };
 
-TEST_F(GraphTest, AStepOfDecodingWaitsForNothingAndAllocatesNothing) {
+TEST_F(GraphTest, ADecodingStepDoesNotWaitOrAllocate) {
   OpenStores();
   Create("m", Options(DType::kF16));
   DecodingRules rules;
@@ -69,8 +69,8 @@ TEST_F(GraphTest, BeforeTheFirstUpdateNothingIsVisible) {
   ExpectReplay(decoding, step);
 }
 
-// Whatever becomes of the memory, a graph that is not told of it finds what it found.
-TEST_F(GraphTest, WithoutAnUpdateAReplaySeesTheSame) {
+// Without an update a replay reads the same rows, whatever changes in the memory.
+TEST_F(GraphTest, WithoutAnUpdateAReplayReadsTheSameRows) {
   OpenStores();
   const std::function<void()> changes[] = {
       [&] { Append("m", 30); },
@@ -81,7 +81,7 @@ TEST_F(GraphTest, WithoutAnUpdateAReplaySeesTheSame) {
       [&] { Both("m", [](mneme_memory* memory) { return mneme_memory_truncate(memory, 0); }); },
       [&] { Both("m", [](mneme_memory* memory) { return mneme_memory_evict(memory, 5); }); },
       [&] { Append("m", 1200); },
-      [&] {  // and others attend to the new rows meanwhile
+      [&] {  // and a call outside the graph reads the new rows
         Both("m", [](mneme_memory* memory) { return mneme_memory_truncate(memory, 10); });
         Append("m", 40);
         TwinCall call;
@@ -113,11 +113,11 @@ TEST_F(GraphTest, WithoutAnUpdateAReplaySeesTheSame) {
     for (mneme_store* const store : stores_) ASSERT_OK(mneme_memory_drop(store, "m"));
     EXPECT_EQ(device_.Finish(), "");
   }
-  EXPECT_LT(Stats().device_bytes, 16 << 10) << "no rows, but what the call outside of the graphs has for itself";
+  EXPECT_LT(Stats().device_bytes, 16 << 10) << "no rows are left, but the context of the call outside the graphs";
 }
 
-// Guesses that are taken back at each step need no more room than rows that stay.
-TEST_F(GraphTest, RowsThatComeAgainTakeTheirOldPlaces) {
+// Drafts that are rejected at each step take no more room than accepted ones.
+TEST_F(GraphTest, RowsAfterATruncationReuseTheBlock) {
   OpenWith(40);
   Decoding decoding(stores_[0], *runtime_, stream_, {});
   ASSERT_OK(decoding.Capture(Memories("m")));
@@ -138,7 +138,7 @@ TEST_F(GraphTest, RowsThatComeAgainTakeTheirOldPlaces) {
   EXPECT_EQ(device_.allocations(), allocations);
 }
 
-TEST_F(GraphTest, TwoGraphsOfTheSameMemoryDoNotDisturbEachOther) {
+TEST_F(GraphTest, TwoGraphsMayReadOneMemory) {
   OpenWith(50);
   void* other = nullptr;
   ASSERT_EQ(runtime_->NewStream(&other), "");
@@ -167,8 +167,8 @@ TEST_F(GraphTest, TwoGraphsOfTheSameMemoryDoNotDisturbEachOther) {
   runtime_->DeleteStream(other);
 }
 
-TEST_F(GraphTest, RowsWithoutRoomAreNotServedAndOthersAre) {
-  // 2.3 MB for rows; one has 768 bytes in layer 3 and 384 in layer 7.
+TEST_F(GraphTest, AnUpdateWithoutRoomFailsAndHidesTheMemories) {
+  // Rows have 2.3 MB. One takes 768 bytes in layer 3 and 384 in layer 7.
   OpenStores(int64_t{5} << 19);
   Create("first", Options(DType::kF16));
   Create("second", Options(DType::kF16));
@@ -181,10 +181,10 @@ TEST_F(GraphTest, RowsWithoutRoomAreNotServedAndOthersAre) {
   TwinCall call;
   PlainCall(call, {"second"}, DType::kF16);
   ExpectSame(call);
-  ASSERT_EQ(Stats().device_searched_sequences, 1) << "layer 3 of the second memory has taken the room";
+  ASSERT_EQ(Stats().device_searched_sequences, 1) << "layer 3 of the second memory takes the room";
   DecodingStep step;
   Prepare(decoding, "first", step);
-  step.local_offsets = {0, 2};  // of four that were captured: also for replays after an update that failed
+  step.local_offsets = {0, 2};  // of the four that were captured; they hold after a failed update, too
   ExpectRefused(decoding.Update(step), MNEME_STATUS_RESOURCE_EXHAUSTED, "memories[0]");
   EXPECT_THAT(mneme_last_error(), HasSubstr("options.device_budget_bytes"));
   decoding.Expect(step, /*blind=*/true);
@@ -193,7 +193,7 @@ TEST_F(GraphTest, RowsWithoutRoomAreNotServedAndOthersAre) {
   ASSERT_OK(decoding.Update(step));
   decoding.Expect(step);
   ExpectReplay(decoding, step);
-  // One that outgrows the budget while its rows are held has them let go of first.
+  // A memory that outgrows the budget while its rows are held: the update drops the holds first.
   Append("first", 1400);
   ASSERT_OK(decoding.Update(step));
   decoding.Expect(step);
@@ -201,7 +201,7 @@ TEST_F(GraphTest, RowsWithoutRoomAreNotServedAndOthersAre) {
   ASSERT_LE(Stats().device_bytes, int64_t{5} << 19);
 }
 
-TEST_F(GraphTest, AGraphMayGoWhileAnUpdateOfItIsUnderWay) {
+TEST_F(GraphTest, AGraphMayBeReleasedWhileItsUpdateRuns) {
   OpenWith(300);
   for (int i = 0; i < 20; ++i) {
     {
@@ -212,13 +212,13 @@ TEST_F(GraphTest, AGraphMayGoWhileAnUpdateOfItIsUnderWay) {
       DecodingStep step;
       Prepare(decoding, "m", step);
       ASSERT_OK(decoding.Update(step));
-      mneme_graph_release(decoding.graph());  // once more in the end, which is nothing
+      mneme_graph_release(decoding.graph());  // the second release, in the destructor, does nothing
     }
     ASSERT_EQ(device_.Finish(), "") << i;
   }
 }
 
-TEST_F(GraphTest, WhatCannotBeCapturedIsNamedAndTheCaptureIsAsItWas) {
+TEST_F(GraphTest, ARefusedCallNamesTheArgumentAndLeavesTheCaptureUnchanged) {
   OpenStores();
   Create("m", Options(DType::kF16));
   Create("bf16", Options(DType::kBF16));
@@ -323,7 +323,7 @@ TEST_F(GraphTest, WhatCannotBeCapturedIsNamedAndTheCaptureIsAsItWas) {
   EXPECT_OK(mneme_attend(Memories("m").data(), 1, &last));
   EXPECT_EQ(statuses[0], MNEME_OK);
   const auto graph = device_.EndCapture(stream_);
-  ASSERT_TRUE(graph != nullptr) << "a refused call has spoilt the capture";
+  ASSERT_TRUE(graph != nullptr) << "a refused call has broken the capture";
   EXPECT_EQ(graph->size(), 2u);
   ExpectRefused(mneme_attend(Memories("m").data(), 1, &good), MNEME_STATUS_FAILED_PRECONDITION, "args.graph");
 
@@ -362,19 +362,19 @@ TEST_F(GraphTest, WhatCannotBeCapturedIsNamedAndTheCaptureIsAsItWas) {
   EXPECT_EQ(device_.Finish(), "");
 }
 
-TEST_F(GraphTest, AStoreIsNotClosedBeforeItsGraphs) {
+TEST_F(GraphTest, AStoreWithGraphsCannotBeClosed) {
   OpenStores();
   mneme_graph* graph = nullptr;
   ASSERT_OK(mneme_graph_create(stores_[0], &graph));
   ExpectRefused(mneme_store_close(stores_[0]), MNEME_STATUS_FAILED_PRECONDITION, "mneme_graph_release");
   mneme_graph_release(graph);
-  mneme_graph_release(graph);  // found out, not followed
+  mneme_graph_release(graph);  // a stale handle is recognised
 }
 
-// Whatever call of the device fails: an error that says so, no memory that is used after it is freed, and the next step
-// is right.
-TEST_F(GraphTest, AFailureIsToldAndTheNextStepIsRight) {
-  int64_t told = 0;
+// For every call of the device that fails: the error says so, no device memory is used after it is freed, and the next
+// step is right.
+TEST_F(GraphTest, AFailureIsReportedAndTheNextStepIsRight) {
+  int64_t reported = 0;
   for (const bool capturing : {true, false}) {
     int64_t failing = 0;
     for (bool failed = true; failed; failing += failing < 12 ? 1 : 3) {
@@ -408,14 +408,14 @@ TEST_F(GraphTest, AFailureIsToldAndTheNextStepIsRight) {
         }
         device_.FailCall(-1);
         if (failed && status != MNEME_OK) {
-          ++told;
+          ++reported;
           EXPECT_EQ(status, MNEME_STATUS_UNAVAILABLE);
           EXPECT_THAT(mneme_last_error(), HasSubstr("made to fail"));
         }
         if (capturing && status != MNEME_OK) {
           EXPECT_FALSE(decoding.ready());
         } else if (!capturing && status != MNEME_OK) {
-          // A host that replays all the same reads nothing that is not there.
+          // A replay after the failed update sees no memory.
           decoding.Expect(step, /*blind=*/true);
           ExpectReplay(decoding, step);
         }
@@ -435,7 +435,7 @@ TEST_F(GraphTest, AFailureIsToldAndTheNextStepIsRight) {
     }
     EXPECT_GT(failing, 8);
   }
-  EXPECT_GT(told, 10);
+  EXPECT_GT(reported, 10);
 }
 
 }  // namespace

@@ -6,12 +6,12 @@
 
 namespace mneme {
 
-// What a host does with CUDA graphs. Whether CUDA's or the emulated device's is settled when the program is linked, by
-// which of host_graph_*.cc it has.
+// A CUDA graph as a host uses it. The program links host_graph_cuda.cc for CUDA's graphs, or host_graph_emulated.cc for
+// those of the emulated device.
 class HostGraph {
  public:
   static void BeginCapture(void* stream);
-  // Ready to be replayed; null if something was asked of the stream that no graph can have a part in.
+  // Returns: a graph that can be replayed; null if the stream was used for work that a graph cannot have.
   static std::unique_ptr<HostGraph> EndCapture(void* stream);
 
   virtual ~HostGraph() = default;

@@ -21,7 +21,7 @@ class CudaGraph final : public HostGraph {
 
 }  // namespace
 
-// The strictest mode: what no thread may do while a stream is captured, the engine must not make it do.
+// The strictest mode: it refuses unsafe calls of every thread while a stream is captured, the engine's included.
 void HostGraph::BeginCapture(void* stream) {
   EXPECT_EQ(cudaStreamBeginCapture(static_cast<cudaStream_t>(stream), cudaStreamCaptureModeGlobal), cudaSuccess);
 }

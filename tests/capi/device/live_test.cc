@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whatever a host may do to memories of a store with a device, in random order: each answer is that of a store with the
-// CPU alone. On the emulated device, and on a real one where there is one (capi_gpu_tests).
+// Random sequences of all calls that change memories of a store with a device. Each result equals that of a store with
+// the CPU alone. Runs on the emulated device, and on a real one where there is one (capi_gpu_tests).
 
 #include <algorithm>
 
@@ -11,7 +11,7 @@ namespace {
 
 class LiveTest : public TwinTest {
  protected:
-  // Whatever a host may do, in random order; each answer compared.
+  // Random calls, each result compared.
   void Live(const std::vector<std::string>& names, DType query, int steps) {
     for (int step = 0; step < steps; ++step) {
       const std::string name = names[random_() % names.size()];
@@ -63,18 +63,18 @@ class LiveTest : public TwinTest {
       call.on_device = true;
       call.has_stream = random_() % 4 != 0;
       call.host_outputs = random_() % 2 == 0;
-      call.local_gap = static_cast<int64_t>(random_() % 3) * 4;  // 4 is no multiple of eight elements
+      call.local_gap = static_cast<int64_t>(random_() % 3) * 4;  // 4 is not a multiple of eight elements
       call.output_dtype = static_cast<DType>(random_() % 3);
       ExpectSame(call);
       if (HasFailure()) return;
     }
     const mneme_store_stats stats = Stats();
-    EXPECT_GT(stats.host_staged_calls, 120 + 10) << "two appends a round, and calls that the kernels do not know";
-    EXPECT_LT(stats.host_staged_calls, 120 + 50) << "and those that they know are not";
+    EXPECT_GT(stats.host_staged_calls, 120 + 10) << "two appends a round, and calls that the kernels do not support";
+    EXPECT_LT(stats.host_staged_calls, 120 + 50) << "calls that they support are not staged";
   }
 };
 
-TEST_F(LiveTest, FollowsWhateverIsDoneToF16) {
+TEST_F(LiveTest, FollowsAllChangesOfF16) {
   OpenStores();
   Create("free", Options(DType::kF16));
   Create("bound", Options(DType::kF16, 300));
@@ -83,7 +83,7 @@ TEST_F(LiveTest, FollowsWhateverIsDoneToF16) {
   EXPECT_GT(Stats().device_searched_sequences, 50);
 }
 
-TEST_F(LiveTest, FollowsWhateverIsDoneToBF16) {
+TEST_F(LiveTest, FollowsAllChangesOfBF16) {
   OpenStores();
   Create("free", Options(DType::kBF16));
   Create("pinned", Options(DType::kBF16, 200, 20));
@@ -91,7 +91,7 @@ TEST_F(LiveTest, FollowsWhateverIsDoneToBF16) {
   EXPECT_GT(Stats().device_searched_sequences, 25);
 }
 
-TEST_F(LiveTest, FollowsWhateverIsDoneToI8) {
+TEST_F(LiveTest, FollowsAllChangesOfI8) {
   OpenStores();
   Create("free", Options(DType::kI8));
   Create("pinned", Options(DType::kI8, 200, 20));
@@ -99,21 +99,21 @@ TEST_F(LiveTest, FollowsWhateverIsDoneToI8) {
   EXPECT_GT(Stats().device_searched_sequences, 25);
 }
 
-TEST_F(LiveTest, AnyCallOnTheDeviceIsTheCallOnTheHostF16) {
+TEST_F(LiveTest, TensorsOnTheDeviceGiveTheResultsOfHostTensorsF16) {
   OpenStores();
   Create("free", Options(DType::kF16));
   Create("pinned", Options(DType::kF16, 100, 5));
   Random({"free", "pinned"}, DType::kF16);
 }
 
-TEST_F(LiveTest, AnyCallOnTheDeviceIsTheCallOnTheHostBF16) {
+TEST_F(LiveTest, TensorsOnTheDeviceGiveTheResultsOfHostTensorsBF16) {
   OpenStores();
   Create("free", Options(DType::kBF16));
   Create("bound", Options(DType::kBF16, 100));
   Random({"free", "bound"}, DType::kBF16);
 }
 
-TEST_F(LiveTest, AnyCallOnTheDeviceIsTheCallOnTheHostI8) {
+TEST_F(LiveTest, TensorsOnTheDeviceGiveTheResultsOfHostTensorsI8) {
   OpenStores();
   Create("free", Options(DType::kI8));
   Random({"free"}, DType::kF16);

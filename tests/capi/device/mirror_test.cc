@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How rows come to a device, stay there and go.
+// How rows are copied to a device, kept there and freed.
 
 #include <algorithm>
 
@@ -10,18 +10,18 @@ namespace {
 
 class MirrorTest : public DeviceTest {};
 
-// A block of a prompt, many rows a head: more than one call.
-TEST_F(MirrorTest, ServesAPromptInSeveralCalls) {
+// A prompt that retrieves many rows a head needs several launches.
+TEST_F(MirrorTest, ServesAPromptInSeveralLaunches) {
   OpenWith(300);
   TwinCall call;
   PromptCall(call, "m", 300);
   ExpectSame(call);
-  EXPECT_EQ(device_.attends(), 2) << "2^18 candidates a call are 256 of these queries";
+  EXPECT_EQ(device_.attends(), 2) << "a launch has 2^18 candidates, which are 256 of these queries";
   EXPECT_EQ(Stats().device_searched_sequences, 1);
 }
 
-// A bounded memory lives on for long: what is evicted makes room on the device, too.
-TEST_F(MirrorTest, ABoundedMemoryStaysAsSmallOnTheDevice) {
+// Eviction frees room on the device, too.
+TEST_F(MirrorTest, ABoundedMemoryStaysBoundedOnTheDevice) {
   OpenStores();
   Create("m", Options(DType::kF16, 100, 4));
   Append("m", 90);
@@ -34,12 +34,13 @@ TEST_F(MirrorTest, ABoundedMemoryStaysAsSmallOnTheDevice) {
     ASSERT_FALSE(HasFailure()) << "round " << i;
     greatest = std::max(greatest, Stats().device_bytes);
   }
-  // 2,490 tokens of 768 bytes in layer 3 would be 1.9 MB; the bound is 100, the room at most five quarters and 1,024.
+  // All 2,490 tokens of 768 bytes in layer 3 would take 1.9 MB. The bound is 100 tokens, and a block has room for at
+  // most five quarters of them and 1,024 more.
   EXPECT_LT(greatest, int64_t{1250} * 768 * 2 + (int64_t{1} << 20));
   EXPECT_EQ(Stats().device_fallback_sequences, 0);
 }
 
-TEST_F(MirrorTest, ABlockThatGrowsTakesItsRowsAlong) {
+TEST_F(MirrorTest, ALargerBlockGetsTheRowsOfTheOldOne) {
   OpenStores();
   int64_t copied = 0;
   for (const DType stored : {DType::kF16, DType::kI8}) {
@@ -53,7 +54,7 @@ TEST_F(MirrorTest, ABlockThatGrowsTakesItsRowsAlong) {
     ExpectSame(call);
     Append(name, 1100);  // the block had room for 1,024 more
     ExpectSame(call);
-    // What was there before is found, too, and came from the device.
+    // The first 60 rows are retrieved, too, and were copied on the device.
     call.memory_end = {60};
     ExpectSame(call);
     copied += 1160;
@@ -75,11 +76,11 @@ TEST_F(MirrorTest, DecodingAllocatesNothingAndCopiesEachRowOnce) {
   const int64_t copied = Stats().device_copied_rows;
   for (int i = 0; i < 40; ++i) step();
   EXPECT_EQ(device_.allocations(), allocations);
-  EXPECT_EQ(Stats().device_copied_rows - copied, 40) << "layer 7 was never attended to";
+  EXPECT_EQ(Stats().device_copied_rows - copied, 40) << "no call has read layer 7";
   EXPECT_EQ(Stats().device_searched_sequences, 41);
 }
 
-// After a truncation the next rows take the places of others, which a snapshot still sees.
+// After a truncation new rows overwrite rows that a snapshot still sees.
 TEST_F(MirrorTest, ASnapshotFromBeforeATruncationKeepsItsRows) {
   OpenWith(100);
   TwinCall call;
@@ -94,7 +95,7 @@ TEST_F(MirrorTest, ASnapshotFromBeforeATruncationKeepsItsRows) {
   const mneme_store_stats stats = Stats();
   EXPECT_EQ(stats.device_searched_sequences, 2);
   EXPECT_EQ(stats.device_fallback_sequences, 1);
-  EXPECT_EQ(stats.device_copied_rows, 140) << "the first 60 are not copied again";
+  EXPECT_EQ(stats.device_copied_rows, 140) << "the first 60 rows are copied once";
 }
 
 }  // namespace

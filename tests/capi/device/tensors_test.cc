@@ -44,8 +44,8 @@ TEST_F(TensorsTest, WithoutOutputsInHostMemoryTheHostDoesNotWait) {
   EXPECT_EQ(Stats().device_searched_sequences, 10);
 }
 
-// Many calls under way at once, and rows that come, go and take the places of others meanwhile.
-TEST_F(TensorsTest, CallsUnderWaySeeWhatTheySawWhenTheyWereMade) {
+// Many calls run at once, while rows are appended, truncated, evicted and overwritten.
+TEST_F(TensorsTest, RunningCallsReadTheRowsOfTheTimeOfTheCall) {
   OpenStores();
   Create("m", DType::kF16, 0, 3);
   Append("m", 200);
@@ -77,7 +77,7 @@ TEST_F(TensorsTest, CallsUnderWaySeeWhatTheySawWhenTheyWereMade) {
   EXPECT_EQ(Stats().host_staged_calls, 0);
 }
 
-TEST_F(TensorsTest, AppendedRowsAreTheTensorsAndBadOnesAreRefused) {
+TEST_F(TensorsTest, AppendCopiesDeviceTensorsAndRefusesNaN) {
   OpenStores();
   Create("m", DType::kF32);
   for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) AppendFromDevice("m", 7, type);
@@ -112,7 +112,7 @@ TEST_F(TensorsTest, AppendedRowsAreTheTensorsAndBadOnesAreRefused) {
   EXPECT_EQ(InfoOf(memories_.at("m")[0]).next_token, 21);
 }
 
-TEST_F(TensorsTest, WhatCannotBeServedIsNamed) {
+TEST_F(TensorsTest, ErrorsNameTheTensorThatCannotBeServed) {
   OpenStores();
   Create("m");
   Append("m", 20);
@@ -155,15 +155,15 @@ TEST_F(TensorsTest, WhatCannotBeServedIsNamed) {
   args.query = &call.query.view;
   args.output = &output.view;
   ExpectRefused(mneme_attend(&with, 1, &args), MNEME_STATUS_INVALID_ARGUMENT, "args.has_stream");
-  EXPECT_EQ(device_.Finish(), "") << "the tensors go";
+  EXPECT_EQ(device_.Finish(), "") << "the tensors are freed";
 }
 
-// A device that fails is an error of the call, or of no consequence; the next call is right.
-TEST_F(TensorsTest, AFailureIsToldAndTheNextCallIsRight) {
+// For every call of the device that fails: the call returns an error or the right result, and the next one succeeds.
+TEST_F(TensorsTest, AFailureIsReportedAndTheNextCallIsRight) {
   OpenStores();
   Create("m");
   Append("m", 40);
-  int64_t failing = 0, told = 0;
+  int64_t failing = 0, reported = 0;
   for (bool failed = true; failed; ++failing) {
     SCOPED_TRACE("call " + std::to_string(failing) + " of the device fails");
     TwinCall call;
@@ -186,7 +186,7 @@ TEST_F(TensorsTest, AFailureIsToldAndTheNextCallIsRight) {
       device_.FailCall(-1);
       failed = device_.calls() - before > failing;
       if (status != MNEME_OK) {
-        ++told;
+        ++reported;
         EXPECT_EQ(status, MNEME_STATUS_UNAVAILABLE);
         EXPECT_THAT(mneme_last_error(), HasSubstr("made to fail"));
         EXPECT_EQ(mneme_status_classify(status), MNEME_CLASS_TRANSIENT);
@@ -203,7 +203,7 @@ TEST_F(TensorsTest, AFailureIsToldAndTheNextCallIsRight) {
     ExpectSame(call);
     ASSERT_FALSE(HasFailure());
   }
-  EXPECT_GT(told, 5);
+  EXPECT_GT(reported, 5);
 }
 
 }  // namespace

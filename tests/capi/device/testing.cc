@@ -414,10 +414,10 @@ void TwinTest::ExpectSame(const TwinAnswer& device, const TwinAnswer& cpu, DType
   ASSERT_EQ(device.found.size(), cpu.found.size());
   for (size_t i = 0; i < cpu.found.size(); ++i) {
     if (device.found[i] == cpu.found[i]) continue;
-    // One row may stand in another's place where sums in another order cannot tell them apart.
+    // Rows may change places if their scores differ by no more than the rounding of sums.
     ASSERT_TRUE(device.found[i] >= 0 && cpu.found[i] >= 0) << device.found[i] << " instead of " << cpu.found[i];
     ASSERT_NEAR(device.scores[i], cpu.scores[i], 1e-6f * (1 + std::fabs(cpu.scores[i])))
-        << "place " << i << ": row " << device.found[i] << " instead of " << cpu.found[i];
+        << "rank " << i << ": row " << device.found[i] << " instead of " << cpu.found[i];
   }
   ExpectNear(device.scores, cpu.scores, 1e-5f, "score");
   ExpectNear(device.log_sum_exp, cpu.log_sum_exp, 1e-5f, "log-sum-exp");

@@ -15,7 +15,7 @@
 
 namespace mneme {
 
-// A row-major tensor of f32, f16 or bf16 with host memory of its own.
+// A row-major tensor of f32, f16 or bf16 that owns its host memory.
 struct AnyTensor {
   AnyTensor() = default;
   AnyTensor(DType dtype, std::vector<int64_t> extents);
@@ -32,7 +32,7 @@ struct AnyTensor {
   mneme_tensor view = {};
 };
 
-// A copy of a tensor on the device, made on `stream`; freed on it, too. `gap` elements behind each row of heads.
+// A copy of a tensor on the device, made and freed on `stream`. gap: unused elements behind each row of heads.
 class OnDevice {
  public:
   OnDevice(cuda::Runtime& runtime, void* stream, AnyTensor& source, int64_t gap = 0);
@@ -40,9 +40,10 @@ class OnDevice {
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;
 
-  // Queues that the source, or another tensor of its shape, becomes what is on the device, or the other way.
+  // Queues a copy from the device to the source, or to another tensor of its shape.
   void Fetch() { Copy(source_, false); }
   void Fetch(AnyTensor& to) { Copy(to, false); }
+  // Queues a copy to the device.
   void Send(AnyTensor& from) { Copy(from, true); }
 
   mneme_tensor view;
@@ -57,17 +58,17 @@ class OnDevice {
   void* data_ = nullptr;
 };
 
-// What a call of mneme_attend is made of, in host memory; the two stores get the same.
+// The arguments of a call of mneme_attend, in host memory. Both stores get the same.
 struct TwinCall {
   int32_t layer = 3;
   std::vector<std::string> memories;  // [batch]; "": none
   std::vector<int64_t> query_offsets, local_offsets, memory_begin, memory_end, positions, top_k;
   std::vector<float> bias, decay, gate;
   AnyTensor query, local_keys, local_values;
-  bool snapshots = false;  // those that were taken by TakeSnapshots
+  bool snapshots = false;  // whether to attend to the snapshots of TakeSnapshots
   mneme_attend_args args = MNEME_ATTEND_ARGS_INIT;
   DType output_dtype = DType::kF32;
-  // Of the store with the device: its tensors lie there, and the call goes on the test's stream.
+  // For the store with the device: the tensors lie on it, and the call uses the test's stream.
   bool on_device = false;
   bool has_stream = true;
   bool host_outputs = true;
@@ -81,9 +82,9 @@ struct TwinAnswer {
   std::vector<float> scores, output, log_sum_exp, mass;
 };
 
-// Two stores that are told the same: one with the device, one with the CPU alone. Layers 3 and 7: 4 query and 2 KV
-// heads of dims 64 and 128, 6 query heads and 1 KV head of dims 128 and 64. The device is what the program is linked
-// with; a test is skipped where there is none.
+// Two stores that get the same calls: one with the device, one with the CPU alone. Layer 3 has 4 query and 2 KV heads
+// of key and value dims 64 and 128, layer 7 has 6 query heads and 1 KV head of dims 128 and 64. The program links the
+// emulated or the real device. Without a device the tests are skipped.
 class TwinTest : public ::testing::Test {
  public:
   static int64_t QueryHeads(int32_t layer) { return layer == 3 ? 4 : 6; }
@@ -96,25 +97,25 @@ class TwinTest : public ::testing::Test {
   ~TwinTest() override;
   void SetUp() override;
 
-  // How often the host has waited for the device so far, where that can be told.
+  // Returns: how often the host has waited for the device so far; 0 if the device does not count.
   virtual int64_t Waits() const { return 0; }
 
   void OpenStores(int64_t budget_bytes = int64_t{64} << 20);
-  // The same, with a memory "m" of so many tokens, stored as f16.
+  // The same, with a memory "m" of `tokens` tokens, stored as f16.
   void OpenWith(int64_t tokens);
   void CloseStores();  // and all memories
-  // Of memories with short segments.
+  // Returns: options of memories with short segments.
   static mneme_memory_options Options(DType stored, int64_t max_tokens = 0, int64_t pinned_tokens = 0);
   void Create(const std::string& name, const mneme_memory_options& options);
   void Open(const std::string& name);
   void Close(const std::string& name);
-  // The same call for both memories of that name.
+  // Runs `call` for the memories of that name in both stores.
   void Both(const std::string& name, const std::function<mneme_status(mneme_memory*)>& call);
-  // `n` new random tokens in all layers.
+  // Appends `n` random tokens to all layers in both stores.
   void Append(const std::string& name, int64_t n, DType dtype = DType::kF16);
-  // The same, for the store with the device from there.
+  // The same; the store with the device gets tensors on the device.
   void AppendFromDevice(const std::string& name, int64_t n, DType dtype);
-  // What may become of a memory, at random: its end or its oldest tokens go; a fork from anywhere, whose name is given.
+  // Random changes of a memory. ForkAnywhere returns the fork's name.
   void TruncateAnywhere(const std::string& name);
   void EvictSome(const std::string& name);
   std::string ForkAnywhere(const std::string& name);
@@ -122,16 +123,17 @@ class TwinTest : public ::testing::Test {
   void ReleaseSnapshots();
   int64_t NextToken(const std::string& name);
 
-  // A call with everything at random, or plain: one query a memory, 8 best rows.
+  // A plain call: one query a memory, 8 rows a head.
   void PlainCall(TwinCall& call, const std::vector<std::string>& names, DType dtype);
-  // A prompt of so many f16 queries for one memory, 256 best rows each.
+  // `queries` f16 queries for one memory, 256 rows a head.
   void PromptCall(TwinCall& call, const std::string& name, int64_t queries);
+  // Random queries, local rows, ranges, rules, masks and fusion.
   void RandomCall(TwinCall& call, const std::vector<std::string>& names, DType dtype);
   TwinAnswer Attend(TwinCall& call, int store);
-  // An answer whose output is still on its way; finish(answer) takes it once the stream's work is done.
+  // Does not wait for the output: after the stream's work has run, finish(answer) takes it.
   TwinAnswer Attend(TwinCall& call, int store, std::function<void(TwinAnswer&)>* finish);
   void ExpectSame(const TwinAnswer& device, const TwinAnswer& cpu, DType output_dtype);
-  // Both stores' answers are the same: rows, and numbers within rounding.
+  // Expects equal rows from both stores, and numbers that are equal within rounding.
   void ExpectSame(TwinCall& call);
 
   mneme_store_stats Stats(int store = 0);
@@ -147,13 +149,13 @@ class TwinTest : public ::testing::Test {
   std::unique_ptr<cuda::Runtime> runtime_;
   void* stream_ = nullptr;
   void* event_ = nullptr;
-  // Waits until the test's stream has done its work.
+  // Waits for the work on the test's stream.
   void Finish();
 
   int64_t waited_ = 0;  // how often the last call of the store with the device made the host wait
 };
 
-// Numbers within rounding of each other.
+// Expects numbers that differ by at most bound * (1 + |expected|).
 void ExpectNear(const std::vector<float>& actual, const std::vector<float>& expected, float bound, const char* what);
 
 // The seed of random tests: MNEME_TEST_SEED, or 1.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Many readers and one writer of memories on a device.
+// Many readers and one writer of memories that have mirrors.
 
 #include <atomic>
 #include <thread>
@@ -11,9 +11,9 @@ namespace {
 
 class ThreadsTest : public DeviceTest {};
 
-// Each reader asks twice for what one snapshot sees: with f16 queries, which the device serves as far as it can, and
-// with the same numbers in f32, which are the CPU's.
-TEST_F(ThreadsTest, ReadersSeeTheirSnapshotsWhateverTheWriterDoes) {
+// Each reader searches one snapshot twice: with f16 queries, which the device serves if it can, and with the same
+// numbers in f32, which the CPU serves.
+TEST_F(ThreadsTest, ReadersSeeTheirSnapshotsDuringAllChanges) {
   OpenStores();
   mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
   options.segment_tokens = 256;

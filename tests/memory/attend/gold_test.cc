@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Identities that hold exactly or to rounding, whatever the memory's inside looks like.
+// Identities that hold exactly or within rounding for every division of a memory into segments.
 
 #include <algorithm>
 #include <cmath>
@@ -58,7 +58,7 @@ class GoldTest : public ::testing::Test {
     return made;
   }
 
-  // Calls that differ in everything that a scan or an attend may branch on.
+  // Calls that take every branch of a scan and of attention.
   std::vector<AttendCase> ManyCases(Memory* memory, const Oracle* oracle) {
     std::vector<AttendCase> cases;
     for (size_t layer = 0; layer < 2; ++layer) {
@@ -80,7 +80,7 @@ class GoldTest : public ::testing::Test {
     }
     return cases;
   }
-  // Their results, all with the same queries whenever called.
+  // Returns: their results. Every call of this function uses the same queries.
   std::vector<AttendResult> Results(Memory* memory, Executor& executor, const Snapshot* snapshot = nullptr) {
     TestRandom random(random_.seed() + 5);
     std::vector<AttendResult> results;
@@ -130,7 +130,7 @@ void ExpectDense(const AttendCall& call, const Oracle& oracle, const LayerCard& 
   }
 }
 
-// k >= N: the whole point of joint fusion.
+// With top_k >= N, joint fusion must equal dense attention.
 TEST_F(GoldTest, JointOverAllRowsIsDenseAttention) {
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kI8}) {
     SCOPED_TRACE(std::string(DTypeName(dtype)));
@@ -158,7 +158,7 @@ TEST_F(GoldTest, JointOverAllRowsIsDenseAttention) {
   }
 }
 
-// A host that appends what it still holds locally says so by memory_end, and nothing counts twice.
+// A host that has appended its local rows gives memory_end, so that no row counts twice.
 TEST_F(GoldTest, AppendFirstAttendAfter) {
   MemoryOptions options;
   options.stored_dtype = DType::kF32;
@@ -178,7 +178,7 @@ TEST_F(GoldTest, AppendFirstAttendAfter) {
     oracle.Append(layer, call.request().local_keys, call.request().local_values, nullptr, nullptr);
     ASSERT_OK(call.Run());
     ExpectDense(call, oracle, made.layer, 290, 12, 12);
-    // The last query sees every row there is, now from memory alone.
+    // The last query sees the same rows from the memory alone.
     AttendCase last = CaseOf(layer, memory.get(), &oracle, 1, 0);
     last.SetTopK(5000);
     AttendCall from_memory(random_, last);
@@ -234,7 +234,7 @@ TEST_F(GoldTest, AForkIsACopyUntilTheyPart) {
   MemoryOptions options;
   options.segment_tokens = 256;
   int number = 0;
-  // Nothing, inside a sealed segment, on a border, in the tail's chunks, in its log, at the end, uncommitted.
+  // At 0, inside a sealed segment, between two, in the tail's chunks, in its log, at the committed end, behind it.
   for (const int64_t at : {0, 100, 256, 512, 600, 640, 645}) {
     SCOPED_TRACE(absl::StrCat("at ", at));
     auto parent = Create(absl::StrCat("parent ", number), options);

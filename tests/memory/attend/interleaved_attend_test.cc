@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where nothing can fail any more, heads are fused while others are searched; else after all searches. The outputs do
-// not tell.
+// A sequence whose rows are all in RAM is searched and fused in one interleaved pass, others in two. Both ways give the
+// same bits.
 
 #include <optional>
 #include <utility>
@@ -10,7 +10,7 @@
 namespace mneme {
 namespace {
 
-// Counts how often all threads are put to work.
+// Counts the ParallelFor calls that have tasks.
 class CountingExecutor final : public Executor {
  public:
   explicit CountingExecutor(Executor& executor) : executor_(executor) {}
@@ -26,10 +26,10 @@ class CountingExecutor final : public Executor {
   int passes_ = 0;
 };
 
-class FusedSearchTest : public ::testing::Test {
+class InterleavedAttendTest : public ::testing::Test {
  protected:
-  // Sealed segments of 512 rows and a tail, the first 20 tokens pinned, the oldest evicted.
-  FusedSearchTest() : store_(OpenStore(folder_.store())), pool_(MakeThreadPool(3)) {
+  // A memory with sealed segments of 512 rows, a tail, 20 pinned tokens and evicted ones.
+  InterleavedAttendTest() : store_(OpenStore(folder_.store())), pool_(MakeThreadPool(3)) {
     MemoryOptions options;
     options.segment_tokens = 512;
     options.pinned_tokens = 20;
@@ -42,24 +42,24 @@ class FusedSearchTest : public ::testing::Test {
     }
   }
 
-  // Two sequences of the same shape, together and each for itself: the first way reads for both before it writes.
-  void Compare(const AttendCase& one, bool fuses_early) {
+  // Two equal sequences, without statuses and with them: without, both are searched before any output is written.
+  void Compare(const AttendCase& one, bool interleaves) {
     AttendCase made = one;
     made.sequences[0].memory = memory_.get();
     made.sequences[0].oracle = &*oracle_;
     made.sequences.push_back(made.sequences[0]);
     AttendCall call(random_, made);
     ASSERT_OK(call.Run(*pool_));
-    const AttendResult after = call.result();
+    const AttendResult expected = call.result();
     call.Check();
     std::vector<absl::Status> statuses(2);
     call.request().statuses = absl::MakeSpan(statuses);
     for (Executor* const executor : {&InlineExecutor(), pool_.get()}) {
       CountingExecutor counting(*executor);
       ASSERT_OK(call.Run(counting));
-      EXPECT_TRUE(call.result() == after);
-      // A search for each sequence, then what is left to fuse.
-      EXPECT_EQ(counting.TakePasses(), fuses_early ? 2 : 3);
+      EXPECT_TRUE(call.result() == expected);
+      // One pass a sequence, and if they did not interleave, one more that fuses both.
+      EXPECT_EQ(counting.TakePasses(), interleaves ? 2 : 3);
     }
     EXPECT_OK(statuses[0]);
     EXPECT_OK(statuses[1]);
@@ -74,7 +74,7 @@ class FusedSearchTest : public ::testing::Test {
   std::optional<Oracle> oracle_;
 };
 
-TEST_F(FusedSearchTest, GivesTheBitsOfSearchThenFusion) {
+TEST_F(InterleavedAttendTest, GivesTheBitsOfTwoPasses) {
   for (const size_t layer : {0, 1}) {
     for (const int64_t queries : {1, 8, 9}) {
       for (const Fusion fusion : {Fusion::kJoint, Fusion::kGated, Fusion::kMemoryOnly}) {
@@ -87,28 +87,28 @@ TEST_F(FusedSearchTest, GivesTheBitsOfSearchThenFusion) {
   }
 }
 
-TEST_F(FusedSearchTest, HeadsMayWantDifferentlyManyRowsOrNone) {
+TEST_F(InterleavedAttendTest, HeadsMayRetrieveDifferentCountsOrNone) {
   AttendCase made = MixedHeads(card_, 0, 3, PositionPolicy::kAsStored);
   for (size_t head = 0; head < made.heads.size(); ++head) made.heads[head].top_k = static_cast<int64_t>(5 * head);
   Compare(made, true);
-  // One KV head searches, the other one has nothing to look for.
+  // The query heads of one KV head retrieve nothing.
   for (int64_t head = 0; head < made.layer.group(); ++head) made.heads[static_cast<size_t>(head)].top_k = 0;
   Compare(made, true);
 }
 
-TEST_F(FusedSearchTest, WithoutLocalRows) {
+TEST_F(InterleavedAttendTest, WithoutLocalRows) {
   AttendCase made = MixedHeads(card_, 0, 2, PositionPolicy::kAsStored);
   made.sequences[0].locals = 0;
   Compare(made, true);
 }
 
-TEST_F(FusedSearchTest, WithDistancesOfItsOwn) {
+TEST_F(InterleavedAttendTest, WithClampedDistances) {
   Compare(MixedHeads(card_, 0, 2, PositionPolicy::kClamped), true);
 }
 
-TEST_F(FusedSearchTest, ManyRowsAreFusedAfterwards) {
+TEST_F(InterleavedAttendTest, ManyRowsTakeTwoPasses) {
   AttendCase made = MixedHeads(card_, 0, 1, PositionPolicy::kAsStored);
-  made.SetTopK(1 << 14);  // of 6 heads, or all that there are: 6 times 2,800
+  made.SetTopK(1 << 14);  // 6 heads retrieve all of 2,800 rows each
   Compare(made, false);
 }
 
