@@ -98,13 +98,13 @@ absl::StatusOr<Batch> Batch::Read(mneme_memory* const* memories, size_t batch, c
     if (memories[i] != nullptr) {
       result.memories[i] = FindOpen<MemoryObject>(memories[i]);
       if (result.memories[i] == nullptr) return NotOpen<MemoryObject>(absl::StrCat("memories[", i, "]"));
-      const Memory& found = *result.memories[i]->memory;
-      const int place = found.card().FindLayer(layer);
+      const Memory& memory = *result.memories[i]->memory;
+      const int place = memory.card().FindLayer(layer);
       if (place < 0) {
         return absl::InvalidArgumentError(
-            absl::StrCat("args.layer: expected one that memory \"", found.name(), "\" has, got ", layer));
+            absl::StrCat("args.layer: expected one that memory \"", memory.name(), "\" has, got ", layer));
       }
-      const LayerCard& own = found.card().layers[static_cast<size_t>(place)];
+      const LayerCard& own = memory.card().layers[static_cast<size_t>(place)];
       if (shape != nullptr && !(own == *shape)) {
         return absl::InvalidArgumentError(absl::StrCat("memories[", i, "]: expected the layer ", layer,
                                                        " of the batch's first memory, got one that differs"));

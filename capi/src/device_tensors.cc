@@ -8,21 +8,6 @@
 #include "capi/src/tensors.h"
 
 namespace mneme::capi {
-namespace {
-
-bool OnDevice(const mneme_tensor* tensor) {
-  return tensor != nullptr && tensor->device_type == MNEME_DEVICE_CUDA;
-}
-
-// Returns: the same tensor for the checks of host tensors, which do not read its data.
-mneme_tensor AsHost(const mneme_tensor& tensor) {
-  mneme_tensor host = tensor;
-  host.device_type = MNEME_DEVICE_CPU;
-  return host;
-}
-
-}  // namespace
-
 absl::Status DeviceTensors::CheckDevice(absl::string_view name, const mneme_tensor& tensor) const {
   const auto refused = [&](absl::string_view why) {
     return absl::StrCat(name, ".device_type: expected host memory (MNEME_DEVICE_CPU, 1), got a CUDA tensor (2): ", why);
@@ -41,29 +26,31 @@ absl::Status DeviceTensors::CheckDevice(absl::string_view name, const mneme_tens
   return absl::OkStatus();
 }
 
-absl::Status DeviceTensors::Read(absl::string_view name, const mneme_tensor* tensor, RowTensor* out) {
-  if (!OnDevice(tensor)) {
+absl::StatusOr<bool> DeviceTensors::IsOnDevice(absl::string_view name, const mneme_tensor* tensor,
+                                               mneme_tensor* host_form) {
+  if (tensor == nullptr || tensor->device_type != MNEME_DEVICE_CUDA) {
     on_host_ = name;
-    MNEME_ASSIGN_OR_RETURN(*out, ReadRowTensor(name, tensor));
-    return absl::OkStatus();
+    return false;
   }
   MNEME_RETURN_IF_ERROR(CheckDevice(name, *tensor));
-  const mneme_tensor host = AsHost(*tensor);
-  MNEME_ASSIGN_OR_RETURN(*out, ReadRowTensor(name, &host));
-  staged_.AddInput(*store_->device(), out);
+  *host_form = *tensor;
+  host_form->device_type = MNEME_DEVICE_CPU;
+  return true;
+}
+
+absl::Status DeviceTensors::Read(absl::string_view name, const mneme_tensor* tensor, RowTensor* out) {
+  mneme_tensor host_form;
+  MNEME_ASSIGN_OR_RETURN(const bool on_device, IsOnDevice(name, tensor, &host_form));
+  MNEME_ASSIGN_OR_RETURN(*out, ReadRowTensor(name, on_device ? &host_form : tensor));
+  if (on_device) staged_.AddInput(*store_->device(), out);
   return absl::OkStatus();
 }
 
 absl::Status DeviceTensors::Read(absl::string_view name, const mneme_tensor* tensor, MutableRowTensor* out) {
-  if (!OnDevice(tensor)) {
-    on_host_ = name;
-    MNEME_ASSIGN_OR_RETURN(*out, ReadMutableRowTensor(name, tensor));
-    return absl::OkStatus();
-  }
-  MNEME_RETURN_IF_ERROR(CheckDevice(name, *tensor));
-  const mneme_tensor host = AsHost(*tensor);
-  MNEME_ASSIGN_OR_RETURN(*out, ReadMutableRowTensor(name, &host));
-  staged_.AddOutput(*store_->device(), out);
+  mneme_tensor host_form;
+  MNEME_ASSIGN_OR_RETURN(const bool on_device, IsOnDevice(name, tensor, &host_form));
+  MNEME_ASSIGN_OR_RETURN(*out, ReadMutableRowTensor(name, on_device ? &host_form : tensor));
+  if (on_device) staged_.AddOutput(*store_->device(), out);
   return absl::OkStatus();
 }
 

@@ -44,6 +44,9 @@ class DeviceTensors {
 
  private:
   absl::Status CheckDevice(absl::string_view name, const mneme_tensor& tensor) const;
+  // Whether a tensor is on the store's device. Then *host_form becomes the same tensor as the checks of host tensors
+  // take it; they do not read its data.
+  absl::StatusOr<bool> IsOnDevice(absl::string_view name, const mneme_tensor* tensor, mneme_tensor* host_form);
 
   Store* const store_;
   absl::string_view on_host_;

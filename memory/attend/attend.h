@@ -21,7 +21,7 @@ enum class Backend : uint8_t {
   kGraph,         // the same, captured into a CUDA graph
 };
 
-// Where the tensors of a call lie, and what its stream is.
+// Where the tensors of a call lie.
 struct CallTensors {
   StagedTensors* staged = nullptr;  // the tensors on the device; null: all lie in host memory
   bool all_on_device = false;

@@ -60,7 +60,7 @@ class HeadFusions {
     return {outputs_.data() + kv_head * states_ * value_dim, log_sum_exps_.data() + kv_head * states_};
   }
 
-  // The search or the local attention of a KV head has ended. Whoever ends the second one fuses them.
+  // The search or the local attention of a KV head has ended. The second one to end fuses both.
   void EndStep(size_t kv_head, bool gathered) {
     if (--steps_left_[kv_head] > 0) return;
     if (!gathered) fusions_[kv_head].Gather();

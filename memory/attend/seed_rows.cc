@@ -29,7 +29,7 @@ SeedRows::SeedRows(const SearchPlan& plan, int64_t kv_head, int32_t head, absl::
     rows_.push_back(token - owner->first_token);
     keys_.push_back(owner->keys == nullptr ? nullptr
                                            : owner->keys->heads[static_cast<size_t>(kv_head)]->Row(rows_.back()));
-    // The keys are scattered. Floor reads them after the rows of all heads were found.
+    // The keys are scattered in RAM. Floor reads them only after the keys of all heads have been prefetched.
     if (keys_.back() != nullptr) PrefetchBytes(keys_.back(), row_bytes);
   }
   if (!ReadAbsent(kv_head).ok()) keys_.clear();  // the search that follows reports the error if it meets it

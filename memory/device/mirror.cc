@@ -299,7 +299,7 @@ void MemoryMirror::CopyNewRows(const Snapshot& snapshot, size_t layer) {
   MutexLock lock(&mutex_);
   Layer& own = layers_[layer];
   if (own.block == nullptr || snapshot.state->epoch != epoch_) return;
-  // Copies now would need a new block. The hold may be gone when a call reads the rows.
+  // Copies now would need a new block. A later call copies the rows, perhaps after the hold has ended.
   if (own.rows < own.HeldRows()) return;
   const absl::StatusOr<bool> complete = CopyUpTo(snapshot, layer, snapshot.layer_ends[layer]);
   if (complete.ok()) return;

@@ -75,7 +75,7 @@ class MemoryMirror {
 
   // After an append: queues copies of a layer's new rows if the device has its other rows. Does not wait.
   void CopyNewRows(const Snapshot& snapshot, size_t layer) ABSL_LOCKS_EXCLUDED(mutex_);
-  // After a truncation: the tokens from `tokens` on are gone in states of `epoch`.
+  // After a truncation: states of `epoch` have other tokens from `tokens` on.
   void Truncate(int64_t tokens, uint64_t epoch) ABSL_LOCKS_EXCLUDED(mutex_);
   // Drops all rows after a failure, because it is unknown which of them the device has.
   void Clear() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -84,7 +84,7 @@ class MemoryMirror {
   struct Layer {
     std::shared_ptr<Block> block;
     int64_t rows = 0;           // in the block, copies that are under way included
-    int64_t complete_from = 0;  // of the tokens behind the pinned ones, the first of which all later ones are there
+    int64_t complete_from = 0;  // the block has all kept tokens from here on
     void* ready = nullptr;      // the event behind the copies
     std::vector<std::weak_ptr<const RowHold>> holds;
 
