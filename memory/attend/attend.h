@@ -11,6 +11,13 @@
 #include "memory/attend/request.h"
 #include "memory/device/staged_tensors.h"
 
+// The way of a call through this folder (docs/concepts.md explains the nouns). On the host: memory_view.h fixes what a
+// sequence sees; memory_search.h lists the work items of a search (seeded_scan.h, index_search.h); tile_fusion.h
+// attends to retrieved rows and fuses them with local attention (tile.h). interleaved_attend.h searches and fuses in
+// one pass, host_attend.h otherwise in two. On the device: device_support.h says which calls the kernels support,
+// device_problem.h makes their arguments, device_launch.h runs them, for device_search.h, device_fused_attend.h and
+// (captured) device_graph.h.
+
 namespace mneme {
 
 // What serves a call.
@@ -35,8 +42,8 @@ Backend ChooseBackend(const AttendRequest& request, const CallTensors& tensors);
 
 // Attention over retrieved and local rows. The caller has checked the arguments. Results do not depend on the executor;
 // those of backends differ in the rounding of sums. Changes the tensors of `request` where it copies them to the host.
-// Errors: those of AttendOnHost and DeviceGraph::Capture; InvalidArgument for queries that are not finite, if they were
-// looked at; Unavailable if the device failed.
+// Errors: those of AttendOnHost and DeviceGraph::Capture; InvalidArgument for queries with NaN or infinity, except with
+// kDeviceFused and kGraph, which do not read them; Unavailable if the device failed.
 absl::Status Attend(AttendRequest& request, const CallTensors& tensors, Executor& executor);
 // The same for tensors in host memory.
 inline absl::Status Attend(AttendRequest& request, Executor& executor) {

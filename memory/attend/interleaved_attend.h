@@ -10,8 +10,8 @@
 namespace mneme {
 
 // Whether AttendInterleaved can serve these inputs, which have a view: few queries retrieve few rows, and RAM holds all
-// of them. More queries or rows keep all threads busy in search and in fusion anyway, and would need long buffers; rows
-// that must be read could fail after outputs were written.
+// of them. Many queries or rows keep all threads busy without it, and would need long buffers. Rows that have to be
+// read may be damaged, which must be known before any output is written.
 bool CanInterleave(const SequenceInputs& inputs);
 
 // Attends for a whole sequence in one pass over an InterleavedSchedule: items of the search and local attention of each

@@ -27,7 +27,8 @@ struct RowRange {
 std::pmr::vector<TopK> MakeEmptyTopK(const RetrieveRequest& request, absl::Span<const int32_t> heads, size_t queries,
                                      int64_t rows, std::pmr::memory_resource* arena);
 
-// Scans part of the memory, exactly, for queries [query_begin, query_end) of query heads that share one KV head.
+// Scans part of the memory, with exact results, for queries [query_begin, query_end) of query heads that share one KV
+// head.
 class SeededScan {
  public:
   struct Part {
@@ -50,9 +51,9 @@ class SeededScan {
   // Scans without any seeds.
   void RunUnseeded();
 
-  // Gives each scan a floor to start from: from `seeds`, the rows that the layer's last query retrieved, and among many
-  // queries from the rows of a neighbour that was searched before. Every eighth query is searched first, then the
-  // queries halfway between, and so on.
+  // Gives each query a floor (see SeedRows), so that the scan skips more rows. Floors come from `seeds`, the rows that
+  // the layer's last query retrieved. Among many queries, every eighth is searched first, then the queries halfway
+  // between, and so on, with floors from the rows of a neighbour.
   void Run(const SeedTokens& seeds);
 
  private:

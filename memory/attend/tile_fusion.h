@@ -30,8 +30,8 @@ struct SequenceInputs {
 // Attends to the retrieved rows of a tile, fuses the states with those of local attention and writes the outputs.
 class TileFusion {
  public:
-  // Takes all bytes that it needs of `arena` at once, so that the other functions may run on any thread. `inputs` and
-  // `arena` outlive the object.
+  // Takes all bytes that it needs from `arena` at once, because an arena serves one thread and the other functions may
+  // run on any. `inputs` and `arena` outlive the object.
   TileFusion(SequenceInputs& inputs, const Tile& tile, std::pmr::memory_resource* arena);
 
   // Requires: the tile's rows are complete. Prefetches the values of the first query's rows.
