@@ -17,16 +17,30 @@ static void Check(mneme_status status, const char* action) {
 }
 
 /* README: begin */
+/* Makes new tokens of a layer part of the memory. They are durable when this returns. */
+static void Append(mneme_memory* memory, const mneme_tensor* keys, const mneme_tensor* values) {
+  mneme_memory_append_args append = MNEME_MEMORY_APPEND_ARGS_INIT;
+  append.keys = keys, append.values = values; /* [tokens, kv_heads, dim] */
+  Check(mneme_memory_append(memory, &append), "append tokens");
+  Check(mneme_memory_commit(memory, MNEME_DURABILITY_SYNCED, NULL), "commit");
+}
+
+/* Attends to the memory. `retrieved` gets the best token of each head. */
+static void Attend(mneme_memory* memory, const mneme_tensor* query, const mneme_tensor* output, int64_t* retrieved) {
+  mneme_attend_args attend = MNEME_ATTEND_ARGS_INIT;
+  attend.query = query, attend.output = output; /* [tokens, q_heads, dim] */
+  attend.retrieved_tokens = retrieved, attend.retrieved_stride = 1;
+  Check(mneme_attend(&memory, 1, &attend), "attend");
+}
+/* README: end */
+
 /* Appends 1,000 tokens. A host passes the keys and values that its model computed; here they are random. */
 static void Remember(mneme_memory* memory) {
   static float rows[kTokens * kHeads * kDim];
   for (int i = 0; i < kTokens * kHeads * kDim; ++i) rows[i] = (float)rand() / (float)RAND_MAX - 0.5f;
   const int64_t shape[] = {kTokens, kHeads, kDim};
   const mneme_tensor tensor = {rows, MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, shape, NULL};
-  mneme_memory_append_args append = MNEME_MEMORY_APPEND_ARGS_INIT;
-  append.keys = append.values = &tensor;
-  Check(mneme_memory_append(memory, &append), "append tokens");
-  Check(mneme_memory_commit(memory, MNEME_DURABILITY_SYNCED, NULL), "commit"); /* now they survive a loss of power */
+  Append(memory, &tensor, &tensor);
   printf("remembered %d tokens; run me again\n", kTokens);
 }
 
@@ -40,14 +54,10 @@ static void Recall(mneme_memory* memory) {
   read.begin = 123, read.tokens = 1, read.keys = &query_tensor;
   Check(mneme_memory_read(memory, &read), "read token 123");
   for (int i = 0; i < kHeads * kDim; ++i) query[i] *= 100;
-  int64_t found[kHeads];
-  mneme_attend_args attend = MNEME_ATTEND_ARGS_INIT;
-  attend.query = &query_tensor, attend.output = &output_tensor;
-  attend.retrieved_tokens = found, attend.retrieved_stride = 1;
-  Check(mneme_attend(&memory, 1, &attend), "attend");
-  printf("token %lld answers head 0, token %lld head 1\n", (long long)found[0], (long long)found[1]);
+  int64_t retrieved[kHeads];
+  Attend(memory, &query_tensor, &output_tensor, retrieved);
+  printf("token %lld answers head 0, token %lld head 1\n", (long long)retrieved[0], (long long)retrieved[1]);
 }
-/* README: end */
 
 /* The card describes the model: a memory refuses a host whose card differs. */
 static mneme_card* MakeCard(const char* model) {

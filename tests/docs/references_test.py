@@ -111,6 +111,10 @@ class ReferencesTest(unittest.TestCase):
             with self.subTest(word):
                 self.assertRegex(concepts.lower(), r"\b%s" % word)
 
+    def test_figures_stand_on_one_short_page(self):
+        page = next(page for page in self.pages if page.path == "docs/performance.md")
+        self.assertLessEqual(page.text.count("\n"), 150)
+
     def test_blocks_name_their_language(self):
         known = {"sh", "console", "c", "text", "cmake", "json"}
         for page in self.pages:
