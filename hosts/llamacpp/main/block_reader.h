@@ -20,12 +20,8 @@ struct IngestTimes {
   double append = 0.0;   // appending and committing
 };
 
-// Throws Failure if the memory holds other tokens than `tokens` where it should hold these: token index i is tokens[i].
-void CheckSameText(const Memory& memory, const Session& session, std::span<const llama_token> tokens);
-
-// Attaches the memory to sequence 0, refills the local window with the block before the memory's end, and takes in
-// tokens [the memory's next token, end) in blocks, each committed before the next begins.
-// on_commit: gets the number of durable tokens.
+// Attaches the memory to sequence 0, refills the local window with the block before the memory's end, and appends
+// `tokens` in blocks, each committed before the next begins. on_commit: gets the number of durable tokens.
 IngestTimes Ingest(Session& session, const Memory& memory, std::span<const llama_token> tokens,
                    const std::string& title, mneme_durability durability,
                    const std::function<void(int64_t)>& on_commit);

@@ -4,6 +4,7 @@
 
 #include "hosts/llamacpp/main/block_reader.h"
 #include "hosts/llamacpp/main/commands.h"
+#include "hosts/llamacpp/main/memory_text.h"
 #include "hosts/llamacpp/main/session.h"
 #include "hosts/llamacpp/main/text.h"
 #include "nlohmann/json.hpp"

@@ -9,6 +9,7 @@
 #include "hosts/llamacpp/main/interruption.h"
 #include "hosts/llamacpp/main/session.h"
 #include "hosts/llamacpp/main/text.h"
+#include "hosts/llamacpp/main/utf8.h"
 
 namespace mneme::llama {
 namespace {
@@ -66,11 +67,12 @@ class Turn {
 
   // `begins`: nothing comes before it.
   void Take(bool begins) {
+    const std::string prompt = CheckUtf8(arguments_.prompt, "--prompt");
     ChatTurn turn;
     if (arguments_.chat) {
-      turn = MakeChatTurn(model_, arguments_.prompt);
+      turn = MakeChatTurn(model_, prompt);
     } else {
-      turn.opening = Tokenise(model_, arguments_.prompt, /*special=*/false);
+      turn.opening = Tokenise(model_, prompt, /*special=*/false);
     }
     const llama_vocab* vocabulary = llama_model_get_vocab(model_);
     const bool marked = !turn.opening.empty() && turn.opening.front() == llama_vocab_bos(vocabulary);
@@ -104,13 +106,15 @@ class Turn {
 
   void Answer(const llama_vocab* vocabulary) {
     const SamplerPtr sampler = MakeSampler(arguments_);
+    Utf8Stream shown;
     for (int32_t i = 0; i < arguments_.predict && !interrupted(); ++i) {
       const llama_token token = llama_sampler_sample(sampler.get(), session_.context(), -1);
       if (llama_vocab_is_eog(vocabulary, token)) break;
-      std::fputs(TokenText(model_, token).c_str(), stdout);
+      std::fputs(shown.Add(TokenText(model_, token)).c_str(), stdout);
       std::fflush(stdout);
       session_.Decode(std::span(&token, 1), /*all_logits=*/false);
     }
+    std::fputs(shown.Finish().c_str(), stdout);
   }
 
   void Commit() {

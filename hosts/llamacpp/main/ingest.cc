@@ -2,9 +2,11 @@
 #include <cstdio>
 #include <fstream>
 #include <memory>
+#include <span>
 
 #include "hosts/llamacpp/main/block_reader.h"
 #include "hosts/llamacpp/main/commands.h"
+#include "hosts/llamacpp/main/memory_text.h"
 #include "hosts/llamacpp/main/session.h"
 #include "hosts/llamacpp/main/text.h"
 #include "nlohmann/json.hpp"
@@ -20,10 +22,22 @@ struct Arguments {
   std::string memory;
   int64_t memory_tokens = 0;
   int64_t tokens = 0;
+  bool append = false;
   bool synced = false;
   std::string acknowledge;
   bool json = false;
 };
+
+// The part of the text that the memory lacks.
+std::span<const llama_token> MissingTokens(const Arguments& arguments, const Memory& memory, const Session& session,
+                                           std::span<const llama_token> text) {
+  if (arguments.append) return text.subspan(static_cast<size_t>(TokensAtEnd(memory, session, text)));
+  if (const int64_t taken_back = AlignWithText(memory, session, text); taken_back > 0) {
+    std::fprintf(stderr, "%s: the text grew; its last %lld tokens are taken in again\n", arguments.memory.c_str(),
+                 static_cast<long long>(taken_back));
+  }
+  return text.subspan(static_cast<size_t>(memory.Info().next_token));
+}
 
 void Run(const Arguments& arguments) {
   CheckModelOptions(*arguments.command, arguments.model);
@@ -45,11 +59,10 @@ void Run(const Arguments& arguments) {
   const Memory memory(store, arguments.memory, session, /*create=*/true, arguments.memory_tokens,
                       arguments.store.stored_type);
   memory.CheckGiven(*arguments.command, session, arguments.memory_tokens, arguments.store.stored_type);
-  CheckSameText(memory, session, tokens);
-  const int64_t before = memory.Info().next_token;
+  const std::span<const llama_token> missing = MissingTokens(arguments, memory, session, tokens);
 
   const IngestTimes times =
-      Ingest(session, memory, tokens, arguments.memory,
+      Ingest(session, memory, missing, arguments.memory,
              arguments.synced ? MNEME_DURABILITY_SYNCED : MNEME_DURABILITY_BUFFERED, [&](int64_t durable) {
                if (!acknowledgements.is_open()) return;
                acknowledgements << durable << std::endl;
@@ -57,7 +70,7 @@ void Run(const Arguments& arguments) {
              });
   const mneme_memory_info info = memory.Info();
   if (arguments.json) {
-    const nlohmann::json report = {{"memory", arguments.memory},    {"ingested", info.next_token - before},
+    const nlohmann::json report = {{"memory", arguments.memory},    {"ingested", missing.size()},
                                    {"next_token", info.next_token}, {"tokens", info.tokens},
                                    {"bytes", info.bytes},           {"seconds", times.total},
                                    {"model_seconds", times.model},  {"adapter_seconds", times.adapter},
@@ -66,7 +79,7 @@ void Run(const Arguments& arguments) {
     return;
   }
   std::printf("%s: %lld tokens taken in, %lld held (%.1f MB)\n", arguments.memory.c_str(),
-              static_cast<long long>(info.next_token - before), static_cast<long long>(info.tokens),
+              static_cast<long long>(missing.size()), static_cast<long long>(info.tokens),
               static_cast<double>(info.bytes) / 1e6);
   if (times.model > 0) {
     std::printf(
@@ -82,7 +95,7 @@ void AddIngest(CLI::App& program) {
   CLI::App* command = program.add_subcommand(
       "ingest", "Take text into a memory. Every block is committed; a killed run goes on where it was.");
   AddModelOptions(command, &arguments->model);
-  AddTextOptions(command, &arguments->text);
+  AddTextsOptions(command, &arguments->text);
   AddStoreOptions(command, &arguments->store, /*required=*/true);
   command->add_option("--memory", arguments->memory, "name of the memory; created if there is none")->required();
   command
@@ -90,6 +103,9 @@ void AddIngest(CLI::App& program) {
                    "a new memory's size beyond the window, pinned tokens included; 0: unbounded")
       ->check(AtLeast(0));
   command->add_option("--tokens", arguments->tokens, "end with this token of the text; 0: its last")->check(AtLeast(0));
+  command->add_flag("--append", arguments->append,
+                    "take the text in after another that the memory holds; nothing is taken in twice where a run was "
+                    "killed and is repeated");
   command->add_flag("--synced", arguments->synced, "commits survive the loss of power, not only of the process");
   command->add_option("--ack-file", arguments->acknowledge, "append the number of durable tokens after every commit");
   command->add_flag("--json", arguments->json, "print the report as JSON");

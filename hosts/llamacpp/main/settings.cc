@@ -75,14 +75,33 @@ void AddModelOptions(CLI::App* command, ModelSettings* settings) {
       ->capture_default_str();
 }
 
-void AddTextOptions(CLI::App* command, TextSettings* settings) {
-  command->add_option("--text", settings->file, "text file")->required()->check(CLI::ExistingFile);
+namespace {
+
+CLI::Option* AddTextOption(CLI::App* command, TextSettings* settings, const char* description) {
+  return command->add_option("--text", settings->files, description)
+      ->required()
+      ->check(CLI::ExistingFile | CLI::IsMember({"-"}));
+}
+
+void AddTextRangeOptions(CLI::App* command, TextSettings* settings) {
   command->add_option("--bytes", settings->bytes, "read only the first bytes of the file; 0: all")
       ->check(AtLeast(0))
       ->capture_default_str();
   command->add_option("--last", settings->last, "of these, use only the last tokens; 0: all")
       ->check(AtLeast(0))
       ->capture_default_str();
+}
+
+}  // namespace
+
+void AddTextOptions(CLI::App* command, TextSettings* settings) {
+  AddTextOption(command, settings, "UTF-8 text file; -: the standard input")->expected(1);
+  AddTextRangeOptions(command, settings);
+}
+
+void AddTextsOptions(CLI::App* command, TextSettings* settings) {
+  AddTextOption(command, settings, "UTF-8 text files, read one after the other; -: the standard input");
+  AddTextRangeOptions(command, settings);
 }
 
 void AddStoreOption(CLI::App* command, StoreSettings* settings, bool required) {

@@ -26,9 +26,10 @@ struct ModelSettings {
   int32_t window = 512;
 };
 
-// Which tokens a command reads: the last `last` of the first `bytes` bytes of a file; 0: all.
+// Which tokens a command reads: the last `last` of the first `bytes` bytes of a file; 0: all. Several files are read
+// one after the other; "-" is the standard input.
 struct TextSettings {
-  std::string file;
+  std::vector<std::string> files;
   int64_t bytes = 0;
   int64_t last = 0;
 };
@@ -47,6 +48,8 @@ void AddModelFileOptions(CLI::App* command, ModelSettings* settings);
 void AddLayersOption(CLI::App* command, ModelSettings* settings);
 void AddModelOptions(CLI::App* command, ModelSettings* settings);
 void AddTextOptions(CLI::App* command, TextSettings* settings);
+// The same for a command that reads several files.
+void AddTextsOptions(CLI::App* command, TextSettings* settings);
 void AddStoreOption(CLI::App* command, StoreSettings* settings, bool required);
 // --store, and --stored-type for a memory that the command makes.
 void AddStoreOptions(CLI::App* command, StoreSettings* settings, bool required);

@@ -163,7 +163,7 @@ class Remembering : public Variant {
     filled_ = past - session_.window();
     const int64_t end = std::min(read_, filled_);
     if (memory_.Info().next_token < end) {
-      Ingest(session_, memory_, Text(0, end), name(), MNEME_DURABILITY_BUFFERED, nullptr);
+      Ingest(session_, memory_, Text(memory_.Info().next_token, end), name(), MNEME_DURABILITY_BUFFERED, nullptr);
       session_.Detach(0);
     }
     Repeat();

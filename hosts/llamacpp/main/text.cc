@@ -4,8 +4,11 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <iostream>
+#include <iterator>
 
 #include "hosts/llamacpp/main/failure.h"
+#include "hosts/llamacpp/main/utf8.h"
 
 namespace mneme::llama {
 
@@ -23,20 +26,38 @@ std::vector<llama_token> Tokenise(const llama_model* model, const std::string& t
   return tokens;
 }
 
-std::vector<llama_token> ReadText(const llama_model* model, const TextSettings& settings) {
-  std::ifstream file(settings.file, std::ios::binary);
+namespace {
+
+std::string ReadFile(const std::string& path) {
+  if (path == "-") return std::string(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
+  std::ifstream file(path, std::ios::binary);
   std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (!file) throw Failure("cannot read " + settings.file);
-  if (settings.bytes > 0 && static_cast<size_t>(settings.bytes) < text.size()) {
-    text.resize(static_cast<size_t>(settings.bytes));
+  if (!file) throw Failure("cannot read " + path);
+  return text;
+}
+
+}  // namespace
+
+std::vector<llama_token> ReadText(const llama_model* model, const TextSettings& settings) {
+  if (settings.files.size() > 1 && (settings.bytes > 0 || settings.last > 0)) {
+    throw UsageError("--bytes and --last take one text file, got " + std::to_string(settings.files.size()));
   }
-  std::vector<llama_token> tokens = Tokenise(model, text, /*special=*/false);
   const llama_vocab* vocabulary = llama_model_get_vocab(model);
   const size_t begin = llama_vocab_get_add_bos(vocabulary) ? 1 : 0;
-  if (settings.last > 0 && static_cast<size_t>(settings.last) < tokens.size() + begin) {
-    tokens.erase(tokens.begin(), tokens.end() - (settings.last - static_cast<int64_t>(begin)));
+  std::vector<llama_token> tokens;
+  for (const std::string& file : settings.files) {
+    std::string text = CheckUtf8(ReadFile(file), file == "-" ? "the standard input" : file);
+    if (settings.bytes > 0 && static_cast<size_t>(settings.bytes) < text.size()) {
+      text.resize(static_cast<size_t>(settings.bytes));
+      text.resize(WithoutCutCharacter(text).size());
+    }
+    std::vector<llama_token> of_file = Tokenise(model, text, /*special=*/false);
+    if (settings.last > 0 && static_cast<size_t>(settings.last) < of_file.size() + begin) {
+      of_file.erase(of_file.begin(), of_file.end() - (settings.last - static_cast<int64_t>(begin)));
+    }
+    if (begin == 1) tokens.push_back(llama_vocab_bos(vocabulary));
+    tokens.insert(tokens.end(), of_file.begin(), of_file.end());
   }
-  if (begin == 1) tokens.insert(tokens.begin(), llama_vocab_bos(vocabulary));
   return tokens;
 }
 

@@ -48,7 +48,7 @@ ModelSettings SettingsFor(const std::string& path) {
 
 std::vector<llama_token> TextTokens(const llama_model* model, int64_t begin, int64_t count) {
   TextSettings text;
-  text.file = MNEME_TEST_TEXT;
+  text.files = {MNEME_TEST_TEXT};
   text.bytes = 100'000;
   std::vector<llama_token> tokens = ReadText(model, text);
   EXPECT_GE(static_cast<int64_t>(tokens.size()), begin + count);
