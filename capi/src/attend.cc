@@ -245,7 +245,7 @@ absl::Status Attend(mneme_memory* const* memories, size_t batch_size, const mnem
       ReadRetrieve(SharedArgs(args), batch, layer, request.query.rows, request.retrieve, heads, sequences));
   MNEME_RETURN_IF_ERROR(ReadLocal(args, layer, on_device, request, absl::MakeSpan(sequences)));
   request.fusion = static_cast<Fusion>(args.fusion);
-  request.retrieve.joint = request.fusion == Fusion::kJoint;
+  request.retrieve.use_memory_bias = request.fusion == Fusion::kJoint;
   MNEME_RETURN_IF_ERROR(ReadOutputs(args, on_device, request));
   std::pmr::vector<absl::Status> statuses(args.statuses != nullptr ? batch_size : 0, &scratch);
   request.statuses = absl::MakeSpan(statuses);

@@ -66,7 +66,7 @@ void SearchArguments::Fill(const RetrieveRequest& request, const ArgumentBuffer&
   for (size_t i = 0; i < request.heads.size(); ++i) {
     const HeadRule& head = request.heads[i];
     buffer.Host(scale_)[i] = head.scale;
-    buffer.Host(bias_)[i] = request.joint ? head.memory_bias : 0.0f;
+    buffer.Host(bias_)[i] = request.use_memory_bias ? head.memory_bias : 0.0f;
     buffer.Host(decay_)[i] = head.decay;
     buffer.Host(top_k_)[i] = static_cast<int32_t>(head.top_k);
   }

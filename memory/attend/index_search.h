@@ -12,7 +12,7 @@
 
 namespace mneme {
 
-// An index, and the part of its tokens that the sequence may see.
+// An index over consecutive sealed tokens, and the part of them that the sequence may see.
 struct VisibleRun {
   std::shared_ptr<IndexRun> run;
   int64_t token_begin = 0;

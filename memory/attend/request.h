@@ -63,7 +63,7 @@ struct RetrieveRequest {
   PositionPolicy policy = PositionPolicy::kAsStored;
   const int64_t* query_positions = nullptr;        // [tokens]; null: see QueryPosition
   const int64_t* query_local_positions = nullptr;  // [tokens]; kWindowStart
-  bool joint = true;                               // HeadRule::memory_bias applies
+  bool use_memory_bias = true;                     // in joint fusion
   float decay_beyond = 1;                          // tokens: rows of at most this age have no decay
   absl::Span<const HeadRule> heads;                // [query_heads]
   absl::Span<const Sequence> sequences;

@@ -18,8 +18,9 @@
 
 namespace mneme {
 
-// What all work items of one sequence's search read: the query vectors, and how they rank rows. The containers take
-// their bytes from `arena`, which outlives the plan.
+// What all work items of one sequence's search read: the query vectors, and how they rank rows. A row's rank is its
+// logit: scale * q·k, soft-capped, plus bias, less decay (Ranking). The containers take their bytes from `arena`, which
+// outlives the plan.
 struct SearchPlan {
   explicit SearchPlan(std::pmr::memory_resource* arena)
       : heads(arena), positions(arena), vectors(arena), plain_vectors(arena) {}
@@ -51,7 +52,7 @@ struct SearchPlan {
     ranking.scale = rule.scale;
     ranking.soft_cap = request->layer.soft_cap;
     if (rows.pinned) return ranking;
-    ranking.addend = request->joint ? rule.memory_bias : 0.0f;
+    ranking.addend = request->use_memory_bias ? rule.memory_bias : 0.0f;
     if (rule.decay > 0) {
       ranking.decay = rule.decay;
       ranking.row_penalty = penalties->ForRows(positions[static_cast<size_t>(query)], rows.first_token);

@@ -13,9 +13,9 @@
 
 namespace mneme {
 
-// The rows that another query of the same head retrieved. Ranked for a new query, they tell a score that the worst of
-// its top_k rows reaches, before any row is searched. The containers take their bytes from `arena`, which outlives the
-// object.
+// The top_k rows that another query of the same head retrieved. For a new query, the least of their logits is a floor:
+// its own top_k rows all reach it. So a scan can skip every row whose bound lies below the floor. The containers take
+// their bytes from `arena`, which outlives the object.
 class SeedRows {
  public:
   // tokens: different ones. Unless there are top_k of them, all visible and readable, the object has no rows.

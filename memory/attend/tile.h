@@ -8,14 +8,16 @@
 
 namespace mneme {
 
-// Queries [query_begin, query_end) of a sequence, which numbers them from 0, and the query heads of one KV head.
+// Queries [query_begin, query_end) of a sequence, which numbers them from 0, and the query heads that share one KV
+// head: the group.
 struct Tile {
   int64_t kv_head, query_begin, query_end;
 
   int64_t queries() const { return query_end - query_begin; }
 };
 
-// Attention states of a tile.
+// Attention states of a tile: for each (query, head) an output, and the log-sum-exp of the logits behind it. The state
+// of no rows is empty: output 0, log-sum-exp -infinity (see attention/state.h).
 struct TileStates {
   float* outputs;       // [queries][group][value_dim]
   float* log_sum_exps;  // [queries][group]

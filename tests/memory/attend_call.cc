@@ -108,7 +108,7 @@ AttendCall::AttendCall(TestRandom& random, const AttendCase& given) : case_(give
   request_.retrieve.policy = case_.policy;
   request_.retrieve.query_positions = case_.own_positions ? positions_.data() : nullptr;
   request_.retrieve.query_local_positions = local_positions_.data();
-  request_.retrieve.joint = case_.fusion == Fusion::kJoint;
+  request_.retrieve.use_memory_bias = case_.fusion == Fusion::kJoint;
   request_.retrieve.decay_beyond = case_.decay_beyond;
   request_.retrieve.heads = case_.heads;
   request_.retrieve.sequences = sequences_;

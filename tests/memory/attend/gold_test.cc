@@ -357,7 +357,7 @@ TEST_F(GoldTest, ThePapersGate) {
   std::vector<int64_t> tokens(2);
   AttendRequest request(layer);
   request.retrieve.memory_query = tensor(query);
-  request.retrieve.joint = false;
+  request.retrieve.use_memory_bias = false;
   request.retrieve.heads = absl::MakeConstSpan(&head, 1);
   request.retrieve.sequences = absl::MakeConstSpan(&sequence, 1);
   request.query = tensor(query);
@@ -376,7 +376,7 @@ TEST_F(GoldTest, ThePapersGate) {
   EXPECT_THAT(tokens, ::testing::ElementsAre(0, 1));
 
   request.fusion = Fusion::kJoint;
-  request.retrieve.joint = true;
+  request.retrieve.use_memory_bias = true;
   ASSERT_OK(Attend(request, InlineExecutor()));
   EXPECT_NEAR(output[0], 0.615745f, 1e-6f);
   EXPECT_NEAR(output[1], 0.146963f, 1e-6f);
