@@ -230,6 +230,7 @@ class DeviceSearch {
     const auto has_result = [&](const QueryPart& part) { return results_[part.served->number].has_value(); };
     if (std::none_of(parts.begin(), parts.end(), has_result)) return;
     std::vector<MemoryMirror*> mirrors;
+    mirrors.reserve(parts.size());
     for (const QueryPart& part : parts) mirrors.push_back(part.served->mirror);
     SearchLaunch launch(retrieve_, top_k_, *memories_.stored(), parts, results_);
     const absl::StatusOr<bool> done = launch.Run(*memories_.device(), mirrors, {});
