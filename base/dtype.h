@@ -8,16 +8,9 @@
 
 #include "absl/strings/string_view.h"
 
-namespace mneme {
+#include "base/dtype_enum.h"
 
-// Element types of tensors and of stored rows. The numbers are part of the on-disk format and equal
-// mneme_dtype of the C ABI.
-enum class DType : uint8_t {
-  kF32 = 0,
-  kF16 = 1,   // IEEE 754 binary16
-  kBF16 = 2,  // the upper half of a binary32, rounded to nearest even
-  kI8 = 3,    // stored rows only: signed bytes and one f32 scale a row
-};
+namespace mneme {
 
 inline constexpr int kDTypeCount = 4;
 

@@ -9,9 +9,9 @@
 
 namespace mneme {
 
-// The keys of one layer and KV head of one segment or tail, exactly as the memory stores them, row after row.
+// The encoded keys of one layer and KV head of one segment or tail, exactly as the memory stores them.
 //
-// One thread appends at a time; any number read meanwhile, rows below the size() that they loaded.
+// One thread appends at a time. Any number of threads read meanwhile, rows below the size() that they have read.
 class KeyRows {
  public:
   KeyRows(DType dtype, int64_t dim) : dtype_(dtype), dim_(dim), rows_(RowBytes(dtype, dim)) {}
@@ -21,17 +21,17 @@ class KeyRows {
   int64_t size() const { return rows_.size(); }
   size_t row_bytes() const { return rows_.row_bytes(); }
 
-  // Room for `rows` rows in all, in one piece if there are none yet.
+  // Reserves room for `rows` rows in all, contiguous if there are none yet.
   void Reserve(int64_t rows) { rows_.Reserve(rows); }
   // Appends n encoded rows (RowBytes(dtype, dim) each, contiguous; see EncodeRow in base/dtype.h).
   void Append(const void* encoded_rows, int64_t n) { rows_.Append(encoded_rows, n); }
-  // The array itself, for who writes encoded rows in place.
+  // The array itself, for callers that write encoded rows in place.
   RowArray& rows() { return rows_; }
 
-  // Row `row` < size(), encoded; and how many rows from there on lie contiguously.
+  // The encoded row, and how many rows lie contiguously from there on. Requires: row < size().
   const char* Row(int64_t row) const { return rows_.Row(row); }
   const char* Rows(int64_t row, int64_t* contiguous) const { return rows_.Rows(row, contiguous); }
-  // Decoded to f32 [dim].
+  // Decodes the row to f32 [dim].
   void Decode(int64_t row, float* destination) const { DecodeRow(dtype_, Row(row), destination, dim_); }
 
   // Bytes of memory held.

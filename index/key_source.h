@@ -12,10 +12,8 @@
 
 namespace mneme {
 
-// Exact keys that are not in memory: a search that has the rows' codes asks for the few that these do not rule out.
-// Reading one is dear, so whoever asks does so for as few as possible, and for many at a time.
-//
-// One thread uses an object at a time.
+// Exact keys that are not in memory. A scan that has the rows' codes reads the few keys that it needs. Reading a key is
+// expensive, so callers read as few as possible, and many at a time. Not thread-safe.
 class KeySource {
  public:
   KeySource(DType dtype, int64_t dim) : dtype_(dtype), dim_(dim), row_bytes_(RowBytes(dtype, dim)) {}
@@ -27,11 +25,12 @@ class KeySource {
   int64_t dim() const { return dim_; }
   size_t row_bytes() const { return row_bytes_; }
 
-  // Copies `rows`, ascending and different, encoded, one behind the other to `keys` (rows.size() * row_bytes() bytes).
+  // Copies the encoded keys of `rows` to `keys`, one after the other: rows.size() * row_bytes() bytes.
+  // Requires: `rows` is strictly ascending.
   virtual absl::Status Read(absl::Span<const int64_t> rows, absl::Span<char> keys) = 0;
 
-  // Read will be called with the same rows soon: an occasion to begin with it.
-  virtual void WillRead(absl::Span<const int64_t> rows) { static_cast<void>(rows); }
+  // A hint that Read will soon be called for these rows.
+  virtual void Prefetch(absl::Span<const int64_t> rows) { static_cast<void>(rows); }
 
  private:
   const DType dtype_;

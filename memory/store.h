@@ -17,7 +17,7 @@
 
 #include "base/mutex.h"
 #include "base/parallel.h"
-#include "index/scan/certified_scan.h"
+#include "index/scan/code_scan.h"
 #include "memory/age_penalties.h"
 #include "memory/segment/index_run.h"
 #include "memory/segment/segment.h"
@@ -54,8 +54,8 @@ struct ScanCounters {
 
   void Add(const ScanCounts& counts) {
     by_code += counts.by_code;
-    looked_at += counts.looked_at;
-    repeated += counts.repeated;
+    looked_at += counts.reranked;
+    repeated += counts.rescanned;
     by_key += counts.by_key;
   }
 };

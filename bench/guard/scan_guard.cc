@@ -15,9 +15,9 @@
 #include "bench/micro/read_bandwidth.h"
 #include "bench/random_floats.h"
 #include "index/key_rows.h"
-#include "index/scan/certified_scan.h"
+#include "index/scan/code_scan.h"
 #include "index/scan/key_codes.h"
-#include "index/scan/scan.h"
+#include "index/scan/key_scan.h"
 #include "index/top_k.h"
 
 namespace mneme {
@@ -70,7 +70,7 @@ class ScanGuard : public ::testing::Test {
   void ScanByCode() {
     for (TopK& top : top_) top.Reset(kTop);
     ScanCounts counts;
-    ScanCertified(*keys_, *codes_, 0, kRows, 0, queries_.data(), kGroup, rankings_.data(), nullptr, top_.data(),
+    ScanCodesTopK(*keys_, *codes_, 0, kRows, 0, queries_.data(), kGroup, rankings_.data(), nullptr, top_.data(),
                   &counts);
     ASSERT_GT(counts.by_code, 0);
   }
@@ -100,8 +100,8 @@ KeyCodes* ScanGuard::codes_ = nullptr;
 TEST_F(ScanGuard, TheProcessorsBestKernelsAreChosen) {
   const std::string best(CpuTargetName(BestOfProcessor()));
   EXPECT_EQ(std::string(CpuTargetName(BestCpuTarget())), best) << "is MNEME_KERNELS set?";
-  EXPECT_EQ(std::string(ScanKernelName()), best);
-  EXPECT_NE(std::string(CodeKernelName()), "plain");
+  EXPECT_EQ(std::string(KeyScanKernelName()), best);
+  EXPECT_NE(std::string(CodeScanKernelName()), "plain");
 }
 
 // Of the speed of reading the codes, on one thread.

@@ -23,9 +23,9 @@
 #include "bench/random_floats.h"
 #include "index/key_index.h"
 #include "index/key_rows.h"
-#include "index/scan/certified_scan.h"
+#include "index/scan/code_scan.h"
 #include "index/scan/key_codes.h"
-#include "index/scan/scan.h"
+#include "index/scan/key_scan.h"
 #include "index/top_k.h"
 
 namespace mneme {
@@ -129,7 +129,7 @@ void BM_Scan(benchmark::State& state) {
   state.counters["of_read"] = speed / reading.Best();
   state.counters["of_read_median"] = speed * best / median / reading.Median();
   state.counters["GFLOP/s"] = 2e-9 * static_cast<double>(kHeads * count * rows * dim) / best;
-  state.SetLabel(std::string(DTypeName(dtype)) + " " + std::string(ScanKernelName()));
+  state.SetLabel(std::string(DTypeName(dtype)) + " " + std::string(KeyScanKernelName()));
 }
 
 void ScanArguments(benchmark::internal::Benchmark* bench) {
@@ -149,7 +149,7 @@ void ScanArguments(benchmark::internal::Benchmark* bench) {
 BENCHMARK(BM_Scan)->Apply(ScanArguments)->Unit(benchmark::kMillisecond)->UseManualTime()->MinTime(0.2);
 
 // The scan that codes answer; `steady`: with floors as the rows that the last step found give them.
-void BM_CertifiedScan(benchmark::State& state) {
+void BM_CodeScan(benchmark::State& state) {
   const int64_t rows = state.range(0), count = state.range(1), dim = state.range(2);
   const auto dtype = static_cast<DType>(state.range(3));
   Executor& pool = Threads(state.range(4));
@@ -171,7 +171,7 @@ void BM_CertifiedScan(benchmark::State& state) {
     pool.ParallelFor(kHeads, [&](size_t head) {
       const size_t first = head * static_cast<size_t>(count);
       for (int64_t i = 0; i < count; ++i) top[first + static_cast<size_t>(i)].Reset(k);
-      ScanCertified(*layer.heads[head], *layer.codes[head], 0, rows, 0,
+      ScanCodesTopK(*layer.heads[head], *layer.codes[head], 0, rows, 0,
                     queries.data() + static_cast<int64_t>(first) * dim, count, rankings.data(), floors.data() + first,
                     top.data() + first, &counts[head]);
       for (int64_t i = 0; i < count; ++i) benchmark::DoNotOptimize(top[first + static_cast<size_t>(i)].Sorted().data());
@@ -195,11 +195,11 @@ void BM_CertifiedScan(benchmark::State& state) {
     state.counters["peak_GMAC/s"] = peak / 1e9;
     state.counters["of_peak"] = products / peak;
   }
-  state.counters["keys"] = static_cast<double>(counts[0].looked_at) / static_cast<double>(count);
-  state.SetLabel(std::string(DTypeName(dtype)) + " " + std::string(CodeKernelName()));
+  state.counters["keys"] = static_cast<double>(counts[0].reranked) / static_cast<double>(count);
+  state.SetLabel(std::string(DTypeName(dtype)) + " " + std::string(CodeScanKernelName()));
 }
 
-void CertifiedArguments(benchmark::internal::Benchmark* bench) {
+void CodeScanArguments(benchmark::internal::Benchmark* bench) {
   bench->ArgNames({"rows", "queries", "dim", "type", "threads", "steady", "k"});
   const auto add = [bench](int64_t rows, int64_t count, int64_t dim, int64_t steady, int64_t k,
                            DType dtype = DType::kF16) {
@@ -217,7 +217,7 @@ void CertifiedArguments(benchmark::internal::Benchmark* bench) {
   }
   add(16384, 2048, 128, 0, kTop);  // prefill
 }
-BENCHMARK(BM_CertifiedScan)->Apply(CertifiedArguments)->Unit(benchmark::kMillisecond)->UseManualTime()->MinTime(0.2);
+BENCHMARK(BM_CodeScan)->Apply(CodeScanArguments)->Unit(benchmark::kMillisecond)->UseManualTime()->MinTime(0.2);
 
 // rows, queries a KV head, dim, threads: FAISS's flat index, f32, one call a head.
 void BM_FaissFlat(benchmark::State& state) {

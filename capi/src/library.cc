@@ -6,8 +6,8 @@
 #include "attention/cuda/device.h"
 #include "capi/src/boundary.h"
 #include "index/key_index.h"
-#include "index/scan/certified_scan.h"
-#include "index/scan/scan.h"
+#include "index/scan/code_scan.h"
+#include "index/scan/key_scan.h"
 #include "mneme.h"
 #include "storage/version.h"
 
@@ -21,7 +21,7 @@ const char* mneme_version(void) {
   try {
     static const auto* const text = new std::string(absl::StrCat(
         MNEME_VERSION_STRING, " (faiss ", mneme::FaissVersion(), ", rocksdb ", mneme::RocksDbVersion(), ", rows ",
-        mneme::ScanKernelName(), ", codes ", mneme::CodeKernelName(), ", cuda ", mneme::cuda::Describe(), ")"));
+        mneme::KeyScanKernelName(), ", codes ", mneme::CodeScanKernelName(), ", cuda ", mneme::cuda::Describe(), ")"));
     return text->c_str();
   } catch (...) {
     return MNEME_VERSION_STRING;

@@ -180,8 +180,8 @@ mneme_status mneme_store_get_stats(mneme_store* store, mneme_store_stats* stats)
     result.orphans_collected = static_cast<int64_t>(found.database.orphans_collected);
     result.code_scanned_pairs = found.scanned.by_code;
     result.key_scanned_pairs = found.scanned.by_key;
-    result.reranked_pairs = found.scanned.looked_at;
-    result.rescanned_pairs = found.scanned.repeated;
+    result.reranked_pairs = found.scanned.reranked;
+    result.rescanned_pairs = found.scanned.rescanned;
     result.codes_loaded = found.codes_loaded;
     result.codes_rebuilt = found.codes_rebuilt;
     result.rows_read = found.rows_read;

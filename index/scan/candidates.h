@@ -10,52 +10,59 @@
 
 namespace mneme {
 
-// A row that its code could not rule out.
+// A row whose code does not prove that it is not among the k best.
 struct Candidate {
   int64_t row;
-  int32_t range;  // of rows, numbered by whoever scans them
-  float likely;   // a logit that it reaches in all likelihood; -infinity if none is known
-  float most;     // a logit that it is known not to exceed
+  int32_t range;      // number of the row's range in the scan
+  float estimate;     // a logit that the row very likely reaches; -infinity if there is no estimate
+  float upper_bound;  // the row's logit is at most this
 };
 
-// The rows of one query whose keys may have to be read. Reading is put off, for the more of them there are, the fewer
-// remain: the k-th greatest `likely` is a logit that the k-th best row reaches in all likelihood, so a row whose `most`
-// is below it may be passed over, though no key has been looked at. Whoever does so has to see to it in the end that
-// the k-th best row did reach `assumed`. Not thread-safe.
+// The candidates of one query. Their keys are read as late as possible, because the more candidates there are, the
+// fewer of them can still win: the k-th greatest estimate is very likely reached by k rows, so a candidate with a lower
+// upper bound is dropped without reading any key.
+//
+// This estimated threshold may be too high. The caller must check in the end that the k-th best exact logit reaches
+// estimated_threshold(), and scan again if it does not. Not thread-safe.
 class Candidates {
  public:
-  // Forgets all rows; keeps its memory. Nothing is assumed if not `assume`.
-  void Reset(int64_t k, bool assume);
+  // Drops all candidates and keeps the memory. use_estimates: whether Prune may drop candidates by estimates.
+  void Reset(int64_t k, bool use_estimates);
 
-  void Add(const Candidate& row) {
+  void Add(const Candidate& candidate) {
     if (size_ == rows_.size()) Grow();
-    rows_[size_] = {row.row, row.range};
-    likely_[size_] = row.likely;
-    most_[size_++] = row.most;
+    rows_[size_] = {candidate.row, candidate.range};
+    estimates_[size_] = candidate.estimate;
+    upper_bounds_[size_++] = candidate.upper_bound;
   }
 
   size_t size() const { return size_; }
-  Candidate operator[](size_t i) const { return {rows_[i].row, rows_[i].range, likely_[i], most_[i]}; }
+  Candidate operator[](size_t i) const { return {rows_[i].row, rows_[i].range, estimates_[i], upper_bounds_[i]}; }
 
-  // Whether it is time to Thin.
-  bool full() const { return size_ >= limit_; }
-  // Fewer rows than this are read sooner than thinned.
-  bool few() const { return size_ < 2 * k_; }
+  // Whether Prune should be called now.
+  bool ShouldPrune() const { return size_ >= prune_at_; }
+  // Whether reading the keys of all candidates is cheaper than pruning first.
+  bool CheaperToRead() const { return size_ < 2 * k_; }
 
-  // Drops the rows that cannot reach `threshold` or `assumed`, which it may raise. If still `crowded`, the keys had
-  // better be read now.
-  void Thin(float threshold);
-  float assumed() const { return assumed_; }
-  void Assume(float logit) { assumed_ = logit > assumed_ ? logit : assumed_; }
-  bool crowded() const { return size_ > most_rows_ / 2; }
+  // Drops the candidates that cannot reach `threshold` or the estimated threshold, which it may raise.
+  void Prune(float threshold);
+  // Whether so many remain after Prune that their keys should be read now.
+  bool Crowded() const { return size_ > max_size_ / 2; }
 
-  // The numbers of all rows, the most promising first, about twice as many as k: a threshold made of them rules out
-  // most of the others. Valid until the next call of a non-const member.
-  absl::Span<const int32_t> BestFirst();
+  // -infinity: there is none.
+  float estimated_threshold() const { return estimated_threshold_; }
+  // Takes an estimate from elsewhere; has no effect if it is lower.
+  void RaiseEstimatedThreshold(float logit) {
+    estimated_threshold_ = logit > estimated_threshold_ ? logit : estimated_threshold_;
+  }
+
+  // The numbers of all candidates, about 2 k of those with the greatest upper bounds first: their exact logits give a
+  // threshold that rules out most of the others. Valid until the next call of a non-const member.
+  absl::Span<const int32_t> MostPromisingFirst();
   void Clear() { size_ = 0; }
 
  private:
-  struct Place {
+  struct Row {
     int64_t row;
     int32_t range;
   };
@@ -63,15 +70,15 @@ class Candidates {
   void Grow();
 
   size_t k_ = 0;
-  bool assume_ = true;
-  float assumed_ = 0;
-  size_t least_limit_ = 0;
-  size_t limit_ = 0;
-  size_t most_rows_ = 0;
+  bool use_estimates_ = true;
+  float estimated_threshold_ = 0;
+  size_t min_prune_at_ = 0;
+  size_t prune_at_ = 0;
+  size_t max_size_ = 0;
   size_t size_ = 0;
-  std::vector<Place> rows_;  // these three: as long as there was ever need for, the first size_ in use
-  std::vector<float> likely_;
-  std::vector<float> most_;
+  std::vector<Row> rows_;  // as are estimates_ and upper_bounds_: only ever grows, the first size_ elements are in use
+  std::vector<float> estimates_;
+  std::vector<float> upper_bounds_;
   std::vector<int32_t> order_;
 };
 

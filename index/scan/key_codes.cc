@@ -7,25 +7,14 @@
 #include <cstring>
 #include <vector>
 
-#include "base/cpu.h"
 #include "base/status.h"
-#include "index/scan/block_coder.h"
+#include "index/scan/coding_kernel.h"
 #include "index/scan/rotation.h"
 
 namespace mneme {
-namespace {
 
-const codes::BlockCoder& BestCoder() {
-#if defined(__x86_64__)
-  if (BestCpuTarget() >= CpuTarget::kAvx512) return codes::kAvx512Coder;
-  if (BestCpuTarget() >= CpuTarget::kAvx2) return codes::kAvx2Coder;
-#endif
-  return codes::kPlainCoder;
-}
-
-}  // namespace
-
-// In one piece of memory, zero where nothing else is said.
+// The arrays lie in one allocation, each aligned to 64 bytes. All are zero at first; nothing writes to elements from
+// dim on.
 struct KeyCodes::Workspace {
   Workspace(int64_t dim, int64_t coded_dim) : memory(static_cast<size_t>(coded_dim) * (2 * kBlockRows + 2) + kLine) {
     const auto address = reinterpret_cast<uintptr_t>(memory.data());
@@ -38,15 +27,15 @@ struct KeyCodes::Workspace {
 
   static constexpr size_t kLine = 64 / sizeof(float);
   std::vector<float> memory;
-  float* columns;  // at a multiple of 64 bytes, as what follows
-  float* rows;     // [kBlockRows][coded_dim], zero behind dim
-  float* mean;     // [coded_dim], likewise
-  float* weights;  // [coded_dim], likewise
+  float* columns;  // [coded_dim][kBlockRows]
+  float* rows;     // [kBlockRows][coded_dim]
+  float* mean;     // [coded_dim]
+  float* weights;  // [coded_dim]
 };
 
 KeyCodes::KeyCodes(int64_t dim)
     : dim_(dim),
-      coded_dim_((dim + 15) / 16 * 16),
+      coded_dim_((dim + codes::kTileDims - 1) / codes::kTileDims * codes::kTileDims),
       means_(static_cast<size_t>(dim + 1) * sizeof(float)),
       blocks_(static_cast<size_t>(codes::BlockBytes(coded_dim_))) {}
 
@@ -56,8 +45,8 @@ bool KeyCodes::Extend(const KeyRows& keys) {
   MutexLock lock(&mutex_);
   if (rows() >= whole) return false;
   if (blocks_.size() == 0) {
-    blocks_.Reserve(whole / kBlockRows);
-    means_.Reserve((whole + kChunkRows - 1) / kChunkRows);
+    blocks_.Reserve(BlocksOf(whole));
+    means_.Reserve(MeansOf(whole));
   }
   Workspace space(dim_, coded_dim_);
   for (int64_t row = rows(); row < whole; row += kBlockRows) {
@@ -87,25 +76,24 @@ void KeyCodes::DecodeBlock(const KeyRows& keys, int64_t first_row, float* rows) 
     ConvertToF32(keys.dtype(), encoded, rows, static_cast<size_t>(kBlockRows * dim_));
     return;
   }
-  // What lies behind dim_ stays zero.
   for (int64_t r = 0; r < kBlockRows; ++r) keys.Decode(first_row + r, rows + r * coded_dim_);
 }
 
 void KeyCodes::AppendMean(const KeyRows& keys, int64_t first_row, Workspace& space) {
-  // Of rows that are there already whenever the chunk begins to grow, so that codes do not depend on when it does:
-  // those of the chunk before, or of the first block.
+  // The mean of the previous chunk's rows; for the first chunk, of its first block. These rows are there whenever the
+  // chunk begins to grow, so codes do not depend on when they are made.
   const int64_t begin = std::max<int64_t>(0, first_row - kChunkRows);
   const int64_t end = first_row == 0 ? kBlockRows : first_row;
   std::vector<float> mean(static_cast<size_t>(coded_dim_) + 1);
   for (int64_t row = begin; row < end; row += kBlockRows) {
     DecodeBlock(keys, row, space.rows);
-    BestCoder().add(space.rows, kBlockRows, coded_dim_, mean.data());
+    codes::BestCodingKernels().add_rows(space.rows, kBlockRows, coded_dim_, mean.data());
   }
   const auto dim = static_cast<size_t>(dim_);
   double squares = 0;
   for (size_t i = 0; i < dim; ++i) {
     mean[i] /= static_cast<float>(end - begin);
-    // Any mean is right; an infinite one would only make all bounds useless.
+    // Any mean is right, but an infinite one would make all bounds useless.
     if (!std::isfinite(mean[i])) mean[i] = 0;
     squares += static_cast<double>(mean[i]) * mean[i];
   }
@@ -116,8 +104,8 @@ void KeyCodes::AppendMean(const KeyRows& keys, int64_t first_row, Workspace& spa
 void KeyCodes::AppendBlock(const KeyRows& keys, int64_t first_row, Workspace& space) {
   std::memcpy(space.mean, Mean(first_row), static_cast<size_t>(dim_) * sizeof(float));
   DecodeBlock(keys, first_row, space.rows);
-  BestCoder().code(space.rows, space.mean, space.weights, dim_, coded_dim_, space.columns,
-                   static_cast<char*>(blocks_.Next()));
+  codes::BestCodingKernels().encode_block(space.rows, space.mean, space.weights, dim_, coded_dim_, space.columns,
+                                          static_cast<char*>(blocks_.Next()));
   blocks_.Publish();
 }
 

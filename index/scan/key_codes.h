@@ -12,18 +12,15 @@
 #include "base/mutex.h"
 #include "base/row_array.h"
 #include "index/key_rows.h"
-#include "index/scan/code_kernel.h"
+#include "index/scan/code_block.h"
 
 namespace mneme {
 
-// Seven-bit codes of a KeyRows' keys, in blocks that a scan reads at the speed of memory, with bounds on what they
-// leave out. docs/design/scan.md has the layout and the arithmetic.
+// Seven-bit codes of the keys of one KeyRows, in blocks that a scan reads at the speed of memory, with bounds of what
+// the codes leave out (code_block.h; docs/design/scan.md has the arithmetic). A row's code is made of the key minus a mean of
+// earlier rows, rotated. Rows are coded by whole blocks, so the newest rows, up to kBlockRows - 1, have no codes.
 //
-// A row's code is made of (row - mean of earlier rows), rotated. Rows are coded by whole blocks, so up to
-// kBlockRows - 1 of the newest rows have none.
-//
-// Extend may be called by any thread at any time; so may everything else. Readers see blocks below the rows() that they
-// loaded.
+// Thread-safe. A reader sees the blocks of the rows() that it has read.
 class KeyCodes {
  public:
   static constexpr int64_t kBlockRows = codes::kBlockRows;
@@ -33,32 +30,35 @@ class KeyCodes {
   explicit KeyCodes(int64_t dim);
 
   int64_t dim() const { return dim_; }
-  // dim() up to a multiple of 16: what the kernels work with. The elements behind dim() are zero.
+  // dim(), rounded up to a multiple of kTileDims. The coded elements from dim() on are zero.
   int64_t coded_dim() const { return coded_dim_; }
-  // How many rows have codes, a multiple of kBlockRows.
+  // The number of rows that have codes, a multiple of kBlockRows.
   int64_t rows() const { return blocks_.size() * kBlockRows; }
 
-  // Codes all whole blocks of `keys`, always the same object. Returns whether any had no codes yet.
+  // Codes all whole blocks of `keys`. Requires: `keys` is the same object in every call. Returns: whether any block was
+  // new.
   bool Extend(const KeyRows& keys);
 
-  // Takes codes that were kept of earlier rows, in place of making them: of the first `rows` rows, a multiple of
-  // kBlockRows; only into an object that has none. `read` fills in means and blocks, which Means and Blocks once gave;
-  // an error of its leaves the object as it was.
+  // Takes over stored codes of the first `rows` rows instead of making them. `read` fills the means and blocks that
+  // Means and Blocks gave when the codes were stored. Requires: there are no codes yet; `rows` is a multiple of
+  // kBlockRows.
+  // Errors: those of `read`, which leave the object unchanged.
   using Reader = absl::FunctionRef<absl::Status(absl::Span<char> means, absl::Span<char> blocks)>;
   absl::Status Restore(int64_t rows, Reader read);
 
-  // What is kept of `rows` rows, a multiple of kBlockRows: so many means and blocks, of so many bytes each.
+  // How many means and blocks `rows` rows have, a multiple of kBlockRows, and the bytes of each.
   static int64_t MeansOf(int64_t rows) { return (rows + kChunkRows - 1) / kChunkRows; }
   static int64_t BlocksOf(int64_t rows) { return rows / kBlockRows; }
   size_t mean_bytes() const { return means_.row_bytes(); }
   size_t block_bytes() const { return blocks_.row_bytes(); }
 
-  // Mean row / kChunkRows, and how many from there on lie contiguously.
+  // The mean of the chunk of `row`, and how many means lie contiguously from there on.
   const char* Means(int64_t row, int64_t* contiguous) const { return means_.Rows(row / kChunkRows, contiguous); }
-  // Block row / kBlockRows, and how many from there on lie contiguously.
+  // The block of `row`, and how many blocks lie contiguously from there on.
   const char* Blocks(int64_t row, int64_t* contiguous) const { return blocks_.Rows(row / kBlockRows, contiguous); }
-  // f32 [dim]: what was taken from the rows of row's chunk; and its norm.
+  // f32 [dim]: the mean that was subtracted from the rows of row's chunk.
   const float* Mean(int64_t row) const { return reinterpret_cast<const float*>(means_.Row(row / kChunkRows)); }
+  // An upper bound of its norm.
   float MeanNorm(int64_t row) const { return Mean(row)[dim_]; }
 
   // Bytes of memory held.
@@ -67,17 +67,17 @@ class KeyCodes {
   }
 
  private:
-  struct Workspace;  // of one call of Extend
+  struct Workspace;  // the temporary arrays of one call of Extend
 
-  // f32 [kBlockRows][coded_dim]
+  // rows: f32 [kBlockRows][coded_dim], the keys from first_row on. Elements from dim on are left as they are.
   void DecodeBlock(const KeyRows& keys, int64_t first_row, float* rows) const;
   void AppendMean(const KeyRows& keys, int64_t first_row, Workspace& space) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AppendBlock(const KeyRows& keys, int64_t first_row, Workspace& space) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const int64_t dim_;
   const int64_t coded_dim_;
-  Mutex mutex_;  // of the one who extends
-  RowArray means_;
+  Mutex mutex_;     // held while codes are appended
+  RowArray means_;  // f32 [dim + 1]: the mean, then its norm
   RowArray blocks_;
 };
 

@@ -7,40 +7,41 @@
 namespace mneme::codes {
 namespace {
 
-// The least step with which the values stay within what the kernels' sums hold.
-float LeastStep(const float* query, int64_t dim, const Kernels& kernels) {
+// The least step for which the values fit int8 and the kernels' sums do not overflow.
+float MinStep(const float* query, int64_t dim, const Kernels& kernels) {
   float greatest = 0;
   for (int64_t d = 0; d < dim; ++d) greatest = std::max(greatest, std::fabs(query[d]));
-  const float step = greatest / kGreatestValue;
-  if (kernels.greatest_narrow_sum == 0) return step;
-  float sum = 0;
+  const float step = greatest / kMaxQueryValue;
+  if (kernels.max_int16_sum == 0) return step;
+  // The greatest sum of the positive elements, or of the negative ones, that share a 16-bit sum.
+  float greatest_sum = 0;
   for (int64_t d = 0; d < dim; d += kTileDims) {
-    float up[2] = {}, down[2] = {};
+    float positive[2] = {}, negative[2] = {};
     for (int64_t i = d; i < std::min(dim, d + kTileDims); ++i) {
       const int64_t sum_of = i % 4 / 2;
-      (query[i] > 0 ? up[sum_of] : down[sum_of]) += std::fabs(query[i]);
+      (query[i] > 0 ? positive[sum_of] : negative[sum_of]) += std::fabs(query[i]);
     }
-    sum = std::max({sum, up[0], up[1], down[0], down[1]});
+    greatest_sum = std::max({greatest_sum, positive[0], positive[1], negative[0], negative[1]});
   }
-  // Rounding adds at most a half for each of the eight that share a sum.
-  return std::max(step, sum / static_cast<float>(kernels.greatest_narrow_sum - kTileDims / 4));
+  // Rounding adds at most 1/2 for each of the eight values that share a sum.
+  return std::max(step, greatest_sum / static_cast<float>(kernels.max_int16_sum - kTileDims / 4));
 }
 
 }  // namespace
 
 QueryCode EncodeQuery(const float* query, int64_t dim, const Kernels& kernels, int8_t* values) {
-  QueryCode code{LeastStep(query, dim, kernels), 0, 0};
+  QueryCode code{.step = MinStep(query, dim, kernels), .sum = 0, .error_squared = 0};
   float inverse = 1.0f / code.step;
   if (!(code.step > 0) || !std::isfinite(inverse)) code.step = inverse = 0;
   for (int64_t d = 0; d < dim; ++d) {
-    constexpr float kShift = 0x1.8p23f;  // adding it rounds to a whole number
-    constexpr auto kGreatest = static_cast<float>(kGreatestValue);
-    float whole = (query[d] * inverse + kShift) - kShift;
+    constexpr float kRound = 0x1.8p23f;  // adding and subtracting it rounds to an integer
+    constexpr auto kMax = static_cast<float>(kMaxQueryValue);
+    float whole = (query[d] * inverse + kRound) - kRound;
     const double rest = query[d] - static_cast<double>(whole) * code.step;
-    code.error2 += rest * rest;
-    // The error of a query that is not finite is not either, so its values prove nothing whatever they are.
-    whole = whole < kGreatest ? whole : kGreatest;
-    whole = whole > -kGreatest ? whole : -kGreatest;
+    code.error_squared += rest * rest;
+    // If the query is not finite, neither is its error, and then any values are right.
+    whole = whole < kMax ? whole : kMax;
+    whole = whole > -kMax ? whole : -kMax;
     values[d] = static_cast<int8_t>(whole);
     code.sum += values[d];
   }

@@ -6,15 +6,17 @@
 
 namespace mneme {
 
-// A fixed orthogonal map of R^dim: signs flipped by a fixed pattern, then a Hadamard transform over the largest powers
-// of two that `dim` is a sum of. It leaves inner products as they are and spreads a vector's few great channels over
-// all of them, so that one scale a row fits every element (the idea of QuIP# and of llama.cpp's rotated caches).
+// Applies a fixed orthogonal map of R^dim: it flips signs by a fixed pattern, then applies a Hadamard transform to each
+// of the powers of two that `dim` is a sum of, the greatest first. The map preserves inner products and spreads a few
+// large channels over all, so that one scale for each row fits every element (as in QuIP#, Tseng et al. 2024).
 //
-// vector: [dim], changed in place. In f32 the result differs from the exact one by at most 2^-20 of its norm.
+// vector: f32 [dim], changed in place. The result differs from the exact one by at most 2^-20 of its norm, and its bits
+// do not depend on the CPU.
 void Rotate(float* vector, int64_t dim);
 
-// For who does the transform by itself (block_coder.h): weights [dim], what Rotate multiplies each element by before
-// it, the sign and, but for a transform of two elements, the scale.
+// For code that computes the transform itself (block_coder.h). weights: f32 [dim], the factor by which Rotate
+// multiplies each element before the transform: the sign times the scale (for transforms of two elements the sign
+// alone).
 void RotationWeights(int64_t dim, float* weights);
 
 }  // namespace mneme

@@ -7,7 +7,7 @@
 
 #include "absl/types/span.h"
 
-#include "index/scan/scan.h"
+#include "index/scan/key_scan.h"
 
 namespace mneme {
 

@@ -11,7 +11,7 @@
 #include "absl/types/span.h"
 
 #include "base/parallel.h"
-#include "index/scan/scan.h"
+#include "index/scan/key_scan.h"
 #include "memory/age_penalties.h"
 #include "memory/attend/memory_view.h"
 #include "memory/attend/shared_status.h"

@@ -8,7 +8,7 @@
 
 #include "absl/types/span.h"
 
-#include "index/scan/certified_scan.h"
+#include "index/scan/code_scan.h"
 #include "memory/attend/search_plan.h"
 
 namespace mneme {
@@ -22,7 +22,7 @@ class SegmentKeys final : public KeySource {
   absl::Status Read(absl::Span<const int64_t> rows, absl::Span<char> keys) override {
     return segment_->ReadRows(layer_, head_, RowKind::kKeys, rows, keys);
   }
-  void WillRead(absl::Span<const int64_t> rows) override {
+  void Prefetch(absl::Span<const int64_t> rows) override {
     segment_->WillReadRows(layer_, head_, RowKind::kKeys, rows);
   }
 
@@ -38,7 +38,7 @@ class TokenRangeScan {
  public:
   // queries: numbers within the sequence. heads: of KV head `kv_head`. The spans are used until End.
   // top: [heads][queries], receives the best rows. floors: the same shape, scores that the worst of the best rows is
-  // known to reach (see CertifiedScan); empty: none are known.
+  // known to reach (see CodeScan); empty: none are known.
   void Begin(const SearchPlan& plan, int64_t kv_head, absl::Span<const int32_t> heads,
              absl::Span<const int64_t> queries, absl::Span<const float> floors, TopK* top);
 
@@ -60,7 +60,7 @@ class TokenRangeScan {
   TopK* top_ = nullptr;
   std::vector<float> vectors_;     // [heads][queries][key_dim]
   std::vector<Ranking> rankings_;  // [heads][queries]
-  CertifiedScan scan_;
+  CodeScan scan_;
   std::deque<SegmentKeys> sources_;  // of scan_, which keeps pointers to them
 };
 

@@ -62,9 +62,9 @@ measure_peers() {
 }
 
 measure_alone() {
-  local scan=BM_CertifiedScan engine='^(Attend|BulkCommit)'
+  local scan=BM_CodeScan engine='^(Attend|BulkCommit)'
   if ((${#quick[@]} > 0)); then
-    scan='BM_CertifiedScan/rows:(4096|16384|65536)/queries:[0-9]/.*steady:0/'
+    scan='BM_CodeScan/rows:(4096|16384|65536)/queries:[0-9]/.*steady:0/'
     engine='^(AttendRecorded|Attend/N:(16384|65536)/G:(4|8)/d:128/.*queries:1/.*type:1/k:32/|Attend/N:8192/.*queries:512/|BulkCommit)'
   fi
   quietly "$out/scan.log" "$build/bench/micro/mneme_micro_bench" --benchmark_filter="$scan" \

@@ -13,7 +13,7 @@
 #include "gtest/gtest.h"
 #include "index/faiss/row_groups.h"
 #include "index/key_index.h"
-#include "index/scan/certified_scan.h"
+#include "index/scan/code_scan.h"
 #include "index/top_k.h"
 #include "tests/index/recorded_qk.h"
 
@@ -176,15 +176,15 @@ TEST(RecordedCodesTest, CodesOfRealKeysProveMostOfTheAnswer) {
         std::vector<TopK> expected(count, TopK(kWanted)), actual(expected), again(expected);
         ScanTopK(keys, 0, layer.rows, 0, queries.data(), group, rankings.data(), expected.data());
         ScanCounts counts;
-        ScanCertified(keys, coded, 0, layer.rows, 0, queries.data(), group, rankings.data(), nullptr, actual.data(),
+        ScanCodesTopK(keys, coded, 0, layer.rows, 0, queries.data(), group, rankings.data(), nullptr, actual.data(),
                       &counts);
-        unseeded += counts.looked_at;
-        repeated += counts.repeated;
+        unseeded += counts.reranked;
+        repeated += counts.rescanned;
         std::vector<float> floors;
         for (TopK& top : expected) floors.push_back(top.Sorted().back().score);
-        ScanCertified(keys, coded, 0, layer.rows, 0, queries.data(), group, rankings.data(), floors.data(),
+        ScanCodesTopK(keys, coded, 0, layer.rows, 0, queries.data(), group, rankings.data(), floors.data(),
                       again.data(), &counts);
-        seeded += counts.looked_at;
+        seeded += counts.reranked;
         searches += group;
         for (size_t g = 0; g < count; ++g) {
           for (TopK* top : {&actual[g], &again[g]}) {
