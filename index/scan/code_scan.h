@@ -18,8 +18,8 @@
 namespace mneme {
 
 // An exact top-k scan over codes. It reads the code of every row, which bounds the row's logit, and reads the exact
-// keys of the few rows that may be among the k best. The result equals that of ScanTopK bit for bit. docs/design/scan.md
-// explains how.
+// keys of the few rows that may be among the k best. The result equals that of ScanTopK bit for bit.
+// docs/design/scan.md explains how.
 //
 // One object serves many scans, one after another, and keeps its buffers. Not thread-safe.
 class CodeScan {

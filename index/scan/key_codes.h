@@ -17,8 +17,9 @@
 namespace mneme {
 
 // Seven-bit codes of the keys of one KeyRows, in blocks that a scan reads at the speed of memory, with bounds of what
-// the codes leave out (code_block.h; docs/design/scan.md has the arithmetic). A row's code is made of the key minus a mean of
-// earlier rows, rotated. Rows are coded by whole blocks, so the newest rows, up to kBlockRows - 1, have no codes.
+// the codes leave out (code_block.h; docs/design/scan.md has the arithmetic). A row's code is made of the key minus a
+// mean of earlier rows, rotated. Rows are coded by whole blocks, so the newest rows, up to kBlockRows - 1, have no
+// codes.
 //
 // Thread-safe. A reader sees the blocks of the rows() that it has read.
 class KeyCodes {

@@ -12,8 +12,8 @@
 
 namespace mneme {
 
-// The dot products of some queries with the means of a few chunks: the part of q·k that codes leave out (docs/design/scan.md).
-// Not thread-safe.
+// The dot products of some queries with the means of a few chunks: the part of q·k that codes leave out
+// (docs/design/scan.md). Not thread-safe.
 class MeanDots {
  public:
   // Chunks computed at once.

@@ -8,7 +8,8 @@
 
 namespace mneme::codes {
 
-// A query as integers: element d of the rotated query is about step * values[d]. docs/design/scan.md has the arithmetic.
+// A query as integers: element d of the rotated query is about step * values[d]. docs/design/scan.md has the
+// arithmetic.
 struct QueryCode {
   float step;            // 0 if the query is zero or too small to matter
   int32_t sum;           // of the values

@@ -9,7 +9,7 @@ FENCE = re.compile(r"^```(.*)$")
 HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*$")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 CODE_SPAN = re.compile(r"(`+)(.+?)\1", re.DOTALL)
-SOURCE_SUFFIXES = (".h", ".cc", ".c", ".cu", ".cuh", ".inc", ".py", ".sh", ".txt", ".cmake", ".md")
+SOURCE_SUFFIXES = (".h", ".cc", ".c", ".cu", ".cuh", ".py", ".sh", ".txt", ".cmake", ".md")
 SOURCE_FOLDERS = ("attention", "base", "bench", "capi", "cli", "cmake", "examples", "hosts", "index", "memory", "scripts",
                   "storage", "tests")
 
