@@ -1,60 +1,63 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention over the local rows, one tile of kLocalTile rows after another, with a running maximum and sum (online
-// softmax: Milakov and Gimelshein 2018; FlashAttention, Dao et al. 2022):
+// softmax: Milakov and Gimelshein 2018; FlashAttention, Dao et al. 2022). For each query row, with m, l and o updated
+// tile by tile:
 //   m' = max(m, max_j logit_j)     c = exp(m - m')     p_j = exp(logit_j - m')
 //   l' = c l + sum_j p_j           o' = c o + sum_j p_j v_j
 //   output = o / l                 log_sum_exp = m + ln l
-// What happens to one row of queries (a query of one head) depends on that row alone: how many rows run beside it in
-// registers, and whether the tile was widened to f32 beforehand, changes no bit.
+// A query row is one query of one head. Its result does not depend on how many query rows are computed beside it, nor on
+// whether the tile was converted to f32 beforehand.
 
 #ifndef MNEME_ATTENTION_LOCAL_INL_H_
 #define MNEME_ATTENTION_LOCAL_INL_H_
 
-#include "attention/kernels.h"
+#include "attention/attend_kernel.h"
 #include "attention/vector-inl.h"
+#include "base/inline.h"
 
 namespace mneme {
 namespace {
 
-// Rows of queries in registers: 3 x 4 accumulators leave room for operands in 16 of them, 4 x 4 in the 32 of AVX-512.
+// Query rows computed together: 3 x 4 accumulators leave room for operands in 16 registers, 4 x 4 in AVX-512's 32.
 constexpr int kMaxRows = kLanes >= 16 ? 4 : 3;
 constexpr int kKeysAtOnce = 4;
-constexpr int64_t kRowsUnwidened = 8;
+// With more query rows than this, a tile is converted to f32 once for all of them.
+constexpr int64_t kMaxRowsUnwidened = 8;
 
 MNEME_INLINE int64_t Min(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
-MNEME_INLINE int64_t Greater(int64_t a, int64_t b) {
+MNEME_INLINE int64_t Max(int64_t a, int64_t b) {
   return a > b ? a : b;
 }
 MNEME_INLINE int64_t RoundUp(int64_t n, int64_t unit) {
   return (n + unit - 1) / unit * unit;
 }
 
-// How many of the rows that are left to take next: where four do not fit, they are better taken as two and two.
+// How many of the query rows left to take next. Four rows, where kMaxRows is three, are better taken as two and two.
 MNEME_INLINE int64_t RowsAtOnce(int64_t left) {
   return left == kMaxRows + 1 ? (left + 1) / 2 : Min(kMaxRows, left);
 }
 
-// Rows of one tile where they lie, or widened in scratch.
+// The rows of one tile: in the caller's tensor, or converted to f32 in scratch memory.
 struct TileRows {
   const char* base;
   int64_t stride;  // bytes
   DType dtype;
 };
 
-// Rows that are wanted next: fetched into the cache while the present ones are worked on. Rows of one head lie far
-// apart, where the processor does not foresee them.
-struct Ahead {
+// Rows to prefetch while the current ones are computed. Rows of one head lie so far apart that the processor does not
+// prefetch them.
+struct NextRows {
   const char* base;
   int64_t stride;  // bytes
   int64_t bytes;   // of a row
   int64_t count;   // 0: nothing to fetch
 };
 
-constexpr Ahead kNothingAhead = {nullptr, 0, 0, 0};
+constexpr NextRows kNoNextRows = {nullptr, 0, 0, 0};
 
-MNEME_INLINE void Fetch(const Ahead& ahead, int64_t row) {
+MNEME_INLINE void Prefetch(const NextRows& ahead, int64_t row) {
   if (row >= ahead.count) return;
   const char* begin = ahead.base + row * ahead.stride;
   const int64_t into_line = static_cast<int64_t>(reinterpret_cast<uintptr_t>(begin) % 64);
@@ -65,48 +68,47 @@ MNEME_INLINE int64_t ElementBytes(DType dtype) {
   return dtype == DType::kF32 ? 4 : 2;
 }
 
-// What one block of queries needs. Rows are numbered query * group + g.
+// One block of queries and its arrays in scratch memory. Query rows are numbered query * group + g.
 struct Block {
   const LocalKernelArgs* args;
   int64_t first_query;  // of args->queries
   int64_t query_count;
   int64_t rows;
   int64_t key_vectors, value_vectors;
-  int64_t key_stride,
-      value_stride;  // floats from a row to the next of the scratch arrays
+  int64_t key_stride, value_stride;  // floats from each row to the next in the scratch arrays
   bool widen_keys, widen_values;
   float* queries;      // [rows][key_stride], zeros beyond key_dim
   float* outputs;      // [rows][value_stride]
-  float* partials;     // [rows][value_stride]: one tile's share, while it comes in several runs of visible rows
+  float* partials;     // [rows][value_stride]: one tile's share, if its visible rows form several runs
   float* weights;      // [rows][kLocalTile]: scores, then weights
   float* maxima;       // [rows]
   float* sums;         // [rows]
   float* corrections;  // [rows]
   float* wide_keys;    // [kLocalTile][key_stride]
   float* wide_values;  // [kLocalTile][value_stride]
-  uint64_t* seen;      // [query_count]: the rows of the present tile that each query sees
+  uint64_t* seen;      // [query_count]: bit j: the query sees row j of the current tile
 };
 
 MNEME_INLINE uint64_t LowBits(int64_t n) {
   return n >= 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1;
 }
 
-// The visible rows [begin, end) of the contiguous masks; all rows for a mask of bits.
+// The visible rows [begin, end) of a contiguous mask; all rows for a mask of bits.
 MNEME_INLINE void VisibleRange(const LocalKernelArgs& args, int64_t query, int64_t* begin, int64_t* end) {
   *begin = 0;
   *end = args.row_count;
-  if (args.mask == LocalMask::Kind::kNone || args.mask == LocalMask::Kind::kBits) return;
+  if (args.mask == LocalMaskKind::kNone || args.mask == LocalMaskKind::kBits) return;
   const int64_t newest = query + args.mask_offset;
-  *end = Greater(0, Min(args.row_count, newest + 1));
-  if (args.mask == LocalMask::Kind::kSlidingWindow) {
-    *begin = Min(*end, Greater(0, newest - args.mask_window + 1));
+  *end = Max(0, Min(args.row_count, newest + 1));
+  if (args.mask == LocalMaskKind::kSlidingWindow) {
+    *begin = Min(*end, Max(0, newest - args.mask_window + 1));
   }
 }
 
-// Which of the tile's `count` rows from `tile_begin` on a query sees.
+// Bit j: the query sees row tile_begin + j, of `count` rows.
 inline uint64_t SeenInTile(const LocalKernelArgs& args, int64_t query, int64_t tile_begin, int64_t count) {
-  if (args.mask == LocalMask::Kind::kBits) {
-    // A tile begins at a whole byte. Bits beyond the last row may be anything, bytes beyond it are not read.
+  if (args.mask == LocalMaskKind::kBits) {
+    // A tile begins at a whole byte. Bits beyond the last row are ignored; bytes beyond it are not read.
     const uint8_t* bits = args.mask_bits + query * args.mask_bits_bytes + tile_begin / 8;
     uint64_t seen = 0;
     for (int64_t i = 0; i * 8 < count; ++i) seen |= static_cast<uint64_t>(bits[i]) << (8 * i);
@@ -114,7 +116,7 @@ inline uint64_t SeenInTile(const LocalKernelArgs& args, int64_t query, int64_t t
   }
   int64_t begin, end;
   VisibleRange(args, query, &begin, &end);
-  begin = Greater(0, begin - tile_begin);
+  begin = Max(0, begin - tile_begin);
   end = Min(count, end - tile_begin);
   return begin < end ? LowBits(end) & ~LowBits(begin) : 0;
 }
@@ -133,7 +135,7 @@ inline void WidenRows(const char* source, int64_t stride, int64_t count, int64_t
   }
 }
 
-// The tile's rows as the kernels are to read them.
+// Returns: the tile's rows, converted to f32 in `wide` if `widen` is set.
 inline TileRows PrepareTile(const char* source, int64_t stride, DType dtype, int64_t count, int64_t dim,
                             int64_t vectors, bool widen, float* wide, int64_t wide_stride) {
   if (!widen) return {source, stride, dtype};
@@ -147,12 +149,12 @@ inline TileRows PrepareTile(const char* source, int64_t stride, DType dtype, int
 }
 
 // scores[r][j] = queries[r] · keys[j] for kRows rows and the keys [begin, end) rounded outwards to fours. Keys past
-// `last` are read as `last`; nobody looks at their scores.
+// `last` are read as `last`, and their scores are not used.
 template <typename Element, int kRows>
 MNEME_NOINLINE void ScoreRows(const float* queries, int64_t query_stride, int64_t vectors, const TileRows& keys,
-                              int64_t begin, int64_t end, int64_t last, const Ahead& ahead, float* scores) {
+                              int64_t begin, int64_t end, int64_t last, const NextRows& ahead, float* scores) {
   for (int64_t j = begin / kKeysAtOnce * kKeysAtOnce; j < end; j += kKeysAtOnce) {
-    for (int i = 0; i < kKeysAtOnce; ++i) Fetch(ahead, j + i);
+    for (int i = 0; i < kKeysAtOnce; ++i) Prefetch(ahead, j + i);
     const char* key[kKeysAtOnce];
     for (int i = 0; i < kKeysAtOnce; ++i) key[i] = keys.base + Min(j + i, last) * keys.stride;
     Floats sums[kRows][kKeysAtOnce] = {};
@@ -172,9 +174,9 @@ MNEME_NOINLINE void ScoreRows(const float* queries, int64_t query_stride, int64_
 }
 
 template <typename Element>
-inline void ScoreBlock(const Block& block, const TileRows& keys, int64_t count, const Ahead& values) {
+inline void ScoreBlock(const Block& block, const TileRows& keys, int64_t count, const NextRows& values) {
   const int64_t group = block.args->group;
-  const Ahead* ahead = &values;
+  const NextRows* ahead = &values;
   int64_t rows;
   for (int64_t row = 0; row < block.rows; row += rows) {
     rows = RowsAtOnce(block.rows - row);
@@ -187,15 +189,14 @@ inline void ScoreBlock(const Block& block, const TileRows& keys, int64_t count, 
                                    : ScoreRows<Element, kMaxRows>;
     score(block.queries + row * block.key_stride, block.key_stride, block.key_vectors, keys, __builtin_ctzll(seen),
           64 - __builtin_clzll(seen), count - 1, *ahead, block.weights + row * kLocalTile);
-    ahead = &kNothingAhead;
+    ahead = &kNoNextRows;
   }
 }
 
-// What follows is not inlined either: one piece of code for every caller, so that the compiler fuses the same products
-// everywhere. The two steps are apart so that all rows take the first before any takes the second: each waits long for
-// its maximum.
+// The next two functions are not inlined, so that the compiler fuses the same products for every caller. They are two
+// functions so that all query rows finish the first before any begins the second, which waits long for the maximum.
 
-// Turns one row's scores into logits and brings its maximum up to date.
+// Turns one query row's scores into logits, and updates its maximum. correction = exp(old maximum - new maximum).
 MNEME_NOINLINE void ScoresToLogits(float* scores, uint64_t seen, float scale, float soft_cap, float* maximum,
                                    float* correction) {
   constexpr int64_t kVectors = kLocalTile / kLanes;
@@ -211,8 +212,7 @@ MNEME_NOINLINE void ScoresToLogits(float* scores, uint64_t seen, float scale, fl
       logits = Select((lane_bits & lanes) != 0, logits, Broadcast(-kInfinity));
     }
     Store(logits, scores + v * kLanes);
-    greatest = Max(logits,
-                   greatest);  // a NaN is passed over here and met again in the weights
+    greatest = Max(logits, greatest);  // ignores NaN, which comes out again in the weights
   }
   const float old = *maximum;
   const float tile_greatest = MaxLanes(greatest);
@@ -221,10 +221,10 @@ MNEME_NOINLINE void ScoresToLogits(float* scores, uint64_t seen, float scale, fl
   *maximum = updated;
 }
 
-// Turns one row's logits into weights and brings its sum up to date.
+// Turns one query row's logits into weights exp(logit - maximum), and updates its sum.
 MNEME_NOINLINE void LogitsToWeights(float* logits, float maximum, float correction, float* sum) {
   constexpr int64_t kVectors = kLocalTile / kLanes;
-  // While all logits are -infinity the difference to the maximum is to be -infinity, not NaN.
+  // If all logits are -infinity, so must be their difference from the maximum; -infinity - -infinity would be NaN.
   const float base = maximum == -kInfinity ? 0.0f : maximum;
   Floats total = {};
   for (int64_t v = 0; v < kVectors; ++v) {
@@ -235,11 +235,13 @@ MNEME_NOINLINE void LogitsToWeights(float* logits, float maximum, float correcti
   *sum = *sum * correction + SumLanes(total);
 }
 
-// acc[r] = (first ? 0 : partials[r]) + sum over j in [begin, end) of weights[r][j] * values[j], then either outputs[r]
-// = outputs[r] * corrections[r] + acc (last) or partials[r] = acc; for kVectors vectors of kRows rows.
+// For kRows query rows and kVectors vectors of the values:
+//   acc[r] = (first ? 0 : partials[r]) + sum over j in [begin, end) of weights[r][j] * values[j]
+//   last: outputs[r] = outputs[r] * corrections[r] + acc[r]; else: partials[r] = acc[r]
+// first, last: whether [begin, end) is the tile's first and its last run of visible rows.
 template <typename Element, int kRows, int kVectors>
 MNEME_INLINE void AddValuesChunk(const float* weights, const TileRows& values, int64_t value_offset, int64_t begin,
-                                 int64_t end, bool first, bool last, const Ahead& ahead, const float* corrections,
+                                 int64_t end, bool first, bool last, const NextRows& ahead, const float* corrections,
                                  float* outputs, float* partials, int64_t stride) {
   Floats acc[kRows][kVectors] = {};
   if (!first) {
@@ -249,7 +251,7 @@ MNEME_INLINE void AddValuesChunk(const float* weights, const TileRows& values, i
   }
   const char* row = values.base + begin * values.stride + value_offset * Element::kBytes;
   for (int64_t j = begin; j < end; ++j, row += values.stride) {
-    Fetch(ahead, j);
+    Prefetch(ahead, j);
     Floats weight[kRows];
     for (int r = 0; r < kRows; ++r) weight[r] = Broadcast(weights[r * kLocalTile + j]);
     for (int v = 0; v < kVectors; ++v) {
@@ -271,33 +273,33 @@ MNEME_INLINE void AddValuesChunk(const float* weights, const TileRows& values, i
 
 template <typename Element, int kRows>
 MNEME_NOINLINE void AddValues(const Block& block, int64_t row, const TileRows& values, int64_t begin, int64_t end,
-                              bool first, bool last, const Ahead& keys) {
+                              bool first, bool last, const NextRows& keys) {
   constexpr int kWide = kRows == 1 ? 8 : 4;
   const float* weights = block.weights + row * kLocalTile;
   const float* corrections = block.corrections + row;
   float* outputs = block.outputs + row * block.value_stride;
   float* partials = block.partials + row * block.value_stride;
-  const Ahead* ahead = &keys;
+  const NextRows* ahead = &keys;
   int64_t v = 0;
   for (; v + kWide <= block.value_vectors; v += kWide) {
     const int64_t at = v * kLanes;
     AddValuesChunk<Element, kRows, kWide>(weights, values, at, begin, end, first, last, *ahead, corrections,
                                           outputs + at, partials + at, block.value_stride);
-    ahead = &kNothingAhead;
+    ahead = &kNoNextRows;
   }
   for (; v < block.value_vectors; ++v) {
     const int64_t at = v * kLanes;
     AddValuesChunk<Element, kRows, 1>(weights, values, at, begin, end, first, last, *ahead, corrections, outputs + at,
                                       partials + at, block.value_stride);
-    ahead = &kNothingAhead;
+    ahead = &kNoNextRows;
   }
 }
 
-// Adds the tile's values to every row, visible rows only: a hidden row's values may be anything, even NaN.
+// Adds the tile's visible rows to every query row. Hidden rows are not read, since they may hold anything, even NaN.
 template <typename Element>
-inline void AddValuesBlock(const Block& block, const TileRows& values, const Ahead& keys) {
+inline void AddValuesBlock(const Block& block, const TileRows& values, const NextRows& keys) {
   const int64_t group = block.args->group;
-  const Ahead* ahead = &keys;
+  const NextRows* ahead = &keys;
   int64_t next;
   for (int64_t query = 0; query < block.query_count; query = next) {
     const uint64_t seen = block.seen[query];
@@ -317,7 +319,7 @@ inline void AddValuesBlock(const Block& block, const TileRows& values, const Ahe
                          : rows == 3 ? AddValues<Element, 3>
                                      : AddValues<Element, kMaxRows>;
         add(block, row, values, begin, end, first, last, *ahead);
-        ahead = &kNothingAhead;
+        ahead = &kNoNextRows;
       }
     }
   }
@@ -333,9 +335,9 @@ inline void AttendTile(const Block& block, int64_t tile_begin, int64_t count) {
   if (any == 0) return;
 
   const char* tile_values = args.values + tile_begin * args.value_bytes;
-  const Ahead values_ahead = {tile_values, args.value_bytes, args.value_dim * ElementBytes(args.value_dtype), count};
+  const NextRows values_ahead = {tile_values, args.value_bytes, args.value_dim * ElementBytes(args.value_dtype), count};
   const int64_t next = tile_begin + count;
-  const Ahead keys_ahead = {args.keys + next * args.key_bytes, args.key_bytes,
+  const NextRows keys_ahead = {args.keys + next * args.key_bytes, args.key_bytes,
                             args.key_dim * ElementBytes(args.key_dtype), args.row_count - next};
 
   const TileRows keys =
@@ -393,7 +395,7 @@ inline void AttendBlock(Block& block) {
     block.maxima[row] = -kInfinity;
     block.sums[row] = 0;
   }
-  // The contiguous masks only move forward from a query to the next.
+  // From one query to the next, a contiguous mask only moves forward.
   int64_t begin, end, unused;
   const int64_t first = args.first_query + block.first_query;
   VisibleRange(args, first, &begin, &unused);
@@ -407,7 +409,8 @@ inline void AttendBlock(Block& block) {
   }
 }
 
-inline void AttendLocalOnTarget(const LocalKernelArgs& args) {
+// AttendKernels::attend_local.
+void AttendLocalRows(const LocalKernelArgs& args) {
   Block block;
   block.args = &args;
   const int64_t rows = args.block_queries * args.group;
@@ -415,10 +418,10 @@ inline void AttendLocalOnTarget(const LocalKernelArgs& args) {
   block.value_vectors = RoundUp(args.value_dim, kLanes) / kLanes;
   block.key_stride = RoundUp(args.key_dim, 16);
   block.value_stride = RoundUp(args.value_dim, 16);
-  // Rows that are read once are widened on the way to the registers. A ragged row is always widened first: its last
-  // vector must not be read beyond its end.
-  block.widen_keys = rows > kRowsUnwidened || args.key_dim % kLanes != 0;
-  block.widen_values = rows > kRowsUnwidened || args.value_dim % kLanes != 0;
+  // Rows that are read once are converted on the way to the registers. Rows that do not fill the last vector are always
+  // converted first, so that nothing is read beyond their end.
+  block.widen_keys = rows > kMaxRowsUnwidened || args.key_dim % kLanes != 0;
+  block.widen_values = rows > kMaxRowsUnwidened || args.value_dim % kLanes != 0;
   float* scratch = args.scratch;
   const auto take = [&scratch](int64_t floats) {
     float* taken = scratch;

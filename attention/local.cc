@@ -4,22 +4,22 @@
 #include <algorithm>
 #include <cstddef>
 
-#include "attention/kernels.h"
+#include "attention/attend_kernels.h"
 #include "base/scratch.h"
 
 namespace mneme {
 namespace {
 
-// Rows of queries that run over a tile together in a long block: each widened tile serves all of them, and their
-// queries, weights and outputs stay in the second-level cache beside it.
-constexpr int64_t kMostRowsTogether = 96;
-constexpr int64_t kFloatsTogether = 32 * 1024;
+// A long block of queries is cut into blocks of at most so many query rows and floats: each converted tile of local rows
+// serves all of them, and their queries, weights and outputs stay in the second-level cache beside it.
+constexpr int64_t kMaxBlockRows = 96;
+constexpr int64_t kMaxBlockFloats = 32 * 1024;
 
 int64_t RoundUp(int64_t n) {
   return (n + 15) / 16 * 16;
 }
 
-// Keeps sums of row numbers far from overflow; no mask means anything beyond.
+// Keeps sums of row numbers from overflowing. Larger numbers would select the same rows.
 int64_t Clamped(int64_t n) {
   return std::clamp(n, -(int64_t{1} << 61), int64_t{1} << 61);
 }
@@ -45,58 +45,49 @@ int64_t LocalScratchFloats(const LocalKernelArgs& args) {
          kLocalTile * (key_dim + value_dim);
 }
 
-void AttendLocalOn(CpuTarget target, const LocalProblem& problem, int64_t block_queries, float* output,
-                   float* log_sum_exp) {
-  LocalKernelArgs args = {};
-  args.queries = problem.queries;
-  args.query_count = problem.query_count;
-  args.first_query = problem.first_query;
-  args.group = problem.group;
-  args.key_dim = problem.keys.dim;
-  args.key_dtype = problem.keys.dtype;
-  args.key_bytes = problem.keys.row_stride * static_cast<int64_t>(DTypeSize(problem.keys.dtype));
-  args.value_dim = problem.values.dim;
-  args.value_dtype = problem.values.dtype;
-  args.value_bytes = problem.values.row_stride * static_cast<int64_t>(DTypeSize(problem.values.dtype));
-  args.row_count = problem.row_count;
-  if (problem.row_count > 0) {  // an empty tensor may have no data at all
-    args.keys = static_cast<const char*>(problem.keys.Row(problem.row_begin, problem.head));
-    args.values = static_cast<const char*>(problem.values.Row(problem.row_begin, problem.head));
-  }
-  args.mask = problem.mask.kind;
-  args.mask_offset = Clamped(problem.mask.offset);
-  args.mask_window = Clamped(problem.mask.window);
-  args.mask_bits = problem.mask.bits;
-  args.mask_bits_bytes = problem.mask.bits_stride;
-  args.scales = problem.scales;
-  args.soft_cap = problem.soft_cap;
+void AttendLocalWith(const AttendKernels& kernels, const LocalProblem& problem, int64_t block_queries, float* output,
+                     float* log_sum_exp) {
+  const RowTensor &keys = problem.keys, &values = problem.values;
   if (block_queries <= 0) {
-    const int64_t rows = kFloatsTogether / (args.key_dim + args.value_dim + kLocalTile);
-    block_queries = std::min(rows, kMostRowsTogether) / args.group;
+    const int64_t rows = kMaxBlockFloats / (keys.dim + values.dim + kLocalTile);
+    block_queries = std::min(rows, kMaxBlockRows) / problem.group;
   }
-  args.block_queries = std::max<int64_t>(1, std::min(block_queries, args.query_count));
-  args.output = output;
-  args.log_sum_exp = log_sum_exp;
-
-  constexpr size_t kAlignment = 64;
-  // Not initialised: clearing it would cost more than a short decode step reads of it.
+  const bool has_rows = problem.row_count > 0;  // an empty tensor may have no data
+  LocalKernelArgs args = {
+      .queries = problem.queries,
+      .query_count = problem.query_count,
+      .first_query = problem.first_query,
+      .group = problem.group,
+      .keys = has_rows ? static_cast<const char*>(keys.Row(problem.row_begin, problem.head)) : nullptr,
+      .key_bytes = keys.row_stride * static_cast<int64_t>(DTypeSize(keys.dtype)),
+      .key_dim = keys.dim,
+      .key_dtype = keys.dtype,
+      .values = has_rows ? static_cast<const char*>(values.Row(problem.row_begin, problem.head)) : nullptr,
+      .value_bytes = values.row_stride * static_cast<int64_t>(DTypeSize(values.dtype)),
+      .value_dim = values.dim,
+      .value_dtype = values.dtype,
+      .row_count = problem.row_count,
+      .mask = problem.mask.kind,
+      .mask_offset = Clamped(problem.mask.offset),
+      .mask_window = Clamped(problem.mask.window),
+      .mask_bits = problem.mask.bits,
+      .mask_bits_bytes = problem.mask.bits_stride,
+      .scales = problem.scales,
+      .soft_cap = problem.soft_cap,
+      .block_queries = std::max<int64_t>(1, std::min(block_queries, problem.query_count)),
+      .scratch = nullptr,
+      .output = output,
+      .log_sum_exp = log_sum_exp,
+  };
+  // Not initialised, because clearing it would take longer than a short decode step.
   Scratch scratch;
   args.scratch =
-      static_cast<float*>(scratch.allocate(static_cast<size_t>(LocalScratchFloats(args)) * sizeof(float), kAlignment));
-
-  switch (target) {
-    case CpuTarget::kPlain: AttendLocalPlain(args); break;
-#if defined(__x86_64__)
-    case CpuTarget::kAvx2: AttendLocalAvx2(args); break;
-    case CpuTarget::kAvx512: AttendLocalAvx512(args); break;
-#else
-    default: break;
-#endif
-  }
+      static_cast<float*>(scratch.allocate(static_cast<size_t>(LocalScratchFloats(args)) * sizeof(float), 64));
+  kernels.attend_local(args);
 }
 
 void AttendLocal(const LocalProblem& problem, float* output, float* log_sum_exp) {
-  AttendLocalOn(BestCpuTarget(), problem, 0, output, log_sum_exp);
+  AttendLocalWith(AttendKernelsFor(BestCpuTarget()), problem, 0, output, log_sum_exp);
 }
 
 }  // namespace mneme

@@ -12,7 +12,7 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// What distance or age takes off a memory row's logit, and what the host adds to it.
+// What a memory row's logit gets beside its score: the head's bias and the decay by age.
 double Bias(const Problem& problem, size_t row) {
   if (problem.memory_pinned[row]) return 0;
   const double age = static_cast<double>(problem.query_position - problem.memory_token[row]);
@@ -20,7 +20,7 @@ double Bias(const Problem& problem, size_t row) {
   return problem.memory_bias - problem.decay * doublings;
 }
 
-// The query turned so that its product with the unrotated key of `row` is the policy's score.
+// The query, rotated so that its product with the unrotated key of `row` is the policy's score.
 std::vector<double> QueryFor(const Problem& problem, size_t row) {
   double distance = problem.distance;
   switch (problem.policy) {
@@ -31,11 +31,11 @@ std::vector<double> QueryFor(const Problem& problem, size_t row) {
       distance = std::min(static_cast<double>(problem.query_position - problem.memory_position[row]), distance);
       break;
   }
-  // Both sides carry the magnitude: the query's own, and the key's, which stands at distance 0.
+  // The magnitude applies to both sides: Rotate applies the query's, this the key's.
   std::vector<double> query = Rotate(problem.rotary, distance, problem.memory_query);
-  const auto turned =
+  const auto rotated =
       problem.rotary.layout == RotaryLayout::kNone ? size_t{0} : 2 * problem.rotary.inverse_frequencies.size();
-  for (size_t i = 0; i < turned; ++i) query[i] *= static_cast<double>(problem.rotary.magnitude);
+  for (size_t i = 0; i < rotated; ++i) query[i] *= static_cast<double>(problem.rotary.magnitude);
   return query;
 }
 

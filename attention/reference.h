@@ -6,9 +6,10 @@
 #include <functional>
 #include <vector>
 
+#include "attention/fusion.h"
 #include "base/model_card.h"
 
-// Plain double-precision definitions that every fast path is held to. Readable first, slow.
+// Plain definitions in double precision, which every fast path is compared with. Slow; written to be read.
 namespace mneme::reference {
 
 struct State {
@@ -16,7 +17,7 @@ struct State {
   double log_sum_exp;
 };
 
-// Softmax of logits over value rows [n][value_dim]; entries for which visible(i) is false do not exist.
+// Softmax of logits [n] over value rows [n][value_dim], of the rows for which visible(i) is true.
 State Softmax(const std::vector<double>& logits, const std::vector<std::vector<double>>& values, int64_t value_dim,
               const std::function<bool(int64_t)>& visible);
 
@@ -27,12 +28,11 @@ double Dot(const std::vector<double>& a, const std::vector<double>& b);
 double SoftCap(double score, double soft_cap);
 std::vector<double> Rotate(const Rotary& rotary, double position, std::vector<double> row);
 
-// Numbers of the k greatest logits, ties by the lower number, best first.
+// The numbers of the k greatest logits, greatest first, ties by the lower number.
 std::vector<int64_t> TopK(const std::vector<double>& logits, int64_t k);
 
-// One query head of attend, whole: retrieve by ranking logit, softmax, local, fuse.
+// One query of one head: ranks the memory rows, attends to the best and to the local rows, fuses.
 enum class PositionPolicy { kNone, kFixedDistance, kWindowStart, kClamped };  // kNone also: as stored
-enum class Fusion { kJoint, kGated, kMemoryOnly, kLocalOnly };
 struct Problem {
   std::vector<double> query;         // as local attention uses it (rotated)
   std::vector<double> memory_query;  // as memory uses it (unrotated, or rotated under as-stored)
@@ -52,13 +52,13 @@ struct Problem {
   Fusion fusion = Fusion::kJoint;
 };
 struct Result {
-  State state;                  // of what was asked for; gated: output only, log_sum_exp of the union
+  State state;                  // of what `fusion` asks for; kGated: its log_sum_exp is that of all rows
   std::vector<int64_t> tokens;  // retrieved, best first
   std::vector<double> logits;
-  double memory_mass = 0;  // memory's share of the attention mass (gated: sigmoid(gate))
+  double memory_mass = 0;  // the memory rows' share of the attention mass (kGated: sigmoid(gate))
 };
-// logit of a memory row = cap(scale q·k) + (pinned ? 0 : bias - decay * max(0, log2(age / decay_beyond))), age =
-// query_position - token.
+// The logit of a memory row is cap(scale q·k) + (pinned ? 0 : bias - decay * max(0, log2(age / decay_beyond))), where age
+// is query_position - token.
 Result Attend(const Problem& problem);
 
 }  // namespace mneme::reference

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Softmax over retrieved rows, which lie anywhere. The maximum is found first, so nothing is ever rescaled:
-//   m = max_j logit_j     p_j = exp(logit_j - m)     output = sum_j p_j v_j / sum_j p_j
-// Rows come in chunks, each summed for itself, which keeps the error of long sums down.
+// Softmax over retrieved rows, which may lie anywhere in memory. The maximum is found first, so no sum is rescaled:
+//   m = max_j logit_j     p_j = exp(logit_j - m)     output = sum_j p_j v_j / sum_j p_j     log_sum_exp = m + ln sum_j p_j
+// Rows are added in chunks with a sum of their own, which keeps the rounding error of long sums low.
 
 #ifndef MNEME_ATTENTION_RETRIEVED_INL_H_
 #define MNEME_ATTENTION_RETRIEVED_INL_H_
 
-#include "attention/kernels.h"
+#include "attention/attend_kernel.h"
 #include "attention/vector-inl.h"
 
 namespace mneme {
@@ -14,7 +14,7 @@ namespace {
 
 constexpr int64_t kRetrievedChunk = 64;
 
-// A row's factor on its codes; 1 for all types but i8, whose scale stands behind its codes, unaligned.
+// The factor of a row's elements: for i8 the scale, which follows the elements, unaligned; else 1.
 MNEME_INLINE float RowScale(DType dtype, const void* row, int64_t dim) {
   if (dtype != DType::kI8) return 1.0f;
   float scale;
@@ -48,7 +48,20 @@ inline void AddRetrieved(const float* weights, const void* const* rows, int64_t 
   for (int64_t i = at; i < dim; ++i) output[i] += acc[static_cast<int>(i - at)];
 }
 
-inline float AttendRetrievedOnTarget(const RetrievedKernelArgs& args) {
+// weights [kRetrievedChunk] = exp(logit - base) for the `count` logits; 0 beyond them. Returns: their sum.
+MNEME_INLINE float WeighChunk(const float* logits, int64_t count, float base, float* weights) {
+  for (int64_t j = 0; j < kRetrievedChunk; ++j) weights[j] = j < count ? logits[j] : -kInfinity;
+  Floats total = {};
+  for (int64_t j = 0; j < kRetrievedChunk; j += kLanes) {
+    const Floats part = Exp(Load(weights + j) - base);
+    Store(part, weights + j);
+    total += part;
+  }
+  return SumLanes(total);
+}
+
+// AttendKernels::attend_retrieved.
+float AttendRetrievedRows(const RetrievedKernelArgs& args) {
   for (int64_t i = 0; i < args.value_dim; ++i) args.output[i] = 0;
   float greatest = -kInfinity;
   bool is_nan = false;
@@ -58,20 +71,12 @@ inline float AttendRetrievedOnTarget(const RetrievedKernelArgs& args) {
   }
   if (greatest == -kInfinity && !is_nan) return -kInfinity;
   const float base = greatest == -kInfinity ? 0.0f : greatest;
-
   float sum = 0;
   for (int64_t begin = 0; begin < args.count; begin += kRetrievedChunk) {
     const int64_t count = args.count - begin < kRetrievedChunk ? args.count - begin : kRetrievedChunk;
     const void* const* rows = args.value_rows + begin;
     alignas(64) float weights[kRetrievedChunk];
-    for (int64_t j = 0; j < kRetrievedChunk; ++j) weights[j] = j < count ? args.logits[begin + j] : -kInfinity;
-    Floats total = {};
-    for (int64_t j = 0; j < kRetrievedChunk; j += kLanes) {
-      const Floats part = Exp(Load(weights + j) - base);
-      Store(part, weights + j);
-      total += part;
-    }
-    sum += SumLanes(total);
+    sum += WeighChunk(args.logits + begin, count, base, weights);
     for (int64_t j = 0; j < count; ++j) weights[j] *= RowScale(args.dtype, rows[j], args.value_dim);
     switch (args.dtype) {
       case DType::kF32: AddRetrieved<F32Element>(weights, rows, count, args.value_dim, args.output); break;

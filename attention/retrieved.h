@@ -8,9 +8,12 @@
 
 namespace mneme {
 
-// Softmax over retrieved rows: logits [count] final (scaled, capped, biased), value_rows [count] pointers to encoded
-// value rows (see EncodeRow). Writes output [value_dim] f32 and returns the log-sum-exp; count 0 gives the empty state.
-// Rows are added in the given order, so the same rows in the same order give the same bits.
+// Softmax over retrieved rows, of one query head.
+//   logits      f32 [count], final: scaled, capped, biased
+//   value_rows  [count] pointers to encoded value rows (EncodeRow in base/dtype.h)
+//   output      f32 [value_dim], overwritten
+// Returns: the log-sum-exp. A count of 0 gives the empty state (state.h). Rows are added in the given order, so the same
+// rows in the same order give the same bits.
 float AttendRetrieved(const float* logits, const void* const* value_rows, int64_t count, DType dtype, int64_t value_dim,
                       float* output);
 

@@ -10,20 +10,21 @@
 
 namespace mneme {
 
-// Turns `row` (f32 [dim]) in place as rotary embedding does at `position`, magnitude included (see Rotary in
-// base/model_card.h). Angles are reduced in double, so large positions keep their precision. kNone: nothing. Turning a
-// query by p and a key by 0 gives the score of any pair of positions that are p apart.
+// Applies rotary embedding (RoFormer, Su et al. 2021) at `position` to `row`, f32 [dim], in place; see Rotary in
+// base/model_card.h for the layout and the magnitude. Angles are computed in double, so large positions keep their
+// precision. Does nothing for RotaryLayout::kNone. The score of a query and a key depends on the difference of their
+// positions only.
 void Rotate(const Rotary& rotary, double position, float* row);
 
-// The same with the magnitude's square left on one side: turns a query by `distance` so that its product with an
-// unrotated key equals that of both rotated, magnitude on both sides included.
+// Rotates a query by `distance`, so that its product with an unrotated key equals the product of a query and a key that
+// are both rotated and stand so far apart. The query takes the magnitude of both.
 void RotateQueryByDistance(const Rotary& rotary, double distance, float* query);
 
-// Cosines and sines of one position or distance, magnitude included: what all rows turned alike share. Apply gives the
-// same bits as the functions above. Once made it is immutable and thread-safe; it lies in `memory`, which outlives it.
+// The cosines and sines of one position or distance, times the magnitude, for rotating many rows. Apply gives the same
+// bits as the functions above. Immutable and thread-safe. It lies in `memory`, which must outlive it.
 class RotaryTurn {
  public:
-  RotaryTurn() = default;  // turns nothing
+  RotaryTurn() = default;  // Apply does nothing
 
   static RotaryTurn ByPosition(const Rotary& rotary, double position,
                                std::pmr::memory_resource* memory = std::pmr::get_default_resource());
@@ -37,7 +38,7 @@ class RotaryTurn {
 
   RotaryLayout layout_ = RotaryLayout::kNone;
   int64_t pairs_ = 0;
-  std::pmr::vector<float> cosines_and_sines_;  // kHalves: all cosines, then all sines; kInterleaved: pair by pair
+  std::pmr::vector<float> cosines_and_sines_;  // kHalves: all cosines, then all sines; kInterleaved: cosine and sine of each pair
 };
 
 }  // namespace mneme

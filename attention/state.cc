@@ -14,7 +14,7 @@ void MergeState(float* output, float* log_sum_exp, const float* other_output, fl
     *log_sum_exp = other_log_sum_exp;
     return;
   }
-  // The weights are made in double: a handful of scalar operations, and no error beyond that of the last product.
+  // The weights are computed in double, which costs little and leaves only the rounding of the last product.
   const double a = static_cast<double>(*log_sum_exp);
   const double b = static_cast<double>(other_log_sum_exp);
   const double greatest = std::max(a, b);
@@ -28,7 +28,7 @@ void MergeState(float* output, float* log_sum_exp, const float* other_output, fl
 }
 
 void GateState(float* local, const float* memory, float gate, int64_t value_dim) {
-  // 1 - sigmoid(g) is sigmoid(-g), which keeps its precision where sigmoid(g) is near 1.
+  // 1 - sigmoid(g) = sigmoid(-g), which stays precise where sigmoid(g) is near 1.
   const auto of_memory = static_cast<float>(1 / (1 + std::exp(-static_cast<double>(gate))));
   const auto of_local = static_cast<float>(1 / (1 + std::exp(static_cast<double>(gate))));
   for (int64_t i = 0; i < value_dim; ++i) local[i] = of_memory * memory[i] + of_local * local[i];

@@ -7,19 +7,20 @@
 
 namespace mneme {
 
-// Log-sum-exp of an empty set of rows.
+// An attention state of a set of rows is (output, log_sum_exp):
+//   output [value_dim] = sum_i softmax(logits)_i v_i        log_sum_exp = ln sum_i exp(logit_i)
+// The state of the empty set is (0, -infinity). The states of disjoint sets merge to the state of their union
+// (FlashInfer calls this cascade attention).
+
 inline constexpr float kEmptyLogSumExp = -std::numeric_limits<float>::infinity();
 
-// An attention state over a set of rows is (output, log_sum_exp): output [value_dim] = sum softmax_i v_i and
-// log_sum_exp = ln sum exp(logit_i). The empty set is (0, -infinity). States of disjoint sets merge exactly.
-
-// (output, log_sum_exp) of a union from those of two disjoint sets; the first is overwritten. Merging with the empty
-// state changes no bit; two empty ones give the empty one.
+// Merges the states of two disjoint sets; the first is overwritten with the result. Merging with the empty state changes
+// no bit.
 void MergeState(float* output, float* log_sum_exp, const float* other_output, float other_log_sum_exp,
                 int64_t value_dim);
 
-// Memorizing Transformers' gate: output = sigmoid(gate) * memory + (1 - sigmoid(gate)) * local, written to `local`. The
-// two are separately normalised; an empty one counts as a zero vector, as the paper's code does.
+// local [value_dim] = sigmoid(gate) * memory + (1 - sigmoid(gate)) * local, the gate of Memorizing Transformers (Wu et al.
+// 2022). Both inputs are outputs of states; that of the empty state counts as a zero vector, as in the paper's code.
 void GateState(float* local, const float* memory, float gate, int64_t value_dim);
 
 }  // namespace mneme

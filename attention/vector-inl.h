@@ -1,23 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// Vectors of one target, and what the kernels need of them. Included only by kernels_<target>.cc, which defines
-// MNEME_LANES (4, 8 or 16 floats a vector). Everything is in an anonymous namespace, for the reason in kernels.h. GCC's
-// and Clang's vector extensions, so that any architecture has them; intrinsics only to widen elements, which GCC 12
-// does piece by piece on its own.
+// The vectors of one instruction set and the functions that the attention kernels need (docs/design/kernels.md). The
+// including file defines MNEME_LANES: 4, 8 or 16 floats in a vector. They are GCC's and Clang's vector extensions, which
+// work on every architecture. Intrinsics are used only to convert elements, for which GCC 12 makes scalar code.
 
 #ifndef MNEME_ATTENTION_VECTOR_INL_H_
 #define MNEME_ATTENTION_VECTOR_INL_H_
 
-#include <cstdint>
+#include <stdint.h>
 
-#include "base/dtype.h"
+#include "base/inline.h"
 
 #if defined(__F16C__)
 #include <immintrin.h>
 #endif
-
-#define MNEME_INLINE inline __attribute__((always_inline))
-// A loop that is to have the registers for itself.
-#define MNEME_NOINLINE __attribute__((noinline))
 
 namespace mneme {
 namespace {
@@ -47,7 +42,7 @@ MNEME_INLINE void Store(Floats vector, float* destination) {
   __builtin_memcpy(destination, &vector, sizeof(vector));
 }
 
-// Written out: of `Floats{} + x` compilers keep the addition, for the sake of -0.
+// Written out, because compilers keep the addition in `Floats{} + x` (it matters for -0).
 MNEME_INLINE Floats Broadcast(float x) {
 #if MNEME_LANES == 4
   return Floats{x, x, x, x};
@@ -61,12 +56,12 @@ MNEME_INLINE Floats Broadcast(float x) {
 MNEME_INLINE Floats Select(Ints condition, Floats yes, Floats no) {
   return (Floats)((condition & (Ints)yes) | (~condition & (Ints)no));
 }
-// a where a > b, else b: where a is NaN, b. Spelt so, it is one instruction.
+// a where a > b, else b; so b where a is NaN. Written this way it is one instruction.
 MNEME_INLINE Floats Max(Floats a, Floats b) {
   return a > b ? a : b;
 }
 
-// Element types as the kernels read them: kBytes an element, Widen kLanes of them to f32, exactly.
+// How the kernels read each element type. kBytes: bytes of an element. Widen: converts kLanes elements to f32, exactly.
 struct F32Element {
   static constexpr int64_t kBytes = 4;
   static MNEME_INLINE Floats Widen(const char* source) { return LoadVector<Floats>(source); }
@@ -80,8 +75,8 @@ struct F16Element {
 #elif MNEME_LANES == 8 && defined(__F16C__)
     return (Floats)_mm256_cvtph_ps(LoadVector<__m128i>(source));
 #else
-    // Shifted into place, an f16 is an f32 whose exponent is 112 too small; the product corrects it and makes subnormal
-    // numbers normal. Infinity and NaN get their exponent of all ones back.
+    // Shifted into place, an f16 is an f32 whose exponent is 112 too small. The product corrects that, for subnormal
+    // numbers too. Infinity and NaN then get an f32's exponent of all ones.
     const Words wide = __builtin_convertvector(LoadVector<Halves>(source), Words);
     const Words magnitude = (wide & 0x7fffu) << 13;
     const Words special = (Words)(magnitude >= 0x7c00u << 13) & 0x7f800000u;
@@ -104,7 +99,7 @@ struct BF16Element {
   }
 };
 
-// Codes of an int8 row; the row's scale is applied elsewhere.
+// The bytes of an i8 row; the row's scale is applied elsewhere.
 struct I8Element {
   static constexpr int64_t kBytes = 1;
   static MNEME_INLINE Floats Widen(const char* source) {
@@ -119,7 +114,7 @@ struct I8Element {
   }
 };
 
-// The first n < kLanes elements at `source` and zeros.
+// The first n < kLanes elements at `source`, followed by zeros.
 template <typename Element>
 MNEME_INLINE Floats WidenTail(const char* source, int64_t n) {
   alignas(16) char tail[kLanes * 4] = {};
@@ -200,7 +195,7 @@ MNEME_INLINE Floats JoinHigh(Floats a, Floats b) {
 }
 #endif
 
-// The sums of four vectors' lanes, side by side.
+// Lane i of the result is the sum of the lanes of vector i of the four.
 MNEME_INLINE FourFloats SumsOf(Floats a, Floats b, Floats c, Floats d) {
   const Floats ab = UnpackLow(a, b) + UnpackHigh(a, b);
   const Floats cd = UnpackLow(c, d) + UnpackHigh(c, d);
@@ -224,8 +219,8 @@ MNEME_INLINE float MaxLanes(Floats x) {
   return a > b ? a : b;
 }
 
-// exp(x) within 2 ulp for x in [-87.33, 88]; 0 below (results that would be subnormal included), NaN for NaN. No x
-// above 88 comes up. Cody and Waite's reduction and the polynomial of Cephes' expf.
+// exp(x) within 2 ulp for x in [-87.33, 88]; 0 below that, where results would be subnormal; NaN for NaN. Cody and Waite's
+// reduction and the polynomial of Cephes' expf. Requires: no x is above 88.
 MNEME_INLINE Floats Exp(Floats x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, in the low bits
   const Floats shifted = x * 1.44269504088896341f + kRound;
@@ -240,12 +235,12 @@ MNEME_INLINE Floats Exp(Floats x) {
   const Floats square = r * r;
   p = p * square + r;
   p = p + 1.0f;
-  // 2^n from n in the low bits. A product, not an addition to p's exponent: NaN stays.
+  // 2^n, made of n in the low bits. A product with p, not an addition to p's exponent, keeps NaN.
   const Floats power = (Floats)(((Words)shifted + 127u) << 23);
   return Select(x < -87.33f, Floats{}, p * power);
 }
 
-// tanh(x) as in Cephes' tanhf, within a few ulp; NaN for NaN.
+// tanh(x) within a few ulp, as in Cephes' tanhf; NaN for NaN.
 MNEME_INLINE Floats Tanh(Floats x) {
   const Ints sign = (Ints)x & INT32_MIN;
   const Floats magnitude = (Floats)((Ints)x & INT32_MAX);
@@ -260,6 +255,11 @@ MNEME_INLINE Floats Tanh(Floats x) {
   p = p * square;
   const Floats small = p * clamped + clamped;
   return (Floats)((Ints)Select(clamped < 0.625f, small, large) | sign);
+}
+
+// AttendKernels::exp.
+void ExpOfAll(const float* x, int64_t n, float* result) {
+  for (int64_t i = 0; i < n; i += kLanes) Store(Exp(Load(x + i)), result + i);
 }
 
 }  // namespace

@@ -11,7 +11,7 @@ namespace mneme::cuda {
 
 struct AppendArgs {
   const void* source = nullptr;                 // [tokens, heads, dim]
-  ElementType source_type = ElementType::kF32;  // kF32, kF16 or kBF16
+  DType source_type = DType::kF32;  // kF32, kF16 or kBF16
   int64_t row_stride = 0;                       // in elements, as the next
   int64_t head_stride = 0;
   int32_t heads = 0;
@@ -19,7 +19,7 @@ struct AppendArgs {
   int64_t tokens = 0;                    // here
   int64_t offset = 0;                    // the first of them within the whole append
   int64_t all_tokens = 0;                // of the whole append: all of them fit, or none is written
-  ElementType type = ElementType::kF16;  // the memory's
+  DType type = DType::kF16;  // the memory's
   bool values = false;                   // into values; else into keys
   MemoryRows* rows = nullptr;
 };
@@ -46,7 +46,7 @@ MNEME_DEVICE void AppendRows(Block& block, const AppendArgs& args) {
     greatest = Greatest(greatest, fabsf(element[i]));
   }
   float scale = 0.0f;
-  if (args.type == ElementType::kI8) {
+  if (args.type == DType::kI8) {
     scale = WarpGreatestOf(block, greatest) / 127.0f;
     if (block.lane() == 0) scales[to] = scale;
   }
@@ -54,7 +54,7 @@ MNEME_DEVICE void AppendRows(Block& block, const AppendArgs& args) {
   for (int i = 0; i < kMost; ++i) {
     const int d = i * kLanes + block.lane();
     if (d >= args.dim) continue;
-    if (args.type == ElementType::kI8) {
+    if (args.type == DType::kI8) {
       const float steps = scale == 0.0f ? 0.0f : rintf(element[i] / scale);
       static_cast<int8_t*>(data)[to * args.dim + d] = static_cast<int8_t>(Greatest(-127.0f, Least(127.0f, steps)));
     } else {

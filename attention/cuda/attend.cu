@@ -29,7 +29,7 @@ std::string Prepare(const AttendProblem& problem, const AttendBounds& bounds, At
   const AttendPlan draft = PlanAttend(problem, bounds, DeviceRoom{}, kSearchWarps);
   DeviceRoom room;
   const cudaError_t error =
-      problem.type == ElementType::kF16 ? SearchRoomF16(problem, draft, &room) : SearchRoomBF16(problem, draft, &room);
+      problem.type == DType::kF16 ? SearchRoomF16(problem, draft, &room) : SearchRoomBF16(problem, draft, &room);
   if (error != cudaSuccess) return Said("Prepare", error);
   *plan = PlanAttend(problem, bounds, room, kSearchWarps);
   return "";
@@ -45,7 +45,7 @@ std::string Attend(const AttendProblem& problem, const AttendPlan& plan, void* w
   const Workspace at = WorkspaceAt(plan, workspace);
   cudaError_t error = cudaSuccess;
   if (plan.ranges + plan.splits > 0) {
-    error = problem.type == ElementType::kF16 ? LaunchSearchF16(problem, plan, at, on)
+    error = problem.type == DType::kF16 ? LaunchSearchF16(problem, plan, at, on)
                                               : LaunchSearchBF16(problem, plan, at, on);
     if (error != cudaSuccess) return Said("search", error);
   }

@@ -73,7 +73,7 @@ MNEME_DEVICE void StageQueries(Block& block, const AttendProblem& problem, const
     MNEME_UNROLL
     for (int i = 0; i < kEach; ++i) pairs[i] = has ? row[i * kLanes + block.lane()] : 0u;
     float factor = 1.0f;
-    if constexpr (Rows::kType == ElementType::kI8) {
+    if constexpr (Rows::kType == DType::kI8) {
       float greatest = 0.0f;
       MNEME_UNROLL
       for (int i = 0; i < kEach; ++i) {

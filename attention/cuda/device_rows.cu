@@ -63,7 +63,7 @@ std::string DeviceRows::Create(const RowsShape& shape, DeviceBudget* budget, std
   MemoryRows content;
   content.keys = made->memory_ + at.keys;
   content.values = made->memory_ + at.values;
-  if (shape.type == ElementType::kI8) {
+  if (shape.type == DType::kI8) {
     content.key_scales = reinterpret_cast<const float*>(made->memory_ + at.key_scales);
     content.value_scales = reinterpret_cast<const float*>(made->memory_ + at.value_scales);
   }

@@ -3,6 +3,7 @@
 #define MNEME_ATTENTION_CUDA_ELEMENT_H_
 
 #include "attention/cuda/host_device.h"
+#include "base/dtype_enum.h"
 
 #if defined(__CUDACC__)
 #include <cuda_fp16.h>
@@ -10,16 +11,9 @@
 
 namespace mneme::cuda {
 
-// Numbered like DType.
-enum class ElementType : int32_t {
-  kF32 = 0,
-  kF16 = 1,
-  kBF16 = 2,
-  kI8 = 3,  // rows of a memory only: signed bytes, their f32 scales in an array of their own
-};
-
-MNEME_HOST_DEVICE int64_t ElementBytes(ElementType type) {
-  return type == ElementType::kF32 ? 4 : type == ElementType::kI8 ? 1 : 2;
+// DType::kI8 is for rows of a memory only: signed bytes, with their f32 scales in an array of their own.
+MNEME_HOST_DEVICE int64_t ElementBytes(DType type) {
+  return type == DType::kF32 ? 4 : type == DType::kI8 ? 1 : 2;
 }
 
 // ---- single values, rounded to nearest even; the host's versions give the device's bits
@@ -65,23 +59,23 @@ MNEME_HOST_DEVICE uint16_t F32ToBF16(float value) {
 }
 
 // Of a 16-bit type.
-MNEME_HOST_DEVICE float Widen(ElementType type, uint16_t bits) {
-  return type == ElementType::kF16 ? F16ToF32(bits) : BF16ToF32(bits);
+MNEME_HOST_DEVICE float Widen(DType type, uint16_t bits) {
+  return type == DType::kF16 ? F16ToF32(bits) : BF16ToF32(bits);
 }
-MNEME_HOST_DEVICE uint16_t Narrow(ElementType type, float value) {
-  return type == ElementType::kF16 ? F32ToF16(value) : F32ToBF16(value);
+MNEME_HOST_DEVICE uint16_t Narrow(DType type, float value) {
+  return type == DType::kF16 ? F32ToF16(value) : F32ToBF16(value);
 }
 
 // Element `index` of an array of f32, f16 or bf16.
-MNEME_HOST_DEVICE void StoreElement(ElementType type, void* data, int64_t index, float value) {
-  if (type == ElementType::kF32) {
+MNEME_HOST_DEVICE void StoreElement(DType type, void* data, int64_t index, float value) {
+  if (type == DType::kF32) {
     static_cast<float*>(data)[index] = value;
   } else {
     static_cast<uint16_t*>(data)[index] = Narrow(type, value);
   }
 }
-MNEME_HOST_DEVICE float LoadElement(ElementType type, const void* data, int64_t index) {
-  if (type == ElementType::kF32) return static_cast<const float*>(data)[index];
+MNEME_HOST_DEVICE float LoadElement(DType type, const void* data, int64_t index) {
+  if (type == DType::kF32) return static_cast<const float*>(data)[index];
   return Widen(type, static_cast<const uint16_t*>(data)[index]);
 }
 
@@ -112,7 +106,7 @@ MNEME_HOST_DEVICE uint32_t Subtract1152(uint32_t pair) {
 //   kPerLoad   elements in 16 bytes
 //   Unpack     16 bytes as kPerLoad / 2 pairs, in order
 struct F16Rows {
-  static constexpr ElementType kType = ElementType::kF16;
+  static constexpr DType kType = DType::kF16;
   static constexpr Product kProduct = Product::kF16;
   static constexpr int kPerLoad = 8;
   MNEME_DEVICE static void Unpack(const Vec16& loaded, uint32_t (&pairs)[4]) {
@@ -122,14 +116,14 @@ struct F16Rows {
 };
 
 struct BF16Rows {
-  static constexpr ElementType kType = ElementType::kBF16;
+  static constexpr DType kType = DType::kBF16;
   static constexpr Product kProduct = Product::kBF16;
   static constexpr int kPerLoad = 8;
   MNEME_DEVICE static void Unpack(const Vec16& loaded, uint32_t (&pairs)[4]) { F16Rows::Unpack(loaded, pairs); }
 };
 
 struct I8Rows {
-  static constexpr ElementType kType = ElementType::kI8;
+  static constexpr DType kType = DType::kI8;
   static constexpr Product kProduct = Product::kF16;  // holds every byte exactly
   static constexpr int kPerLoad = 16;
   MNEME_DEVICE static void Unpack(const Vec16& loaded, uint32_t (&pairs)[8]) {

@@ -42,8 +42,8 @@ MNEME_HOST_DEVICE int32_t SequenceOf(const int64_t* offsets, int32_t batch, int6
 
 // Eight elements of a row of values.
 template <class Block>
-MNEME_DEVICE void LoadEight(Block& block, ElementType type, const void* values, int64_t index, float (&eight)[8]) {
-  if (type == ElementType::kI8) {
+MNEME_DEVICE void LoadEight(Block& block, DType type, const void* values, int64_t index, float (&eight)[8]) {
+  if (type == DType::kI8) {
     const Vec8 bytes = block.Load8(static_cast<const int8_t*>(values) + index);
     MNEME_UNROLL
     for (int i = 0; i < 8; ++i) {
@@ -128,7 +128,7 @@ MNEME_DEVICE void Finish(Block& block, const AttendProblem& problem, const Atten
            i += static_cast<uint32_t>(rows_at_once)) {
         const int64_t row = kv_head * memory.capacity + IndexOf(found[i]);
         float weight = weights[i];
-        if (problem.memory_type == ElementType::kI8) weight *= memory.value_scales[row];
+        if (problem.memory_type == DType::kI8) weight *= memory.value_scales[row];
         float value[8];
         LoadEight(block, problem.memory_type, memory.values, row * problem.value_dim + eighth * 8, value);
         MNEME_UNROLL

@@ -20,12 +20,12 @@ struct LocalShared {
 };
 
 // Local row `row` of `rows` for query `query` of `queries`.
-MNEME_HOST_DEVICE bool LocalVisible(LocalMask mask, int64_t window, int64_t query, int64_t queries, int64_t row,
+MNEME_HOST_DEVICE bool LocalVisible(LocalMaskKind mask, int64_t window, int64_t query, int64_t queries, int64_t row,
                                     int64_t rows) {
   const int64_t newest = query + rows - queries;
-  if (mask == LocalMask::kNone) return true;
+  if (mask == LocalMaskKind::kNone) return true;
   if (row > newest) return false;
-  return mask == LocalMask::kCausal || row > newest - window;
+  return mask == LocalMaskKind::kCausal || row > newest - window;
 }
 
 template <class Rows, int kDim, int kColumnTiles, class Block>

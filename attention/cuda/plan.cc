@@ -22,12 +22,12 @@ bool Aligned(const void* data, uintptr_t bytes) {
   return reinterpret_cast<uintptr_t>(data) % bytes == 0;
 }
 
-const char* TypeName(ElementType type) {
+const char* TypeName(DType type) {
   switch (type) {
-    case ElementType::kF32: return "f32";
-    case ElementType::kF16: return "f16";
-    case ElementType::kBF16: return "bf16";
-    case ElementType::kI8: return "i8";
+    case DType::kF32: return "f32";
+    case DType::kF16: return "f16";
+    case DType::kBF16: return "bf16";
+    case DType::kI8: return "i8";
   }
   return "no element type";
 }
@@ -52,11 +52,11 @@ std::string CheckLocalRows(const AttendProblem& p) {
   for (const auto& [name, stride] : strides) {
     if (stride % 8 != 0) return Wrong(name, "a multiple of 8 elements", stride);
   }
-  if (p.local_mask != LocalMask::kNone && p.local_mask != LocalMask::kCausal &&
-      p.local_mask != LocalMask::kSlidingWindow) {
+  if (p.local_mask != LocalMaskKind::kNone && p.local_mask != LocalMaskKind::kCausal &&
+      p.local_mask != LocalMaskKind::kSlidingWindow) {
     return Wrong("local_mask", "a LocalMask", static_cast<int64_t>(p.local_mask));
   }
-  if (p.local_mask == LocalMask::kSlidingWindow && p.local_window < 1) {
+  if (p.local_mask == LocalMaskKind::kSlidingWindow && p.local_window < 1) {
     return Wrong("local_window", "at least 1", p.local_window);
   }
   return "";
@@ -88,12 +88,12 @@ std::string CheckProblem(const AttendProblem& p, const AttendBounds& bounds) {
   if (!IsDim(p.key_dim)) return Wrong("key_dim", "64, 128 or 256", p.key_dim);
   if (!IsDim(p.value_dim)) return Wrong("value_dim", "64, 128 or 256", p.value_dim);
   if (p.top_k < 0 || p.top_k > kMaxTopK) return Wrong("top_k", "0 to " + std::to_string(kMaxTopK), p.top_k);
-  if (p.type != ElementType::kF16 && p.type != ElementType::kBF16)
+  if (p.type != DType::kF16 && p.type != DType::kBF16)
     return Wrong("type", "f16 or bf16", TypeName(p.type));
-  if (p.memory_type != p.type && p.memory_type != ElementType::kI8) {
+  if (p.memory_type != p.type && p.memory_type != DType::kI8) {
     return Wrong("memory_type", std::string(TypeName(p.type)) + " or i8", TypeName(p.memory_type));
   }
-  if (p.output_type != ElementType::kF32 && p.output_type != ElementType::kF16 && p.output_type != ElementType::kBF16) {
+  if (p.output_type != DType::kF32 && p.output_type != DType::kF16 && p.output_type != DType::kBF16) {
     return Wrong("output_type", "f32, f16 or bf16", TypeName(p.output_type));
   }
   if (p.tokens > 0 && p.query == nullptr) return Absent("query");

@@ -3,6 +3,8 @@
 #define MNEME_ATTENTION_CUDA_PROBLEM_H_
 
 #include "attention/cuda/element.h"
+#include "attention/fusion.h"
+#include "attention/local_mask.h"
 
 // What the fused kernels are given: plain data, with raw pointers to device memory. Everything that changes from step
 // to step (lengths, row pointers, offsets) is read on the device, so a captured CUDA graph may be replayed.
@@ -22,17 +24,6 @@ struct MemoryRows {
   int64_t kept = 0;    // rows of [pinned, kept) are not visible: evicted from behind the pinned ones
 };
 
-enum class LocalMask : int32_t {
-  kNone = 0,
-  kCausal = 1,         // query i of n sees local row j of m if j <= i + m - n
-  kSlidingWindow = 2,  // and j > i + m - n - window
-};
-
-enum class Fusion : int32_t {
-  kJoint = 0,  // one softmax over what was retrieved and the local rows
-  kGated = 1,  // sigmoid(gate) * memory + (1 - sigmoid(gate)) * local
-};
-
 // One call: decode or a block of a prompt, for `batch` sequences of ragged lengths, each with its memory. Sequence b
 // owns the query tokens of [query_offsets[b], query_offsets[b + 1]) and the local rows of [local_offsets[b],
 // local_offsets[b + 1]). Query head h reads KV head h / (q_heads / kv_heads).
@@ -44,9 +35,9 @@ struct AttendProblem {
   int32_t key_dim = 0;                          // 64, 128 or 256
   int32_t value_dim = 0;                        // 64, 128 or 256
   int32_t top_k = 0;                            // 0 … 256; 0: local rows alone
-  ElementType type = ElementType::kF16;         // of query and local rows: kF16 or kBF16
-  ElementType memory_type = ElementType::kF16;  // `type`, or kI8
-  ElementType output_type = ElementType::kF32;  // kF32, kF16 or kBF16
+  DType type = DType::kF16;         // of query and local rows: kF16 or kBF16
+  DType memory_type = DType::kF16;  // `type`, or kI8
+  DType output_type = DType::kF32;  // kF32, kF16 or kBF16
 
   const void* query = nullptr;                  // [tokens, q_heads, key_dim]
   const void* memory_query = nullptr;           // the same shape; NULL: `query` searches the memory, too
@@ -60,7 +51,7 @@ struct AttendProblem {
   int64_t local_key_head_stride = 0;
   int64_t local_value_row_stride = 0;
   int64_t local_value_head_stride = 0;
-  LocalMask local_mask = LocalMask::kCausal;
+  LocalMaskKind local_mask = LocalMaskKind::kCausal;  // not kBits
   int64_t local_window = 0;  // kSlidingWindow: at least 1
 
   // logit = cap(scale * q·k), cap(s) = soft_cap * tanh(s / soft_cap); for a row of the memory that is not pinned, plus
@@ -74,7 +65,7 @@ struct AttendProblem {
   float soft_cap = 0;                   // 0: none
   float decay_beyond = 1;               // in tokens, above 0
 
-  Fusion fusion = Fusion::kJoint;
+  Fusion fusion = Fusion::kJoint;  // kJoint or kGated
   const float* gate = nullptr;  // [q_heads]; kGated
 
   void* output = nullptr;         // [tokens, q_heads, value_dim]

@@ -9,7 +9,7 @@ namespace {
 std::string CheckSource(const std::string& name, const RowsToAppend& source, int64_t dim, int64_t kv_heads,
                         bool captured) {
   if (source.data == nullptr) return Wrong(name + ".data", "a pointer", "NULL");
-  if (source.type != ElementType::kF32 && source.type != ElementType::kF16 && source.type != ElementType::kBF16) {
+  if (source.type != DType::kF32 && source.type != DType::kF16 && source.type != DType::kBF16) {
     return Wrong(name + ".type", "f32, f16 or bf16", "another");
   }
   if (!source.on_device) {
@@ -40,7 +40,7 @@ std::string CheckRowsShape(const RowsShape& shape) {
   }
   if (!IsDim(shape.key_dim)) return Wrong("shape.key_dim", "64, 128 or 256", shape.key_dim);
   if (!IsDim(shape.value_dim)) return Wrong("shape.value_dim", "64, 128 or 256", shape.value_dim);
-  if (shape.type != ElementType::kF16 && shape.type != ElementType::kBF16 && shape.type != ElementType::kI8) {
+  if (shape.type != DType::kF16 && shape.type != DType::kBF16 && shape.type != DType::kI8) {
     return Wrong("shape.type", "f16, bf16 or i8", "another");
   }
   if (shape.capacity < 1 || shape.capacity > UINT32_MAX) {
@@ -52,7 +52,7 @@ std::string CheckRowsShape(const RowsShape& shape) {
 RowsLayout LayoutOf(const RowsShape& shape) {
   const int64_t rows = shape.kv_heads * shape.capacity;
   const int64_t each = ElementBytes(shape.type);
-  const int64_t scales = shape.type == ElementType::kI8 ? 4 * rows : 0;
+  const int64_t scales = shape.type == DType::kI8 ? 4 * rows : 0;
   RowsLayout at;
   at.keys = 0;
   at.values = at.keys + RoundUp(rows * shape.key_dim * each, 256);

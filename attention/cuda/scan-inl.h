@@ -84,7 +84,7 @@ MNEME_DEVICE void ScanRange(Block& block, const AttendProblem& problem, const At
         const int c = t * kTileColumns + ScoreColumn(block, e);
         Column& column = shared.columns[c];
         float score = scores[t][e] * column.scale;
-        if constexpr (Rows::kType == ElementType::kI8) score *= now.scale[e / 2];
+        if constexpr (Rows::kType == DType::kI8) score *= now.scale[e / 2];
         float logit = SoftCapped(score, problem.soft_cap);
         if (!pinned) logit += AgeTerm(column.bias, column.decay, column.position - row, problem.decay_beyond);
         if (visible && logit >= column.floor) {  // NaN never is

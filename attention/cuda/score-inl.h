@@ -45,7 +45,7 @@ MNEME_DEVICE void LoadKeys(Block& block, const KeySource& source, int64_t first,
     for (int i = 0; i < KeyTile<Rows, kDim>::kLoads; ++i) {
       tile.part[half][i] = row < last ? block.LoadStream16(at + 64 * i) : Vec16{};
     }
-    if constexpr (Rows::kType == ElementType::kI8) tile.scale[half] = row < last ? source.scales[row] : 0.0f;
+    if constexpr (Rows::kType == DType::kI8) tile.scale[half] = row < last ? source.scales[row] : 0.0f;
   }
 }
 

@@ -67,7 +67,7 @@ void ForInstanceOf(const AttendProblem& problem, const AttendPlan& plan, const V
     if (problem.key_dim == 128) with_dim.template operator()<Memory, 128>();
     if (problem.key_dim == 256) with_dim.template operator()<Memory, 256>();
   };
-  if (problem.memory_type == ElementType::kI8) {
+  if (problem.memory_type == DType::kI8) {
     with_rows.template operator()<I8Rows>();
   } else {
     with_rows.template operator()<Local>();
@@ -76,7 +76,7 @@ void ForInstanceOf(const AttendProblem& problem, const AttendPlan& plan, const V
 
 template <class Visit>
 void ForInstance(const AttendProblem& problem, const AttendPlan& plan, const Visit& visit) {
-  if (problem.type == ElementType::kF16) {
+  if (problem.type == DType::kF16) {
     ForInstanceOf<F16Rows>(problem, plan, visit);
   } else {
     ForInstanceOf<BF16Rows>(problem, plan, visit);

@@ -93,7 +93,7 @@ double CopyBandwidth(cudaStream_t stream) {
 struct Shape {
   int32_t batch = 1, kv_heads = 8, group = 4, dim = 128, top_k = 32;
   int64_t rows = 65536, local_rows = 512, queries = 1;
-  ElementType memory_type = ElementType::kF16;
+  DType memory_type = DType::kF16;
 };
 
 // A problem with made-up rows, all on the device.
@@ -107,7 +107,7 @@ class Made {
     problem.top_k = shape.top_k;
     problem.tokens = shape.batch * shape.queries;
     problem.memory_type = shape.memory_type;
-    problem.output_type = ElementType::kF16;
+    problem.output_type = DType::kF16;
     const int64_t pairs = problem.tokens * problem.q_heads;
     problem.query = Halves(pairs * shape.dim, 1);
     std::vector<int64_t> queries, locals;
@@ -121,7 +121,7 @@ class Made {
       MemoryRows m;
       m.capacity = m.end = shape.rows;
       const int64_t rows = shape.kv_heads * shape.rows;
-      if (shape.memory_type == ElementType::kI8) {
+      if (shape.memory_type == DType::kI8) {
         m.keys = Bytes(rows, shape.dim, static_cast<uint32_t>(3 * b + 2), &m.key_scales);
         m.values = Bytes(rows, shape.dim, static_cast<uint32_t>(3 * b + 3), &m.value_scales);
       } else {
@@ -177,7 +177,7 @@ class Made {
 // Bytes that any exact search must read: the keys, and the scales of i8.
 double KeyBytes(const Shape& s) {
   const double rows = static_cast<double>(s.batch) * s.kv_heads * static_cast<double>(s.rows);
-  return rows * (s.memory_type == ElementType::kI8 ? s.dim + 4 : 2 * s.dim);
+  return rows * (s.memory_type == DType::kI8 ? s.dim + 4 : 2 * s.dim);
 }
 
 void Decode(const char* name, Shape shape, double copy, cudaStream_t stream) {
@@ -194,7 +194,7 @@ void Decode(const char* name, Shape shape, double copy, cudaStream_t stream) {
       "\"type\": \"%s\", \"local\": %lld, \"microseconds\": %.2f, \"least\": %.2f, \"floor\": %.2f, "
       "\"of_copy\": %.3f, \"ranges\": %d}\n",
       name, shape.batch, static_cast<long long>(shape.rows), shape.kv_heads, shape.group, shape.dim, shape.top_k,
-      shape.memory_type == ElementType::kI8 ? "i8" : "f16", static_cast<long long>(shape.local_rows), t.median, t.least,
+      shape.memory_type == DType::kI8 ? "i8" : "f16", static_cast<long long>(shape.local_rows), t.median, t.least,
       floor, floor / t.median, made.plan.ranges);
   std::fflush(stdout);
 }
@@ -243,7 +243,7 @@ void Prefill(Shape shape, cudaStream_t stream) {
       "{\"what\": \"prefill\", \"rows\": %lld, \"queries\": %lld, \"type\": \"%s\", \"microseconds\": %.1f, "
       "\"product\": %.1f}\n",
       static_cast<long long>(shape.rows), static_cast<long long>(shape.queries),
-      shape.memory_type == ElementType::kI8 ? "i8" : "f16", t.median, product);
+      shape.memory_type == DType::kI8 ? "i8" : "f16", t.median, product);
   std::fflush(stdout);
 }
 
@@ -259,7 +259,7 @@ void Append(int64_t tokens, cudaStream_t stream) {
   auto* const data = static_cast<uint16_t*>(place.Allocate(static_cast<size_t>(elements) * 2));
   FillKernel<<<64, 256>>>(data, elements, 7);
   Check(cudaDeviceSynchronize(), "filling");
-  const RowsToAppend source{data, ElementType::kF16, true, shape.kv_heads * shape.key_dim, shape.key_dim};
+  const RowsToAppend source{data, DType::kF16, true, shape.kv_heads * shape.key_dim, shape.key_dim};
   const Timing t = Time(
       stream,
       [&] {
@@ -285,7 +285,7 @@ int Main() {
   eight.group = 8;
   Decode("G1", eight, copy, stream.get());
   Shape bytes = one;
-  bytes.memory_type = ElementType::kI8;
+  bytes.memory_type = DType::kI8;
   Decode("G1", bytes, copy, stream.get());
   Shape long_one = one;
   long_one.rows = 1 << 20;
@@ -296,7 +296,7 @@ int Main() {
   Shape many = one;
   many.batch = 64;
   Decode("G2", many, copy, stream.get());
-  many.memory_type = ElementType::kI8;
+  many.memory_type = DType::kI8;
   Decode("G2", many, copy, stream.get());
   Prefill(one, stream.get());
   Prefill(bytes, stream.get());

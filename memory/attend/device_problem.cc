@@ -17,8 +17,8 @@ cuda::AttendProblem MakeProblem(const RetrieveRequest& request, int64_t tokens, 
   problem.key_dim = layer.key_dim;
   problem.value_dim = layer.value_dim;
   problem.top_k = static_cast<int32_t>(top_k);
-  problem.type = static_cast<cuda::ElementType>(query_type);
-  problem.memory_type = static_cast<cuda::ElementType>(stored);
+  problem.type = query_type;
+  problem.memory_type = stored;
   problem.soft_cap = layer.soft_cap;
   problem.decay_beyond = request.decay_beyond;
   return problem;
@@ -29,11 +29,11 @@ cuda::AttendProblem MakeFusedProblem(const AttendRequest& request, DType stored)
   const int64_t top_k = GreatestTopK(request);
   cuda::AttendProblem problem =
       MakeProblem(retrieve, request.query.rows, retrieve.sequences.size(), top_k, request.query.dtype, stored);
-  problem.output_type = static_cast<cuda::ElementType>(request.output.dtype);
+  problem.output_type = request.output.dtype;
   problem.query = request.query.data;
   if (top_k > 0 && retrieve.memory_query.data != request.query.data) problem.memory_query = retrieve.memory_query.data;
   problem.output = request.output.data;
-  problem.fusion = request.fusion == Fusion::kGated ? cuda::Fusion::kGated : cuda::Fusion::kJoint;
+  problem.fusion = request.fusion == Fusion::kGated ? Fusion::kGated : Fusion::kJoint;
   if (!HasLocalRows(request)) return problem;
   problem.local_keys = request.local_keys.data;
   problem.local_values = request.local_values.data;
@@ -41,9 +41,7 @@ cuda::AttendProblem MakeFusedProblem(const AttendRequest& request, DType stored)
   problem.local_key_head_stride = request.local_keys.head_stride;
   problem.local_value_row_stride = request.local_values.row_stride;
   problem.local_value_head_stride = request.local_values.head_stride;
-  problem.local_mask = request.mask.kind == LocalMask::Kind::kNone            ? cuda::LocalMask::kNone
-                       : request.mask.kind == LocalMask::Kind::kSlidingWindow ? cuda::LocalMask::kSlidingWindow
-                                                                              : cuda::LocalMask::kCausal;
+  problem.local_mask = request.mask.kind;
   problem.local_window = request.mask.window;
   return problem;
 }

@@ -95,7 +95,7 @@ absl::StatusOr<bool> SearchLaunch::Queue(CallContext& context, void* stream) {
   }
   cuda::AttendProblem problem =
       MakeProblem(request_, tokens, parts_.size(), top_k_, request_.memory_query.dtype, stored_);
-  problem.output_type = cuda::ElementType::kF32;
+  problem.output_type = DType::kF32;
   const int64_t pairs = problem.tokens * problem.q_heads;
   const auto queries = buffer_.AddInput<char>(pairs * problem.key_dim * static_cast<int64_t>(sizeof(uint16_t)));
   const SearchArguments arguments(request_, problem, buffer_);

@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 
+#include "attention/fusion.h"
 #include "attention/local.h"
 #include "base/tensor.h"
 #include "memory/memory.h"
@@ -20,14 +21,6 @@ enum class PositionPolicy : uint8_t {
   kFixedDistance = 1,  // every key counts as HeadRule::distance tokens away
   kWindowStart = 2,    // every key counts as the first row of the query's local window
   kClamped = 3,        // a key counts as min(its true distance, HeadRule::distance) tokens away
-};
-
-// How the two attention states of a query, over retrieved and over local rows, become one.
-enum class Fusion : uint8_t {
-  kJoint = 0,  // one softmax over both
-  kGated = 1,  // sigmoid(gate) * memory + (1 - sigmoid(gate)) * local
-  kMemoryOnly = 2,
-  kLocalOnly = 3,
 };
 
 // What one query head does with its memory.

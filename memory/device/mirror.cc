@@ -22,7 +22,7 @@ int64_t TokenBytesOf(const LayerCard& layer, DType stored) {
 }
 
 cuda::RowsShape ShapeOf(const LayerCard& layer, DType stored, int64_t capacity) {
-  return {layer.kv_heads, layer.key_dim, layer.value_dim, static_cast<cuda::ElementType>(stored), capacity};
+  return {layer.kv_heads, layer.key_dim, layer.value_dim, stored, capacity};
 }
 
 // Copies rows [row, row + n) of one head to `to`. The scales of kI8 rows go to `scales`.

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "attention/kernels.h"
+#include "attention/attend_kernels.h"
 #include "attention/reference.h"
 #include "attention/state.h"
 #include "gmock/gmock.h"
@@ -138,7 +138,7 @@ class LocalTest : public EachTarget {
     const auto rows = static_cast<size_t>(problem.query_count * problem.group);
     answer.output.assign(rows * static_cast<size_t>(problem.values.dim), 1e30f);
     answer.log_sum_exp.assign(rows, 1e30f);
-    AttendLocalOn(GetParam(), problem, block_queries, answer.output.data(), answer.log_sum_exp.data());
+    AttendLocalWith(AttendKernelsFor(GetParam()), problem, block_queries, answer.output.data(), answer.log_sum_exp.data());
     return answer;
   }
 };
@@ -360,7 +360,7 @@ TEST(LocalDispatchTest, TheFaceRunsTheBestTarget) {
   const auto rows = static_cast<size_t>(c.query_count * c.group);
   Answer a{std::vector<float>(rows * static_cast<size_t>(c.value_dim)), std::vector<float>(rows)}, b = a;
   AttendLocal(c.Problem(), a.output.data(), a.log_sum_exp.data());
-  AttendLocalOn(BestCpuTarget(), c.Problem(), 0, b.output.data(), b.log_sum_exp.data());
+  AttendLocalWith(AttendKernelsFor(BestCpuTarget()), c.Problem(), 0, b.output.data(), b.log_sum_exp.data());
   EXPECT_TRUE(a.Equals(b));
 }
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "attention/kernels.h"
+#include "attention/attend_kernels.h"
 #include "attention/reference.h"
 #include "attention/state.h"
 #include "gmock/gmock.h"
@@ -41,7 +41,7 @@ struct Rows {
 class RetrievedTest : public EachTarget {
  protected:
   float Attend(const std::vector<float>& logits, const Rows& rows, DType dtype, std::vector<float>& output) {
-    return AttendRetrievedOn(GetParam(), logits.data(), rows.pointers.data(), static_cast<int64_t>(logits.size()),
+    return AttendRetrievedWith(AttendKernelsFor(GetParam()), logits.data(), rows.pointers.data(), static_cast<int64_t>(logits.size()),
                              dtype, static_cast<int64_t>(output.size()), output.data());
   }
 };
@@ -138,7 +138,7 @@ TEST(RetrievedDispatchTest, TheFaceRunsTheBestTarget) {
   const float logits[] = {0.3f, 0.7f};
   std::vector<float> a(3), b(3);
   EXPECT_EQ(AttendRetrieved(logits, rows.pointers.data(), 2, DType::kF16, 3, a.data()),
-            AttendRetrievedOn(BestCpuTarget(), logits, rows.pointers.data(), 2, DType::kF16, 3, b.data()));
+            AttendRetrievedWith(AttendKernelsFor(BestCpuTarget()), logits, rows.pointers.data(), 2, DType::kF16, 3, b.data()));
   EXPECT_EQ(a, b);
 }
 
@@ -159,7 +159,7 @@ TEST_P(ExpTest, StaysWithinTwoUlp) {
   }
   x.resize(x.size() / 16 * 16);
   result.resize(x.size());
-  ExpForTestOn(GetParam(), x.data(), static_cast<int64_t>(x.size()), result.data());
+  AttendKernelsFor(GetParam()).exp(x.data(), static_cast<int64_t>(x.size()), result.data());
   for (size_t i = 0; i < x.size(); ++i) {
     const double expected = std::exp(static_cast<double>(x[i]));
     const double ulp = std::ldexp(1.0, std::ilogb(expected) - 23);
@@ -176,7 +176,7 @@ TEST_P(ExpTest, Limits) {
   const std::vector<float> x = {0.0f, -0.0f, 1e-45f, -1e-45f, -infinity, -3.4e38f, -1e4f, -87.34f,
                                 nan,  -nan,  88.0f,  -87.33f, 1,         -1,       -104,  -1000};
   std::vector<float> result(16);
-  ExpForTestOn(GetParam(), x.data(), 16, result.data());
+  AttendKernelsFor(GetParam()).exp(x.data(), 16, result.data());
   for (const size_t i : {0, 1, 2, 3}) EXPECT_EQ(result[i], 1.0f) << x[i];
   for (const size_t i : {4, 5, 6, 7, 14, 15}) EXPECT_EQ(result[i], 0.0f) << x[i];
   for (const size_t i : {8, 9}) EXPECT_TRUE(std::isnan(result[i])) << x[i];

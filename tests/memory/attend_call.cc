@@ -187,12 +187,7 @@ void AttendCall::CheckOne(size_t number, int64_t query, int64_t head) const {
   problem.decay = static_cast<double>(rule.decay);
   problem.decay_beyond = static_cast<double>(case_.decay_beyond);
   problem.gate = static_cast<double>(rule.gate);
-  switch (case_.fusion) {
-    case Fusion::kJoint: problem.fusion = reference::Fusion::kJoint; break;
-    case Fusion::kGated: problem.fusion = reference::Fusion::kGated; break;
-    case Fusion::kMemoryOnly: problem.fusion = reference::Fusion::kMemoryOnly; break;
-    case Fusion::kLocalOnly: problem.fusion = reference::Fusion::kLocalOnly; break;
-  }
+  problem.fusion = case_.fusion;
   const int64_t queries = sequence.query_end - sequence.query_begin;
   const int64_t locals = sequence.local_end - sequence.local_begin;
   for (int64_t row = 0; row < locals; ++row) {

@@ -26,7 +26,7 @@ struct HostRows {
   std::vector<float> key_scales, value_scales;
   MemoryRows rows;
 
-  HostRows(int32_t heads, int64_t capacity, int32_t dim, ElementType type)
+  HostRows(int32_t heads, int64_t capacity, int32_t dim, DType type)
       : keys(static_cast<size_t>(heads * capacity * dim * ElementBytes(type)), 0x5A),
         values(keys),
         key_scales(static_cast<size_t>(heads * capacity), -1.0f),
@@ -42,10 +42,10 @@ struct HostRows {
 TEST(CudaAppendTest, EncodesAsTheHostDoesAndWritesNothingElse) {
   std::mt19937 random(21);
   for (int trial = 0; trial < 60; ++trial) {
-    const ElementType type =
-        std::vector<ElementType>{ElementType::kF16, ElementType::kBF16, ElementType::kI8}[trial % 3];
-    const ElementType source_type =
-        std::vector<ElementType>{ElementType::kF32, ElementType::kF16, ElementType::kBF16}[trial / 3 % 3];
+    const DType type =
+        std::vector<DType>{DType::kF16, DType::kBF16, DType::kI8}[trial % 3];
+    const DType source_type =
+        std::vector<DType>{DType::kF32, DType::kF16, DType::kBF16}[trial / 3 % 3];
     const int32_t dim = std::vector<int32_t>{64, 128, 256}[random() % 3];
     const int32_t heads = 1 + static_cast<int32_t>(random() % 3);
     const auto tokens = static_cast<int64_t>(1 + random() % 9), before = static_cast<int64_t>(random() % 5);
@@ -90,7 +90,7 @@ TEST(CudaAppendTest, EncodesAsTheHostDoesAndWritesNothingElse) {
         std::vector<uint8_t> expected(RowBytes(static_cast<DType>(type), dim));
         EncodeRow(decoded.data(), static_cast<DType>(type), expected.data(), dim);
         ASSERT_EQ(std::memcmp(expected.data(), data.data() + row * row_bytes, row_bytes), 0) << "row " << r;
-        if (type == ElementType::kI8) {
+        if (type == DType::kI8) {
           ASSERT_EQ(std::memcmp(expected.data() + row_bytes, &scales[row], 4), 0);
         }
       }
@@ -99,7 +99,7 @@ TEST(CudaAppendTest, EncodesAsTheHostDoesAndWritesNothingElse) {
 }
 
 TEST(CudaAppendTest, WritesAllTokensOrNoneAndAdvancesLikewise) {
-  HostRows memory(1, 10, 64, ElementType::kF16);
+  HostRows memory(1, 10, 64, DType::kF16);
   memory.rows.end = 7;
   const std::vector<float> source(4 * 64, 1.0f);
   AppendArgs args;
@@ -135,11 +135,11 @@ TEST(DeviceBudgetTest, GivesWhatThereIs) {
 }
 
 TEST(RowsLayoutTest, PartsDoNotOverlapAndAreAligned) {
-  for (const ElementType type : {ElementType::kF16, ElementType::kBF16, ElementType::kI8}) {
+  for (const DType type : {DType::kF16, DType::kBF16, DType::kI8}) {
     RowsShape shape{3, 64, 256, type, 1001};
     ASSERT_EQ(CheckRowsShape(shape), "");
     const RowsLayout at = LayoutOf(shape);
-    const int64_t rows = 3 * 1001, each = ElementBytes(type), scales = type == ElementType::kI8 ? 4 * rows : 0;
+    const int64_t rows = 3 * 1001, each = ElementBytes(type), scales = type == DType::kI8 ? 4 * rows : 0;
     const int64_t parts[][2] = {{at.keys, rows * 64 * each},
                                 {at.values, rows * 256 * each},
                                 {at.key_scales, scales},
@@ -154,12 +154,12 @@ TEST(RowsLayoutTest, PartsDoNotOverlapAndAreAligned) {
     EXPECT_EQ(DeviceRowsBytes(shape), at.bytes);
   }
   // One token of the greatest shape passes through the staging memory.
-  RowsShape wide{65535, 256, 256, ElementType::kF16, 1};
+  RowsShape wide{65535, 256, 256, DType::kF16, 1};
   EXPECT_GE(LayoutOf(wide).rows - LayoutOf(wide).staging, int64_t{65535} * 256 * 4);
 }
 
 TEST(RowsLayoutTest, NamesWhatIsWrong) {
-  const RowsShape good{2, 64, 128, ElementType::kI8, 100};
+  const RowsShape good{2, 64, 128, DType::kI8, 100};
   const auto shape_with = [&](const std::function<void(RowsShape&)>& spoil) {
     RowsShape shape = good;
     spoil(shape);
@@ -168,12 +168,12 @@ TEST(RowsLayoutTest, NamesWhatIsWrong) {
   EXPECT_THAT(shape_with([](auto& s) { s.kv_heads = 0; }), StartsWith("shape.kv_heads: expected 1 to 65535, got 0"));
   EXPECT_THAT(shape_with([](auto& s) { s.key_dim = 65; }), StartsWith("shape.key_dim: "));
   EXPECT_THAT(shape_with([](auto& s) { s.value_dim = 0; }), StartsWith("shape.value_dim: "));
-  EXPECT_THAT(shape_with([](auto& s) { s.type = ElementType::kF32; }), StartsWith("shape.type: "));
+  EXPECT_THAT(shape_with([](auto& s) { s.type = DType::kF32; }), StartsWith("shape.type: "));
   EXPECT_THAT(shape_with([](auto& s) { s.capacity = int64_t{1} << 32; }), StartsWith("shape.capacity: "));
 
   const float data[1] = {};
-  const RowsToAppend device{data, ElementType::kF32, true, -7, 0};
-  const RowsToAppend host{data, ElementType::kBF16, false, 128, 128};
+  const RowsToAppend device{data, DType::kF32, true, -7, 0};
+  const RowsToAppend host{data, DType::kBF16, false, 128, 128};
   EXPECT_EQ(CheckAppend(good, 10, 90, device, host, false), "");
   EXPECT_EQ(CheckAppend(good, 10, 0, {}, {}, false), "");
   EXPECT_THAT(CheckAppend(good, 10, 91, device, host, false), HasSubstr("at most 90, the room that is left, got 91"));
@@ -184,17 +184,17 @@ TEST(RowsLayoutTest, NamesWhatIsWrong) {
     return CheckAppend(good, 0, 1, device, values, false);
   };
   EXPECT_THAT(append_with([](auto& v) { v.data = nullptr; }), StartsWith("values.data: "));
-  EXPECT_THAT(append_with([](auto& v) { v.type = ElementType::kI8; }), StartsWith("values.type: "));
+  EXPECT_THAT(append_with([](auto& v) { v.type = DType::kI8; }), StartsWith("values.type: "));
   EXPECT_THAT(append_with([](auto& v) { v.row_stride = 127; }), HasSubstr("values.row_stride: expected at least 128"));
   EXPECT_THAT(append_with([](auto& v) { v.head_stride = 0; }), StartsWith("values.head_stride: "));
 }
 
 // How many rows there are when a graph is replayed, nobody knows when it is captured.
 TEST(RowsLayoutTest, ACapturedAppendIsHeldToTheWholeRoomAndToDeviceMemory) {
-  const RowsShape shape{1, 64, 64, ElementType::kF16, 100};
+  const RowsShape shape{1, 64, 64, DType::kF16, 100};
   const float data[1] = {};
-  const RowsToAppend device{data, ElementType::kF16, true, 64, 64};
-  const RowsToAppend host{data, ElementType::kF16, false, 64, 64};
+  const RowsToAppend device{data, DType::kF16, true, 64, 64};
+  const RowsToAppend host{data, DType::kF16, false, 64, 64};
   EXPECT_EQ(CheckAppend(shape, 100, 100, device, device, true), "");
   EXPECT_THAT(CheckAppend(shape, 0, 101, device, device, true), HasSubstr("at most 100, the room there is, got 101"));
   EXPECT_THAT(CheckAppend(shape, 0, 1, host, device, true), StartsWith("keys.on_device: expected device memory"));

@@ -32,9 +32,9 @@ void Push(std::vector<uint8_t>& bytes, uint16_t bits) {
 }
 
 // One row; a row that nobody may read is NaN throughout.
-void PushRow(std::mt19937& random, ElementType type, int64_t dim, bool exact, bool hidden, std::vector<uint8_t>& bytes,
+void PushRow(std::mt19937& random, DType type, int64_t dim, bool exact, bool hidden, std::vector<uint8_t>& bytes,
              std::vector<float>& scales) {
-  if (type == ElementType::kI8) {
+  if (type == DType::kI8) {
     for (int64_t d = 0; d < dim; ++d) {
       bytes.push_back(static_cast<uint8_t>(exact ? Between(random, -3, 3) : Between(random, -127, 127)));
     }
@@ -76,11 +76,11 @@ void AddLocalRows(std::mt19937& random, const CaseLimits& limits, AttendCase& c)
     c.local_offsets.push_back(c.local_offsets.back() + rows);
     c.bounds.local_rows = std::max(c.bounds.local_rows, rows);
   }
-  s.local_mask = OneOf<LocalMask>(random, {LocalMask::kNone, LocalMask::kCausal, LocalMask::kSlidingWindow});
-  s.local_window = s.local_mask == LocalMask::kSlidingWindow ? Between(random, 1, limits.local_rows) : 0;
+  s.local_mask = OneOf<LocalMaskKind>(random, {LocalMaskKind::kNone, LocalMaskKind::kCausal, LocalMaskKind::kSlidingWindow});
+  s.local_window = s.local_mask == LocalMaskKind::kSlidingWindow ? Between(random, 1, limits.local_rows) : 0;
   // Rows that no query's window reaches stay NaN.
   const auto hidden = [&](int64_t row) {
-    if (s.local_mask != LocalMask::kSlidingWindow) return false;
+    if (s.local_mask != LocalMaskKind::kSlidingWindow) return false;
     size_t b = 0;
     while (c.local_offsets[b + 1] <= row) ++b;
     const int64_t queries = c.query_offsets[b + 1] - c.query_offsets[b];
@@ -157,9 +157,9 @@ AttendCase RandomCase(std::mt19937& random, const CaseLimits& limits) {
   s.key_dim = OneOf<int32_t>(random, {64, 64, 128, 256});
   s.value_dim = OneOf<int32_t>(random, {64, 64, 128, 256});
   s.top_k = OneOf<int32_t>(random, {1, 5, 32, 32, 64, 65, 256, 0});
-  s.type = OneOf<ElementType>(random, {ElementType::kF16, ElementType::kBF16});
-  s.memory_type = Chance(random, 0.3) ? ElementType::kI8 : s.type;
-  s.output_type = OneOf<ElementType>(random, {ElementType::kF32, ElementType::kF16, ElementType::kBF16});
+  s.type = OneOf<DType>(random, {DType::kF16, DType::kBF16});
+  s.memory_type = Chance(random, 0.3) ? DType::kI8 : s.type;
+  s.output_type = OneOf<DType>(random, {DType::kF32, DType::kF16, DType::kBF16});
 
   const bool prefill = Chance(random, 0.35);
   c.query_offsets = {0};
@@ -198,7 +198,7 @@ AttendCase RandomCase(std::mt19937& random, const CaseLimits& limits) {
 
 std::string AttendCase::Description() const {
   const char* const types[] = {"f32", "f16", "bf16", "i8"};
-  const auto type = [&](ElementType t) { return types[static_cast<int>(t)]; };
+  const auto type = [&](DType t) { return types[static_cast<int>(t)]; };
   std::ostringstream text;
   text << "batch " << shape.batch << ", tokens " << shape.tokens << ", heads " << shape.q_heads << "/" << shape.kv_heads
        << ", dims " << shape.key_dim << "/" << shape.value_dim << ", top_k " << shape.top_k << ", " << type(shape.type)

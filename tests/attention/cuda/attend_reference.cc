@@ -30,12 +30,12 @@ Where WhereIs(const AttendCase& c, int64_t pair) {
 }
 
 // Row `row` of an encoded array of rows of `dim` elements.
-std::vector<double> MemoryRow(ElementType type, const std::vector<uint8_t>& bytes, const std::vector<float>& scales,
+std::vector<double> MemoryRow(DType type, const std::vector<uint8_t>& bytes, const std::vector<float>& scales,
                               int64_t row, int64_t dim) {
   std::vector<double> result;
   for (int64_t d = 0; d < dim; ++d) {
     const auto at = static_cast<size_t>(row * dim + d);
-    if (type == ElementType::kI8) {
+    if (type == DType::kI8) {
       result.push_back(static_cast<int8_t>(bytes[at]) * static_cast<double>(scales[static_cast<size_t>(row)]));
     } else {
       const auto bits = static_cast<uint16_t>(bytes[2 * at] | bytes[2 * at + 1] << 8);
@@ -45,7 +45,7 @@ std::vector<double> MemoryRow(ElementType type, const std::vector<uint8_t>& byte
   return result;
 }
 
-std::vector<double> Row16(ElementType type, const std::vector<uint16_t>& data, int64_t first, int64_t dim) {
+std::vector<double> Row16(DType type, const std::vector<uint16_t>& data, int64_t first, int64_t dim) {
   std::vector<double> result;
   for (int64_t d = 0; d < dim; ++d) {
     result.push_back(static_cast<double>(Widen(type, data[static_cast<size_t>(first + d)])));
@@ -97,8 +97,8 @@ State Local(const AttendCase& c, const Where& w, double* magnitude) {
     const int64_t rows = c.local_offsets[static_cast<size_t>(w.sequence) + 1] - first;
     for (int64_t j = 0; j < rows; ++j) {
       const int64_t newest = w.query + rows - w.queries;
-      if (s.local_mask != LocalMask::kNone && j > newest) continue;
-      if (s.local_mask == LocalMask::kSlidingWindow && j <= newest - s.local_window) continue;
+      if (s.local_mask != LocalMaskKind::kNone && j > newest) continue;
+      if (s.local_mask == LocalMaskKind::kSlidingWindow && j <= newest - s.local_window) continue;
       const auto key = Row16(s.type, c.local_keys,
                              (first + j) * s.local_key_row_stride + w.kv_head * s.local_key_head_stride, s.key_dim);
       logits.push_back(Cap(scale * Dot(query, key), static_cast<double>(s.soft_cap)));
@@ -257,7 +257,7 @@ std::string Compare(const AttendCase& c, const AttendAnswer& answer, int64_t mos
     ReferenceRow expected = best;
     expected.found = found;
     AttendToFound(c, pair, expected);
-    const double relative = s.output_type == ElementType::kF32 ? 0 : s.output_type == ElementType::kF16 ? 5e-4 : 4e-3;
+    const double relative = s.output_type == DType::kF32 ? 0 : s.output_type == DType::kF16 ? 5e-4 : 4e-3;
     for (int64_t d = 0; d < s.value_dim; ++d) {
       const auto x = static_cast<double>(LoadElement(s.output_type, answer.output.data(), pair * s.value_dim + d));
       const double bound = 3e-6 * (1 + magnitude) * 4 + relative * std::fabs(expected.output[static_cast<size_t>(d)]);

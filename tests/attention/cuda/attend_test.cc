@@ -151,7 +151,7 @@ TEST(CudaAttendTest, AnInfiniteLogitMakesNaNAndIsNotHidden) {
   const AttendAnswer answer = Answer<8>(c, 1);
   EXPECT_EQ(answer.found[0], 7);
   EXPECT_NE(answer.log_sum_exp[0], answer.log_sum_exp[0]);
-  const float output = LoadElement(ElementType::kF32, answer.output.data(), 0);
+  const float output = LoadElement(DType::kF32, answer.output.data(), 0);
   EXPECT_NE(output, output);
 }
 
@@ -169,7 +169,7 @@ TEST(CudaAttendTest, NothingToSeeIsTheEmptyState) {
   EXPECT_EQ(answer.found, (std::vector<int64_t>{-1, -1, -1, -1}));
   EXPECT_EQ(answer.log_sum_exp[0], -Infinity());
   EXPECT_EQ(answer.memory_share[0], 0.0f);
-  for (int64_t d = 0; d < 64; ++d) EXPECT_EQ(LoadElement(ElementType::kF32, answer.output.data(), d), 0.0f);
+  for (int64_t d = 0; d < 64; ++d) EXPECT_EQ(LoadElement(DType::kF32, answer.output.data(), d), 0.0f);
 }
 
 TEST(CudaAttendTest, MinusInfinityWeighsNothing) {
@@ -179,7 +179,7 @@ TEST(CudaAttendTest, MinusInfinityWeighsNothing) {
   EXPECT_EQ(answer.found, (std::vector<int64_t>{0, 1, 2, -1}));
   EXPECT_EQ(answer.memory_share[0], 0.0f);
   EXPECT_FLOAT_EQ(answer.log_sum_exp[0], std::log(4.0f));
-  EXPECT_EQ(LoadElement(ElementType::kF32, answer.output.data(), 0), 1.0f);
+  EXPECT_EQ(LoadElement(DType::kF32, answer.output.data(), 0), 1.0f);
 }
 
 TEST(CudaAttendTest, ManyRowsOfOneLogitFillTheCandidatesAndTheLowestWin) {
@@ -210,7 +210,7 @@ TEST(CudaAttendReferenceTest, IsTheReferenceOfAttention) {
   while (compared < 200) {
     const AttendCase c = RandomCase(random, CaseLimits{});
     const AttendProblem& s = c.shape;
-    if (s.type != ElementType::kBF16 || s.memory_type != s.type) continue;
+    if (s.type != DType::kBF16 || s.memory_type != s.type) continue;
     for (int64_t pair = 0; pair < c.pairs(); pair += 3, ++compared) {
       const auto head = static_cast<size_t>(pair % s.q_heads);
       const int64_t token = pair / s.q_heads;
@@ -242,7 +242,7 @@ TEST(CudaAttendReferenceTest, IsTheReferenceOfAttention) {
       if (!c.local_offsets.empty()) {
         const int64_t first = c.local_offsets[sequence], rows = c.local_offsets[sequence + 1] - first;
         const int64_t queries = c.query_offsets[sequence + 1] - c.query_offsets[sequence];
-        LocalMask mask = s.local_mask;
+        const LocalMaskKind mask = s.local_mask;
         for (int64_t j = 0; j < rows; ++j) {
           p.local_keys.push_back(
               row(c.local_keys, (first + j) * s.local_key_row_stride + kv_head * s.local_key_head_stride, s.key_dim));
@@ -265,7 +265,7 @@ TEST(CudaAttendReferenceTest, IsTheReferenceOfAttention) {
       p.gate = of(c.gate, 0);
       p.soft_cap = static_cast<double>(s.soft_cap);
       p.decay_beyond = static_cast<double>(s.decay_beyond);
-      p.fusion = s.fusion == Fusion::kJoint ? reference::Fusion::kJoint : reference::Fusion::kGated;
+      p.fusion = s.fusion;
       const reference::Result expected = reference::Attend(p);
       const ReferenceRow actual = Reference(c, pair);
       SCOPED_TRACE(c.Description());

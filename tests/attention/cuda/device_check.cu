@@ -50,7 +50,7 @@ __global__ void MultiplyKernel(LaneWork* lanes) {
 }
 
 template <Product kProduct>
-void CheckMultiply(ElementType type) {
+void CheckMultiply(DType type) {
   std::mt19937 random(1);
   std::vector<LaneWork> lanes(kLanes);
   const auto whole = [&] { return static_cast<float>(static_cast<int>(random() % 17) - 8); };
@@ -81,8 +81,8 @@ void CheckMultiply(ElementType type) {
 }
 
 void Multiply() {
-  CheckMultiply<Product::kF16>(ElementType::kF16);
-  CheckMultiply<Product::kBF16>(ElementType::kBF16);
+  CheckMultiply<Product::kF16>(DType::kF16);
+  CheckMultiply<Product::kBF16>(DType::kBF16);
 }
 
 __global__ void ExchangeKernel(uint32_t* wrong) {
@@ -225,11 +225,11 @@ void Appends() {
     shape.kv_heads = 1 + trial % 3;
     shape.key_dim = 64 << trial % 3;
     shape.value_dim = 64 << (trial / 3) % 3;
-    shape.type = std::vector<ElementType>{ElementType::kF16, ElementType::kBF16,
-                                          ElementType::kI8}[static_cast<size_t>(trial % 3)];
+    shape.type = std::vector<DType>{DType::kF16, DType::kBF16,
+                                          DType::kI8}[static_cast<size_t>(trial % 3)];
     shape.capacity = 9000;
-    const ElementType from = std::vector<ElementType>{ElementType::kF32, ElementType::kF16,
-                                                      ElementType::kBF16}[static_cast<size_t>(trial / 3 % 3)];
+    const DType from = std::vector<DType>{DType::kF32, DType::kF16,
+                                                      DType::kBF16}[static_cast<size_t>(trial / 3 % 3)];
     DeviceBudget budget(DeviceRowsBytes(shape));
     std::unique_ptr<DeviceRows> rows, second;
     Check(DeviceRows::Create(shape, &budget, &rows));
@@ -290,7 +290,7 @@ void Appends() {
       const size_t key = static_cast<size_t>(shape.key_dim) * each, value = static_cast<size_t>(shape.value_dim) * each;
       equal(static_cast<const char*>(actual.keys) + row * key, keys.data() + row * key, used * key, "keys");
       equal(static_cast<const char*>(actual.values) + row * value, values.data() + row * value, used * value, "values");
-      if (shape.type == ElementType::kI8) {
+      if (shape.type == DType::kI8) {
         equal(actual.key_scales + row, &key_scales[row], used * 4, "key scales");
         equal(actual.value_scales + row, &value_scales[row], used * 4, "value scales");
       }
@@ -315,7 +315,7 @@ void GraphsFollowTheLength() {
   DevicePlace place;
   const std::vector<uint16_t> row(64, F32ToF16(1.0f));
   const uint16_t* const token = place.Input(row);
-  const RowsToAppend source{token, ElementType::kF16, true, 64, 64};
+  const RowsToAppend source{token, DType::kF16, true, 64, 64};
   std::vector<float> output(64), sum(1);
   AttendProblem p;
   p.tokens = p.batch = p.q_heads = p.kv_heads = 1;

@@ -51,7 +51,7 @@ TEST(CudaDeviceTest, WrongArgumentsAreNamedBeforeTheDeviceIsAsked) {
   EXPECT_THAT(Attend(Problem(), plan, nullptr, nullptr), StartsWith("workspace: expected 512 bytes"));
   std::unique_ptr<DeviceRows> rows;
   DeviceBudget budget(1000);
-  const RowsShape shape{1, 64, 64, ElementType::kF16, 100};
+  const RowsShape shape{1, 64, 64, DType::kF16, 100};
   EXPECT_THAT(DeviceRows::Create(shape, nullptr, &rows), StartsWith("budget: "));
   EXPECT_THAT(DeviceRows::Create(shape, &budget, nullptr), StartsWith("rows: "));
   EXPECT_THAT(DeviceRows::Create(shape, &budget, &rows), HasSubstr("bytes of room, got 1000"));
@@ -66,7 +66,7 @@ TEST(CudaDeviceTest, WithoutADeviceEveryCallSaysSo) {
   EXPECT_THAT(Attend(Problem(), plan, const_cast<char*>(kSomewhere), nullptr), StartsWith("search: "));
   std::unique_ptr<DeviceRows> rows;
   DeviceBudget budget(int64_t{1} << 40);
-  EXPECT_THAT(DeviceRows::Create({1, 64, 64, ElementType::kF16, 100}, &budget, &rows), StartsWith("cudaMalloc: "));
+  EXPECT_THAT(DeviceRows::Create({1, 64, 64, DType::kF16, 100}, &budget, &rows), StartsWith("cudaMalloc: "));
   EXPECT_EQ(rows, nullptr);
   EXPECT_EQ(budget.used(), 0) << "what was taken is given back";
 }

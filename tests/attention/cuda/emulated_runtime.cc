@@ -221,7 +221,7 @@ void EmulatedDevice::ExpectHeld(const AttendProblem& problem, const AttendPlan& 
     const int64_t all = problem.kv_heads * rows.capacity, each = ElementBytes(problem.memory_type);
     ExpectHeld(rows.keys, all * problem.key_dim * each);
     ExpectHeld(rows.values, all * problem.value_dim * each);
-    if (problem.memory_type != ElementType::kI8) continue;
+    if (problem.memory_type != DType::kI8) continue;
     ExpectHeld(rows.key_scales, all * 4);
     ExpectHeld(rows.value_scales, all * 4);
   }
