@@ -5,8 +5,8 @@
 //   m' = max(m, max_j logit_j)     c = exp(m - m')     p_j = exp(logit_j - m')
 //   l' = c l + sum_j p_j           o' = c o + sum_j p_j v_j
 //   output = o / l                 log_sum_exp = m + ln l
-// A query row is one query of one head. Its result does not depend on how many query rows are computed beside it, nor on
-// whether the tile was converted to f32 beforehand.
+// A query row is one query of one head. Its result does not depend on how many query rows are computed beside it, nor
+// on whether the tile was converted to f32 beforehand.
 
 #ifndef MNEME_ATTENTION_LOCAL_INL_H_
 #define MNEME_ATTENTION_LOCAL_INL_H_
@@ -338,7 +338,7 @@ inline void AttendTile(const Block& block, int64_t tile_begin, int64_t count) {
   const NextRows values_ahead = {tile_values, args.value_bytes, args.value_dim * ElementBytes(args.value_dtype), count};
   const int64_t next = tile_begin + count;
   const NextRows keys_ahead = {args.keys + next * args.key_bytes, args.key_bytes,
-                            args.key_dim * ElementBytes(args.key_dtype), args.row_count - next};
+                               args.key_dim * ElementBytes(args.key_dtype), args.row_count - next};
 
   const TileRows keys =
       PrepareTile(args.keys + tile_begin * args.key_bytes, args.key_bytes, args.key_dtype, count, args.key_dim,

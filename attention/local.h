@@ -32,8 +32,8 @@ struct LocalProblem {
   // [query_count, group, key_dim], with the same rotary embedding as the local keys.
   const float* queries = nullptr;
   int64_t query_count = 0;
-  int64_t first_query = 0;  // the number of queries[0] in the mask, if these are a part of a longer block
-  int64_t group = 1;  // query heads
+  int64_t first_query = 0;        // the number of queries[0] in the mask, if these are a part of a longer block
+  int64_t group = 1;              // query heads
   RowTensor keys;                 // [rows, kv_heads, key_dim], f32, f16 or bf16
   RowTensor values;               // [rows, kv_heads, value_dim], likewise
   int64_t head = 0;               // the KV head

@@ -6,8 +6,8 @@
 
 namespace mneme {
 
-// Which local rows a query sees: LocalMask in attention/local.h has the definitions. The numbers equal mneme_local_mask of the
-// C ABI. Shared with CUDA sources.
+// Which local rows a query sees: LocalMask in attention/local.h has the definitions. The numbers equal mneme_local_mask
+// of the C ABI. Shared with CUDA sources.
 enum class LocalMaskKind : uint8_t { kCausal = 0, kSlidingWindow = 1, kNone = 2, kBits = 3 };
 
 }  // namespace mneme

@@ -57,8 +57,8 @@ struct Result {
   std::vector<double> logits;
   double memory_mass = 0;  // the memory rows' share of the attention mass (kGated: sigmoid(gate))
 };
-// The logit of a memory row is cap(scale q·k) + (pinned ? 0 : bias - decay * max(0, log2(age / decay_beyond))), where age
-// is query_position - token.
+// The logit of a memory row is cap(scale q·k) + (pinned ? 0 : bias - decay * max(0, log2(age / decay_beyond))), where
+// age is query_position - token.
 Result Attend(const Problem& problem);
 
 }  // namespace mneme::reference

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Softmax over retrieved rows, which may lie anywhere in memory. The maximum is found first, so no sum is rescaled:
-//   m = max_j logit_j     p_j = exp(logit_j - m)     output = sum_j p_j v_j / sum_j p_j     log_sum_exp = m + ln sum_j p_j
+//   m = max_j logit_j     p_j = exp(logit_j - m)     output = sum_j p_j v_j / sum_j p_j     log_sum_exp = m + ln sum_j
+//   p_j
 // Rows are added in chunks with a sum of their own, which keeps the rounding error of long sums low.
 
 #ifndef MNEME_ATTENTION_RETRIEVED_INL_H_

@@ -12,8 +12,8 @@ namespace mneme {
 //   logits      f32 [count], final: scaled, capped, biased
 //   value_rows  [count] pointers to encoded value rows (EncodeRow in base/dtype.h)
 //   output      f32 [value_dim], overwritten
-// Returns: the log-sum-exp. A count of 0 gives the empty state (state.h). Rows are added in the given order, so the same
-// rows in the same order give the same bits.
+// Returns: the log-sum-exp. A count of 0 gives the empty state (state.h). Rows are added in the given order, so the
+// same rows in the same order give the same bits.
 float AttendRetrieved(const float* logits, const void* const* value_rows, int64_t count, DType dtype, int64_t value_dim,
                       float* output);
 

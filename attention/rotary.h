@@ -38,7 +38,8 @@ class RotaryTurn {
 
   RotaryLayout layout_ = RotaryLayout::kNone;
   int64_t pairs_ = 0;
-  std::pmr::vector<float> cosines_and_sines_;  // kHalves: all cosines, then all sines; kInterleaved: cosine and sine of each pair
+  std::pmr::vector<float>
+      cosines_and_sines_;  // kHalves: all cosines, then all sines; kInterleaved: cosine and sine of each pair
 };
 
 }  // namespace mneme

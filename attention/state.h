@@ -14,13 +14,14 @@ namespace mneme {
 
 inline constexpr float kEmptyLogSumExp = -std::numeric_limits<float>::infinity();
 
-// Merges the states of two disjoint sets; the first is overwritten with the result. Merging with the empty state changes
-// no bit.
+// Merges the states of two disjoint sets; the first is overwritten with the result. Merging with the empty state
+// changes no bit.
 void MergeState(float* output, float* log_sum_exp, const float* other_output, float other_log_sum_exp,
                 int64_t value_dim);
 
-// local [value_dim] = sigmoid(gate) * memory + (1 - sigmoid(gate)) * local, the gate of Memorizing Transformers (Wu et al.
-// 2022). Both inputs are outputs of states; that of the empty state counts as a zero vector, as in the paper's code.
+// local [value_dim] = sigmoid(gate) * memory + (1 - sigmoid(gate)) * local, the gate of Memorizing Transformers (Wu et
+// al. 2022). Both inputs are outputs of states; that of the empty state counts as a zero vector, as in the paper's
+// code.
 void GateState(float* local, const float* memory, float gate, int64_t value_dim);
 
 }  // namespace mneme

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The vectors of one instruction set and the functions that the attention kernels need (docs/design/kernels.md). The
-// including file defines MNEME_LANES: 4, 8 or 16 floats in a vector. They are GCC's and Clang's vector extensions, which
-// work on every architecture. Intrinsics are used only to convert elements, for which GCC 12 makes scalar code.
+// including file defines MNEME_LANES: 4, 8 or 16 floats in a vector. They are GCC's and Clang's vector extensions,
+// which work on every architecture. Intrinsics are used only to convert elements, for which GCC 12 makes scalar code.
 
 #ifndef MNEME_ATTENTION_VECTOR_INL_H_
 #define MNEME_ATTENTION_VECTOR_INL_H_
@@ -219,8 +219,8 @@ MNEME_INLINE float MaxLanes(Floats x) {
   return a > b ? a : b;
 }
 
-// exp(x) within 2 ulp for x in [-87.33, 88]; 0 below that, where results would be subnormal; NaN for NaN. Cody and Waite's
-// reduction and the polynomial of Cephes' expf. Requires: no x is above 88.
+// exp(x) within 2 ulp for x in [-87.33, 88]; 0 below that, where results would be subnormal; NaN for NaN. Cody and
+// Waite's reduction and the polynomial of Cephes' expf. Requires: no x is above 88.
 MNEME_INLINE Floats Exp(Floats x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, in the low bits
   const Floats shifted = x * 1.44269504088896341f + kRound;

@@ -10,17 +10,17 @@
 namespace mneme::cuda {
 
 struct AppendArgs {
-  const void* source = nullptr;                 // [tokens, heads, dim]
+  const void* source = nullptr;     // [tokens, heads, dim]
   DType source_type = DType::kF32;  // kF32, kF16 or kBF16
-  int64_t row_stride = 0;                       // in elements, as the next
+  int64_t row_stride = 0;           // in elements, as the next
   int64_t head_stride = 0;
   int32_t heads = 0;
-  int32_t dim = 0;                       // a multiple of kLanes, at most 256
-  int64_t tokens = 0;                    // here
-  int64_t offset = 0;                    // the first of them within the whole append
-  int64_t all_tokens = 0;                // of the whole append: all of them fit, or none is written
+  int32_t dim = 0;           // a multiple of kLanes, at most 256
+  int64_t tokens = 0;        // here
+  int64_t offset = 0;        // the first of them within the whole append
+  int64_t all_tokens = 0;    // of the whole append: all of them fit, or none is written
   DType type = DType::kF16;  // the memory's
-  bool values = false;                   // into values; else into keys
+  bool values = false;       // into values; else into keys
   MemoryRows* rows = nullptr;
 };
 

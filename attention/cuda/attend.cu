@@ -45,8 +45,8 @@ std::string Attend(const AttendProblem& problem, const AttendPlan& plan, void* w
   const Workspace at = WorkspaceAt(plan, workspace);
   cudaError_t error = cudaSuccess;
   if (plan.ranges + plan.splits > 0) {
-    error = problem.type == DType::kF16 ? LaunchSearchF16(problem, plan, at, on)
-                                              : LaunchSearchBF16(problem, plan, at, on);
+    error =
+        problem.type == DType::kF16 ? LaunchSearchF16(problem, plan, at, on) : LaunchSearchBF16(problem, plan, at, on);
     if (error != cudaSuccess) return Said("search", error);
   }
   const auto shared = static_cast<int32_t>(FinishSharedOf(plan.ranges, problem.top_k, kFinishWarps * kLanes).bytes);

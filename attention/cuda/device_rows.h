@@ -32,17 +32,17 @@ class DeviceBudget {
 struct RowsToAppend {
   const void* data = nullptr;
   DType type = DType::kF16;  // kF32, kF16 or kBF16
-  bool on_device = true;                 // the current device's memory; else the host's
-  int64_t row_stride = 0;                // in elements; on the host at least dim, as the next
+  bool on_device = true;     // the current device's memory; else the host's
+  int64_t row_stride = 0;    // in elements; on the host at least dim, as the next
   int64_t head_stride = 0;
 };
 
 struct RowsShape {
   int32_t kv_heads = 1;
-  int32_t key_dim = 128;                 // 64, 128 or 256
-  int32_t value_dim = 128;               // 64, 128 or 256
+  int32_t key_dim = 128;     // 64, 128 or 256
+  int32_t value_dim = 128;   // 64, 128 or 256
   DType type = DType::kF16;  // kF16, kBF16 or kI8
-  int64_t capacity = 0;                  // rows, at least 1
+  int64_t capacity = 0;      // rows, at least 1
 };
 
 // "" or what is wrong with it.

@@ -88,8 +88,7 @@ std::string CheckProblem(const AttendProblem& p, const AttendBounds& bounds) {
   if (!IsDim(p.key_dim)) return Wrong("key_dim", "64, 128 or 256", p.key_dim);
   if (!IsDim(p.value_dim)) return Wrong("value_dim", "64, 128 or 256", p.value_dim);
   if (p.top_k < 0 || p.top_k > kMaxTopK) return Wrong("top_k", "0 to " + std::to_string(kMaxTopK), p.top_k);
-  if (p.type != DType::kF16 && p.type != DType::kBF16)
-    return Wrong("type", "f16 or bf16", TypeName(p.type));
+  if (p.type != DType::kF16 && p.type != DType::kBF16) return Wrong("type", "f16 or bf16", TypeName(p.type));
   if (p.memory_type != p.type && p.memory_type != DType::kI8) {
     return Wrong("memory_type", std::string(TypeName(p.type)) + " or i8", TypeName(p.memory_type));
   }

@@ -32,9 +32,9 @@ struct AttendProblem {
   int32_t batch = 0;
   int32_t q_heads = 0;
   int32_t kv_heads = 0;
-  int32_t key_dim = 0;                          // 64, 128 or 256
-  int32_t value_dim = 0;                        // 64, 128 or 256
-  int32_t top_k = 0;                            // 0 … 256; 0: local rows alone
+  int32_t key_dim = 0;              // 64, 128 or 256
+  int32_t value_dim = 0;            // 64, 128 or 256
+  int32_t top_k = 0;                // 0 … 256; 0: local rows alone
   DType type = DType::kF16;         // of query and local rows: kF16 or kBF16
   DType memory_type = DType::kF16;  // `type`, or kI8
   DType output_type = DType::kF32;  // kF32, kF16 or kBF16
@@ -52,7 +52,7 @@ struct AttendProblem {
   int64_t local_value_row_stride = 0;
   int64_t local_value_head_stride = 0;
   LocalMaskKind local_mask = LocalMaskKind::kCausal;  // not kBits
-  int64_t local_window = 0;  // kSlidingWindow: at least 1
+  int64_t local_window = 0;                           // kSlidingWindow: at least 1
 
   // logit = cap(scale * q·k), cap(s) = soft_cap * tanh(s / soft_cap); for a row of the memory that is not pinned, plus
   // bias - decay * max(0, log2(age / decay_beyond)), age = position - index. Per head: NULL means scale 1, bias 0,
@@ -66,7 +66,7 @@ struct AttendProblem {
   float decay_beyond = 1;               // in tokens, above 0
 
   Fusion fusion = Fusion::kJoint;  // kJoint or kGated
-  const float* gate = nullptr;  // [q_heads]; kGated
+  const float* gate = nullptr;     // [q_heads]; kGated
 
   void* output = nullptr;         // [tokens, q_heads, value_dim]
   float* log_sum_exp = nullptr;   // [tokens, q_heads], of all rows attended to; or NULL

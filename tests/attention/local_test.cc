@@ -138,7 +138,8 @@ class LocalTest : public EachTarget {
     const auto rows = static_cast<size_t>(problem.query_count * problem.group);
     answer.output.assign(rows * static_cast<size_t>(problem.values.dim), 1e30f);
     answer.log_sum_exp.assign(rows, 1e30f);
-    AttendLocalWith(AttendKernelsFor(GetParam()), problem, block_queries, answer.output.data(), answer.log_sum_exp.data());
+    AttendLocalWith(AttendKernelsFor(GetParam()), problem, block_queries, answer.output.data(),
+                    answer.log_sum_exp.data());
     return answer;
   }
 };

@@ -41,8 +41,9 @@ struct Rows {
 class RetrievedTest : public EachTarget {
  protected:
   float Attend(const std::vector<float>& logits, const Rows& rows, DType dtype, std::vector<float>& output) {
-    return AttendRetrievedWith(AttendKernelsFor(GetParam()), logits.data(), rows.pointers.data(), static_cast<int64_t>(logits.size()),
-                             dtype, static_cast<int64_t>(output.size()), output.data());
+    return AttendRetrievedWith(AttendKernelsFor(GetParam()), logits.data(), rows.pointers.data(),
+                               static_cast<int64_t>(logits.size()), dtype, static_cast<int64_t>(output.size()),
+                               output.data());
   }
 };
 
@@ -138,7 +139,8 @@ TEST(RetrievedDispatchTest, TheFaceRunsTheBestTarget) {
   const float logits[] = {0.3f, 0.7f};
   std::vector<float> a(3), b(3);
   EXPECT_EQ(AttendRetrieved(logits, rows.pointers.data(), 2, DType::kF16, 3, a.data()),
-            AttendRetrievedWith(AttendKernelsFor(BestCpuTarget()), logits, rows.pointers.data(), 2, DType::kF16, 3, b.data()));
+            AttendRetrievedWith(AttendKernelsFor(BestCpuTarget()), logits, rows.pointers.data(), 2, DType::kF16, 3,
+                                b.data()));
   EXPECT_EQ(a, b);
 }
 

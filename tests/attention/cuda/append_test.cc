@@ -42,10 +42,8 @@ struct HostRows {
 TEST(CudaAppendTest, EncodesAsTheHostDoesAndWritesNothingElse) {
   std::mt19937 random(21);
   for (int trial = 0; trial < 60; ++trial) {
-    const DType type =
-        std::vector<DType>{DType::kF16, DType::kBF16, DType::kI8}[trial % 3];
-    const DType source_type =
-        std::vector<DType>{DType::kF32, DType::kF16, DType::kBF16}[trial / 3 % 3];
+    const DType type = std::vector<DType>{DType::kF16, DType::kBF16, DType::kI8}[trial % 3];
+    const DType source_type = std::vector<DType>{DType::kF32, DType::kF16, DType::kBF16}[trial / 3 % 3];
     const int32_t dim = std::vector<int32_t>{64, 128, 256}[random() % 3];
     const int32_t heads = 1 + static_cast<int32_t>(random() % 3);
     const auto tokens = static_cast<int64_t>(1 + random() % 9), before = static_cast<int64_t>(random() % 5);

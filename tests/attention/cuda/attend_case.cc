@@ -76,7 +76,8 @@ void AddLocalRows(std::mt19937& random, const CaseLimits& limits, AttendCase& c)
     c.local_offsets.push_back(c.local_offsets.back() + rows);
     c.bounds.local_rows = std::max(c.bounds.local_rows, rows);
   }
-  s.local_mask = OneOf<LocalMaskKind>(random, {LocalMaskKind::kNone, LocalMaskKind::kCausal, LocalMaskKind::kSlidingWindow});
+  s.local_mask =
+      OneOf<LocalMaskKind>(random, {LocalMaskKind::kNone, LocalMaskKind::kCausal, LocalMaskKind::kSlidingWindow});
   s.local_window = s.local_mask == LocalMaskKind::kSlidingWindow ? Between(random, 1, limits.local_rows) : 0;
   // Rows that no query's window reaches stay NaN.
   const auto hidden = [&](int64_t row) {

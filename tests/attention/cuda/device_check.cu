@@ -225,11 +225,9 @@ void Appends() {
     shape.kv_heads = 1 + trial % 3;
     shape.key_dim = 64 << trial % 3;
     shape.value_dim = 64 << (trial / 3) % 3;
-    shape.type = std::vector<DType>{DType::kF16, DType::kBF16,
-                                          DType::kI8}[static_cast<size_t>(trial % 3)];
+    shape.type = std::vector<DType>{DType::kF16, DType::kBF16, DType::kI8}[static_cast<size_t>(trial % 3)];
     shape.capacity = 9000;
-    const DType from = std::vector<DType>{DType::kF32, DType::kF16,
-                                                      DType::kBF16}[static_cast<size_t>(trial / 3 % 3)];
+    const DType from = std::vector<DType>{DType::kF32, DType::kF16, DType::kBF16}[static_cast<size_t>(trial / 3 % 3)];
     DeviceBudget budget(DeviceRowsBytes(shape));
     std::unique_ptr<DeviceRows> rows, second;
     Check(DeviceRows::Create(shape, &budget, &rows));
