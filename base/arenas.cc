@@ -20,8 +20,8 @@ char* AllocateArena(size_t bytes) {
 #if defined(__linux__)
   if (bytes >= kHugePage) {
     bytes = PageRoundUp(bytes);
-    // Straight from the kernel: not touched, and given back at once when freed. One huge page more than asked,
-    // cut to an aligned piece.
+    // Mapped memory is not resident until it is written, and is given back at once when it is freed. One huge page more
+    // than needed is mapped and cut off again, so that the arena begins at a huge page.
     const size_t mapped = bytes + kHugePage;
     void* base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED) throw std::bad_alloc();
@@ -29,7 +29,7 @@ char* AllocateArena(size_t bytes) {
     const size_t head = (kHugePage - reinterpret_cast<uintptr_t>(begin) % kHugePage) % kHugePage;
     if (head > 0) munmap(begin, head);
     if (mapped - head - bytes > 0) munmap(begin + head + bytes, mapped - head - bytes);
-    madvise(begin + head, bytes, MADV_HUGEPAGE);  // a wish; kernels without huge pages refuse it
+    madvise(begin + head, bytes, MADV_HUGEPAGE);  // a hint: kernels without huge pages refuse it
     return begin + head;
   }
 #endif

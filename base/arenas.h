@@ -6,7 +6,7 @@
 
 namespace mneme {
 
-// Memory for rows (RowArray): begins at multiples of 64 bytes and costs nothing until it is written.
+// Memory for rows (RowArray). It is aligned to 64 bytes; large arenas become resident only where they are written.
 
 inline constexpr size_t kPage = 4096;
 inline constexpr size_t kHugePage = size_t{2} << 20;
@@ -15,14 +15,14 @@ inline constexpr size_t PageRoundUp(size_t bytes) {
   return (bytes + kPage - 1) & ~(kPage - 1);
 }
 
-// What malloc holds for an object or arena of so many bytes: its header, and what it rounds up to.
+// Returns: the bytes that malloc uses for an allocation of `bytes` bytes, with its header and rounding.
 inline constexpr size_t AllocatedBytes(size_t bytes) {
   constexpr size_t kHeader = 8, kGrain = 16, kLeast = 32;
   const size_t rounded = (bytes + kHeader + kGrain - 1) / kGrain * kGrain;
   return rounded < kLeast ? kLeast : rounded;
 }
 
-// Throws std::bad_alloc. From kHugePage on it is mapped, and asks for huge pages.
+// Arenas of kHugePage bytes or more are mapped and ask for huge pages. Errors: throws std::bad_alloc.
 char* AllocateArena(size_t bytes);
 void FreeArena(char* arena, size_t bytes);
 

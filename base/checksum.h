@@ -7,12 +7,11 @@
 
 namespace mneme {
 
-// The checksum of every value mneme writes: XXH3, 64 bits, folded to 32 by xor of its halves. It finds
-// accidents, not attackers. `seed` ties a value to its place (a hash of its key), so that a sound value
-// found under a wrong key fails, too.
+// The checksum of every value that mneme writes: the two halves of the 64-bit XXH3, combined by xor. It detects accidents,
+// not attacks. seed: a hash of the value's key, so that a sound value under a wrong key is detected, too.
 uint32_t Checksum32(const void* data, size_t size, uint64_t seed = 0);
 
-// The lower half of XXH3, without a seed: as RocksDB has it in its files.
+// The lower half of XXH3 without a seed, as RocksDB uses it in its files.
 uint32_t Xxh3(const void* data, size_t size);
 
 }  // namespace mneme

@@ -34,7 +34,7 @@ absl::string_view DTypeName(DType dtype) {
 
 namespace {
 
-// Both without a branch, so that loops over them vectorise; the selects are on signed numbers, which SSE2 compares.
+// The next two have no branch, so that loops over them vectorise. They compare signed numbers, because SSE2 does.
 
 inline float WidenF16(uint16_t bits) {
   const int32_t magnitude = bits & 0x7fff;
@@ -60,7 +60,7 @@ inline uint16_t NarrowF16(float value) {
   return static_cast<uint16_t>(bits >> 16 & 0x8000u) | static_cast<uint16_t>(half);
 }
 
-// As many of n elements as the CPU has instructions for; how many that were.
+// Convert the first of n elements by F16C if the CPU has it. Return: how many.
 size_t WidenMost([[maybe_unused]] const void* source, [[maybe_unused]] float* destination, [[maybe_unused]] size_t n) {
 #if defined(__x86_64__)
   if (BestCpuTarget() >= CpuTarget::kAvx2) return WidenF16c(source, destination, n);
@@ -127,7 +127,7 @@ void EncodeRow(const float* source, DType dtype, void* row, int64_t dim) {
     ConvertFromF32(source, dtype, row, static_cast<size_t>(dim));
     return;
   }
-  // Magnitudes of finite numbers are ordered as their bits are, and whole numbers have a greatest that vectorises.
+  // Finite magnitudes are ordered as their bits are, and the maximum of integers vectorises.
   int32_t greatest = 0;
   for (int64_t i = 0; i < dim; ++i) {
     const int32_t magnitude = std::bit_cast<int32_t>(source[i]) & 0x7fffffff;
@@ -136,9 +136,9 @@ void EncodeRow(const float* source, DType dtype, void* row, int64_t dim) {
   const float scale = std::bit_cast<float>(greatest) / 127.0f;
   auto* codes = static_cast<int8_t*>(row);
   if (scale > 0.0f) {
-    constexpr float kRounder = 0x1.8p23f;  // added and taken off, it leaves the nearest whole number, ties to even
+    constexpr float kRounder = 0x1.8p23f;  // adding and subtracting it rounds to an integer, ties to even
     for (int64_t i = 0; i < dim; ++i) {
-      // The quotient can pass 127 by a rounding error, or by much if the scale is subnormal.
+      // The quotient may exceed 127 by a rounding error, or by much if the scale is subnormal.
       float code = source[i] / scale;
       code = code > 127.0f ? 127.0f : code;
       code = code < -127.0f ? -127.0f : code;
@@ -162,7 +162,7 @@ void DecodeRow(DType dtype, const void* row, float* destination, int64_t dim) {
 }
 
 bool AllFinite(DType dtype, const void* data, size_t n) {
-  // An exponent of all ones means NaN or infinity; no branch inside, so the loops vectorise.
+  // An exponent of all ones means NaN or infinity. There is no branch, so that the loops vectorise.
   uint32_t bad = 0;
   switch (dtype) {
     case DType::kF32:
@@ -207,7 +207,7 @@ bool EncodeFinite(DType from, const void* source, int64_t stride, int64_t rows, 
         ConvertFromF32(wide, to, out + done * DTypeSize(to), piece);
       }
     }
-    // What is not finite stays so, or becomes so, in every element type.
+    // An element that is not finite stays so when it is converted.
     if (!AllFinite(to, out, n)) return false;
   }
   return true;

@@ -40,8 +40,7 @@ inline float BF16ToF32(uint16_t bits) {
 }
 uint16_t F32ToBF16(float value);
 
-// Converts n contiguous elements between f32 and `dtype` (not kI8: elements there mean nothing without
-// their row's scale).
+// Converts n contiguous elements between f32 and `dtype`. Requires: not kI8, whose elements need their row's scale.
 void ConvertToF32(DType dtype, const void* source, float* destination, size_t n);
 void ConvertFromF32(const float* source, DType dtype, void* destination, size_t n);
 
@@ -50,12 +49,12 @@ void ConvertFromF32(const float* source, DType dtype, void* destination, size_t 
 void EncodeRow(const float* source, DType dtype, void* row, int64_t dim);
 void DecodeRow(DType dtype, const void* row, float* destination, int64_t dim);
 
-// True if all n elements are finite (neither NaN nor infinite). Not for kI8.
+// Whether all n elements are finite (neither NaN nor infinite). Requires: not kI8.
 bool AllFinite(DType dtype, const void* data, size_t n);
 
-// Encodes `rows` rows of `dim` elements of `from` (not kI8), which lie `stride` bytes apart, as rows of `to` (nor
-// this), one behind the other, and tells whether all elements are finite, as they come and as they are stored. If not,
-// what was written means nothing.
+// Encodes `rows` rows of `dim` elements of type `from`, which lie `stride` bytes apart, as contiguous rows of type `to`.
+// Returns: whether all elements are finite, both as given and as stored; if not, `encoded` means nothing.
+// Requires: neither type is kI8.
 bool EncodeFinite(DType from, const void* source, int64_t stride, int64_t rows, int64_t dim, DType to, void* encoded);
 
 }  // namespace mneme

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Compiled for CPUs with F16C and AVX2: nothing here may run unasked, nor come from a header that others compile as
-// well.
+// Compiled for CPUs with F16C and AVX2, so the rules of docs/design/kernels.md apply: it is entered only after CpuHas, and
+// calls no inline function of a shared header.
 
 #include "base/f16c.h"
 
@@ -9,7 +9,7 @@
 namespace mneme {
 namespace {
 
-// The greatest magnitudes so far, as bits; infinity and NaN are greater than every number.
+// The greatest magnitudes so far, as bits. Those of infinity and NaN are greater than those of every number.
 class Greatest16 {
  public:
   void Add(__m256i bits) { most_ = _mm256_max_epu16(most_, _mm256_and_si256(bits, _mm256_set1_epi16(0x7fff))); }

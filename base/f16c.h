@@ -10,12 +10,12 @@
 
 namespace mneme {
 
-// Converts the first elements of n, a multiple of eight of them, and returns how many; the rest is left to the caller.
+// Converts as many of n elements as are a multiple of 8. Returns: how many; the caller converts the rest.
 size_t WidenF16c(const void* source, float* destination, size_t n);
 size_t NarrowF16c(const float* source, void* destination, size_t n);
 
-// What EncodeFinite does: rows of `dim` elements, `stride` bytes apart, to f16, or as they are. `infinity`: the bits of
-// the element type's exponent.
+// The parts of EncodeFinite (base/dtype.h): convert rows of `dim` elements, `stride` bytes apart, to f16, or copy them.
+// Return: whether all elements are finite. infinity: the bits of the element type's infinity.
 bool NarrowFiniteF16c(const void* source, int64_t stride, size_t rows, size_t dim, void* encoded);
 bool CopyFinite16(const void* source, int64_t stride, size_t rows, size_t dim, uint16_t infinity, void* encoded);
 bool CopyFinite32(const void* source, int64_t stride, size_t rows, size_t dim, void* encoded);

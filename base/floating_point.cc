@@ -39,7 +39,7 @@ uint16_t X87Status() {
 
 using X87Environment = uint32_t[7];
 
-// FNSTENV masks all exceptions, too, so that no pending one is raised by what follows.
+// FNSTENV also masks all exceptions, so that the next instruction raises no pending one.
 void StoreX87(X87Environment& environment) {
   asm volatile("fnstenv %0" : "=m"(environment) : : "memory");
 }
@@ -64,8 +64,8 @@ bool HasX87Traps(const FloatingPointState& state) {
   return (state.x87_control & kX87Traps) != kX87Traps;
 }
 
-// Saves the state and sets the default modes. Where traps are unmasked, FNSTENV and FLDENV change the masks three times
-// faster than FLDCW, which would raise a pending exception, too.
+// Saves the state and sets the default modes. If traps are unmasked, FNSTENV and FLDENV change the masks: they are three
+// times faster than FLDCW, which would also raise a pending exception.
 void Enter(FloatingPointState& state) {
   state.mxcsr = Mxcsr();
   if ((state.mxcsr & kMxcsrModes) != kMxcsrDefault) SetMxcsr((state.mxcsr & ~kMxcsrModes) | kMxcsrDefault);
@@ -143,7 +143,7 @@ FloatingPointScope::~FloatingPointScope() {
   Leave(saved_);
 }
 
-// The flags that mneme raised so far are dropped here, as they are at the end of the scope.
+// Drops the flags that mneme has raised so far, as the end of the scope does.
 HostFloatingPointScope::HostFloatingPointScope() noexcept : scope_(innermost) {
   if (scope_ != nullptr) Leave(scope_->saved_);
 }

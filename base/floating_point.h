@@ -7,17 +7,17 @@
 
 namespace mneme {
 
-// A host may have unmasked floating-point traps, flush denormals to zero or round in another direction. mneme computes
-// in the default environment (all exceptions masked, denormals kept, round to nearest), so that results have the same
-// bits for every host, and puts the host's environment back.
+// A host may have unmasked floating-point traps, flush denormals to zero or round in another direction. mneme computes in
+// the default environment (all exceptions masked, denormals kept, round to nearest), so that results have the same bits for
+// every host, and restores the host's environment.
 
-// What a thread's floating-point registers say: modes and sticky exception flags.
+// The modes and sticky exception flags of a thread's floating-point registers.
 struct FloatingPointState {
 #if defined(__x86_64__)
   uint32_t mxcsr;
   uint16_t x87_control;
-  uint16_t x87_status;          // only where no trap is unmasked
-  uint32_t x87_environment[7];  // as FNSTENV writes it; only where traps are unmasked
+  uint16_t x87_status;          // only if no trap is unmasked
+  uint32_t x87_environment[7];  // as FNSTENV writes it; only if traps are unmasked
 #elif defined(__aarch64__)
   uint64_t fpcr;
   uint64_t fpsr;
@@ -26,7 +26,7 @@ struct FloatingPointState {
 #endif
 };
 
-// The thread computes in the default environment while the scope lives; then modes and flags are as they were before.
+// While it lives, the thread computes in the default environment. At its end, modes and flags are as before.
 class FloatingPointScope {
  public:
   FloatingPointScope() noexcept;
@@ -40,9 +40,9 @@ class FloatingPointScope {
   FloatingPointScope* const outer_;
 };
 
-// For a callback into the host: the thread has the environment that its innermost FloatingPointScope found, while this
-// scope lives. What the callback changes of it is what the host finds after the call. Does nothing on a thread without
-// a FloatingPointScope.
+// For a callback into the host: while it lives, the thread has the environment that its innermost FloatingPointScope found.
+// If the callback changes the environment, the host finds the change after the call. Does nothing on a thread without a
+// FloatingPointScope.
 class HostFloatingPointScope {
  public:
   HostFloatingPointScope() noexcept;

@@ -15,7 +15,7 @@ namespace {
 
 std::atomic<bool> forked{false};
 
-// Free places are -1. No lock: the child reads it while a thread of the parent may have been writing.
+// -1: a free place. There is no lock, because a thread of the parent may hold it during the fork.
 constexpr size_t kMostDescriptors = 4096;
 std::atomic<int> descriptors[kMostDescriptors];
 
@@ -27,7 +27,8 @@ void AfterForkInChild() {
   }
 }
 
-// exit() runs what was registered last first, so what the host registers after its first store still runs in the child.
+// exit() runs the last registered function first, so functions that the host registers after its first store still run in
+// the child.
 void LeaveForkedChild(int status, void*) {
   if (!forked.load(std::memory_order_relaxed)) return;
   std::fflush(nullptr);

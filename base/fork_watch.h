@@ -4,26 +4,24 @@
 
 namespace mneme {
 
-// What fork() leaves in a child of a process that uses a store: memory and open files, but none of the threads that
-// write, and mutexes that some other thread may have held. So the child must not touch a store of its parent.
+// A child that fork() makes of a process with a store gets its memory and open files, but none of its threads, and mutexes
+// that another thread may hold. So the child must not touch a store of its parent.
 
-// From now on a child of this process is one for which IsForkedChild holds. Called before a store is opened;
-// thread-safe.
+// Makes IsForkedChild true in every child that is forked from now on. Called before a store is opened. Thread-safe.
 void WatchForks();
 
-// In a child for which IsForkedChild holds, exit() skips the destructors and handlers that were registered before the
-// first call of this: RocksDB's destructors would wait for ever for threads that the child does not have. exit() still
-// writes out stdio's buffers and leaves with the status that it was given. Called after a store is opened, when RocksDB
-// has registered its destructors; thread-safe.
+// Makes exit() in a forked child skip the destructors and handlers that were registered before the first call of this:
+// RocksDB's destructors would wait for ever for threads that the child does not have. exit() still flushes stdio's buffers
+// and returns its status. Called after a store is opened, when RocksDB has registered its destructors. Thread-safe.
 void SkipEarlierDestructorsInForkedChild();
 
-// Whether this process was forked after WatchForks. Never blocks, takes a few nanoseconds.
+// Whether this process was forked after WatchForks. Never blocks; takes a few nanoseconds.
 bool IsForkedChild();
 
-// A file descriptor that a forked child must not keep: while the child has it, a lock on the open file outlives its
-// parent. The child closes it right after the fork. At most 4,096 at a time; more are kept by children.
+// Makes forked children close `fd` right after the fork. Otherwise a lock on the open file would outlive the parent while a
+// child has it. At most 4,096 descriptors at a time; children keep the others.
 void CloseInForkedChild(int fd);
-// Before the owner closes it.
+// Called before the owner closes `fd`.
 void ForgetInForkedChild(int fd);
 
 }  // namespace mneme

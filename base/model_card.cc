@@ -10,7 +10,7 @@
 namespace mneme {
 namespace {
 
-// Bounds that no model comes near; they keep products of sizes far from overflow.
+// Bounds far above those of any model. They keep products of sizes from overflowing.
 constexpr int32_t kMaxHeads = 1 << 16;
 constexpr int32_t kMaxDim = 1 << 16;
 
@@ -29,7 +29,7 @@ absl::Status Same(const T& memory, const T& host, absl::string_view field) {
 }  // namespace
 
 int ModelCard::FindLayer(int32_t layer) const {
-  // Most cards have all layers of a range; ones that skip some are short.
+  // Most cards have all layers of a range, and cards that skip some are short.
   if (!layers.empty() && layer >= layers.front().layer) {
     const auto guess = static_cast<size_t>(static_cast<int64_t>(layer) - layers.front().layer);
     if (guess < layers.size() && layers[guess].layer == layer) return static_cast<int>(guess);

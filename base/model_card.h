@@ -10,16 +10,16 @@
 
 namespace mneme {
 
-// Which two elements of a row rotary embedding turns together.
+// Which two elements of a row rotary embedding rotates together.
 enum class RotaryLayout : uint8_t {
   kNone = 0,         // the layer has no rotary embedding
   kInterleaved = 1,  // (2i, 2i + 1): GGUF files of the Llama family
   kHalves = 2,       // (i, i + dims / 2): Qwen, Gemma, Hugging Face's Llama
 };
 
-// Rotary embedding of one layer: pair i of a row at position p turns by p * inverse_frequencies[i], and the
-// turned elements are multiplied by `magnitude` (YaRN's attention factor; 1 otherwise). The first
-// 2 * inverse_frequencies.size() elements of a row turn, the rest stay.
+// Rotary embedding of one layer: pair i of a row at position p is rotated by the angle p * inverse_frequencies[i] and
+// multiplied by `magnitude` (YaRN's attention factor; 1 otherwise). The first 2 * inverse_frequencies.size() elements of a
+// row are rotated; the rest stay as they are.
 struct Rotary {
   RotaryLayout layout = RotaryLayout::kNone;
   std::vector<float> inverse_frequencies;
@@ -28,7 +28,7 @@ struct Rotary {
   bool operator==(const Rotary&) const = default;
 };
 
-// One layer that has a memory. `layer` is the host's own number for it.
+// One layer that has a memory. `layer` is the number that the host gives it.
 struct LayerCard {
   int32_t layer = 0;
   int32_t query_heads = 0;
@@ -44,7 +44,7 @@ struct LayerCard {
   bool operator==(const LayerCard&) const = default;
 };
 
-// What a memory was made by. Layers are in ascending order of their number.
+// The model that a memory was made by. Layers are in ascending order of their number.
 struct ModelCard {
   std::string model_name;
   std::string weights_fingerprint;
@@ -55,11 +55,11 @@ struct ModelCard {
   bool operator==(const ModelCard&) const = default;
 };
 
-// InvalidArgument names the first number of `layer` that makes no sense.
+// Errors: InvalidArgument, which names the first field that makes no sense.
 absl::Status ValidateLayer(const LayerCard& layer);
 
-// OK if a host with `host` may use a memory made by `memory`; FailedPrecondition names the first difference
-// with both sides.
+// Whether a host with the card `host` may use a memory that was made by `memory`.
+// Errors: FailedPrecondition, which names the first difference with both sides.
 absl::Status CheckSameModel(const ModelCard& memory, const ModelCard& host);
 
 }  // namespace mneme

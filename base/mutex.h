@@ -9,8 +9,8 @@
 
 namespace mneme {
 
-// std::mutex with the annotations that let clang check which lock guards what. Not absl::Mutex: packaged Abseil is not
-// built for ThreadSanitizer, which then sees races wherever that lock is held.
+// std::mutex with annotations, by which clang checks which lock guards what. absl::Mutex is not used because packaged
+// Abseil is not built for ThreadSanitizer, which would then report races wherever that lock is held.
 class ABSL_LOCKABLE Mutex {
  public:
   Mutex() = default;
@@ -38,7 +38,7 @@ class ABSL_SCOPED_LOCKABLE MutexLock {
   Mutex* const mutex_;
 };
 
-// A MutexLock that may end early.
+// A MutexLock that may be released early.
 class ABSL_SCOPED_LOCKABLE ReleasableMutexLock {
  public:
   explicit ReleasableMutexLock(Mutex* mutex) ABSL_EXCLUSIVE_LOCK_FUNCTION(mutex) : mutex_(mutex) { mutex_->Lock(); }
@@ -59,7 +59,7 @@ class ABSL_SCOPED_LOCKABLE ReleasableMutexLock {
 
 class CondVar {
  public:
-  // Releases `mutex`, waits for a notification (or for no reason), takes `mutex` again.
+  // Releases `mutex`, waits for a notification, acquires `mutex` again. May return without a notification.
   void Wait(Mutex* mutex) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     std::unique_lock<std::mutex> lock(mutex->mutex_, std::adopt_lock);
     changed_.wait(lock);

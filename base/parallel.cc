@@ -12,13 +12,12 @@
 namespace mneme {
 namespace {
 
-// The next call often comes within microseconds, the second phase of a step or the next layer's, and waking a thread
-// that sleeps takes longer than that: who runs out of work looks on for a while, some tens of microseconds, before it
-// sleeps. False if `done` did not become true.
+// Spins for some tens of microseconds until done() is true. Returns: whether it became true. The next call often comes
+// within microseconds (the next phase of a step, the next layer), and waking a sleeping thread takes longer than that.
 template <typename Done>
 bool SpinUntil(const Done& done) {
   constexpr int kLooks = 2000;
-  static const bool alone = std::thread::hardware_concurrency() == 1;  // then nothing changes while one looks
+  static const bool alone = std::thread::hardware_concurrency() == 1;  // then no other thread runs while this one spins
   for (int i = 0; i < kLooks && !alone; ++i) {
     if (done()) return true;
 #if defined(__x86_64__)
@@ -38,14 +37,14 @@ class Inline final : public Executor {
   size_t Width() const override { return 1; }
 };
 
-// One call of ParallelFor. It lives on the caller's stack: the caller leaves only when no worker is inside.
+// One call of ParallelFor. It lives on the caller's stack; the caller returns only when no worker uses it.
 struct Job {
   Job(size_t count, absl::FunctionRef<void(size_t)> work) : n(count), task(work) {}
 
   const size_t n;
   const absl::FunctionRef<void(size_t)> task;
   std::atomic<size_t> next{0};
-  std::atomic<size_t> workers_inside{0};  // changed with the pool's mutex held
+  std::atomic<size_t> workers_inside{0};  // written with the pool's mutex held
 
   void Run() {
     for (size_t i = next.fetch_add(1, std::memory_order_relaxed); i < n;
@@ -97,7 +96,7 @@ class ThreadPool final : public Executor {
 
  private:
   void Work() {
-    const FloatingPointScope default_environment;  // not that of the thread that made the pool
+    const FloatingPointScope default_environment;  // instead of the environment of the thread that made the pool
     mutex_.Lock();
     while (true) {
       if (!stopping_ && jobs_.empty()) {
@@ -113,7 +112,7 @@ class ThreadPool final : public Executor {
       mutex_.Unlock();
       job->Run();
       mutex_.Lock();
-      // All of its tasks are taken: no other worker should pick it up again.
+      // All of its tasks are taken, so no other worker should find the job.
       std::erase(jobs_, job);
       if (--job->workers_inside == 0) left_.NotifyAll();
     }
@@ -121,10 +120,10 @@ class ThreadPool final : public Executor {
   }
 
   Mutex mutex_;
-  CondVar due_;   // a job, or the end
-  CondVar left_;  // a worker was the last to leave a job
+  CondVar due_;   // signalled for a new job, and when the pool ends
+  CondVar left_;  // signalled when the last worker has left a job
   std::deque<Job*> jobs_ ABSL_GUARDED_BY(mutex_);
-  std::atomic<size_t> posted_{0};  // jobs so far; changed with the mutex held
+  std::atomic<size_t> posted_{0};  // jobs so far; written with the mutex held
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::thread> workers_;
 };

@@ -9,25 +9,25 @@
 
 namespace mneme {
 
-// The seam through which all parallel work goes: the host's own pool, the engine's, or the calling
-// thread alone. Thread-safe.
+// Runs all parallel work of the engine: on the host's own pool, on the engine's, or on the calling thread alone.
+// Thread-safe.
 class Executor {
  public:
   virtual ~Executor() = default;
 
-  // Runs task(0) … task(n - 1), each exactly once, in any order and on any threads, and returns when all
-  // have ended. `task` must not throw and must not call ParallelFor of the same executor.
+  // Runs task(0) … task(n - 1), each exactly once, in any order and on any threads. Returns when all have ended.
+  // Requires: `task` does not throw and does not call ParallelFor of the same executor.
   virtual void ParallelFor(size_t n, absl::FunctionRef<void(size_t)> task) = 0;
 
-  // How many tasks can run at once; a hint for cutting work.
+  // How many tasks can run at once: a hint for dividing work.
   virtual size_t Width() const = 0;
 };
 
 // Runs everything on the calling thread.
 Executor& InlineExecutor();
 
-// A pool of `threads` - 1 workers; the caller of ParallelFor is the last one. threads >= 1. Several callers
-// may use one pool at the same time; each waits for its own tasks only.
+// Returns: a pool of `threads` - 1 workers; the caller of ParallelFor works, too. Several threads may call ParallelFor at
+// the same time; each waits for its own tasks only. Requires: threads >= 1.
 std::unique_ptr<Executor> MakeThreadPool(size_t threads);
 
 }  // namespace mneme

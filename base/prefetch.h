@@ -6,8 +6,7 @@
 
 namespace mneme {
 
-// Asks for `bytes` bytes, a line of 64 after another from `begin` on: they are on their way to the caches when this
-// returns. A hint, which no address makes fail.
+// Prefetches `bytes` bytes from `begin` on, in lines of 64 bytes. It only starts the reads, and any address is allowed.
 inline void PrefetchBytes(const void* begin, size_t bytes) {
   constexpr size_t kLine = 64;
   for (size_t byte = 0; byte < bytes; byte += kLine) __builtin_prefetch(static_cast<const char*>(begin) + byte);

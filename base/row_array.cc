@@ -11,10 +11,10 @@
 namespace mneme {
 namespace {
 
-// From here on arenas end at the same rows however small the first one was, and pieces are long enough for any scan.
+// Above this size arenas end at the same rows however small the first one was, and are long enough for any scan.
 constexpr int64_t kPieceRows = 256;
 
-// What an allocation that begins at a multiple of 64 bytes leaves unused, on average.
+// What aligning an allocation to 64 bytes leaves unused, on average.
 constexpr size_t kAlignmentSlack = 16;
 
 // The least first arena: two cache lines.
@@ -90,7 +90,7 @@ char* RowArray::First(int64_t n) {
   Reserve(n);
   int64_t contiguous;
   auto* rows = const_cast<char*>(Rows(0, &contiguous));
-  // An earlier, smaller Reserve would have made the first piece too short: nobody does that.
+  // The first arena has room for all of them, unless a smaller Reserve came before, which no caller does.
   assert(size() == 0 && contiguous >= n);
   return rows;
 }
@@ -107,7 +107,7 @@ size_t RowArray::MemoryBytes() const {
   if (more_arenas_.load(std::memory_order_acquire) != nullptr) bytes += AllocatedBytes(sizeof(ArenaTable));
   const int64_t rows = size();
   const int64_t first = first_.load(std::memory_order_acquire);
-  // An arena that no row has reached is either mapped, so not resident, or was allocated just now by an append.
+  // An arena without rows is either mapped, so not resident, or an append has just allocated it.
   for (int i = 0; i < kArenas && rows > 0 && Begin(first, i) < rows; ++i) {
     const int64_t begin = Begin(first, i);
     const size_t all = static_cast<size_t>(End(first, i) - begin) * row_bytes_;

@@ -9,12 +9,11 @@
 
 namespace mneme {
 
-// Rows of equal size in append order that never move once written: the growing part of a memory that readers look at
-// while it grows. The first arena has room for what is asked for first, and the arrays double in size from there, so
-// that an array of one row costs little more than the row. Arenas begin at multiples of 64 bytes and ask for huge pages
-// where that helps; large ones are resident only once rows are written to them.
+// Rows of equal size in append order. They never move, so that readers use them while the array grows. Memory comes in
+// arenas (base/arenas.h): the first one has room for the first Reserve or Append, and each next one doubles the array, so
+// an array of one row takes little more memory than the row.
 //
-// One thread appends at a time; any number read meanwhile, rows below the size() that they loaded.
+// One thread appends at a time. Any number of threads read meanwhile, rows below the size() that they have read.
 class RowArray {
  public:
   explicit RowArray(size_t row_bytes);
@@ -25,29 +24,29 @@ class RowArray {
   size_t row_bytes() const { return row_bytes_; }
   int64_t size() const { return size_.load(std::memory_order_acquire); }
 
-  // Room for `rows` rows in all, in one piece if the array is empty. Until then Append allocates nothing, so it cannot
-  // fail.
+  // Makes room for `rows` rows in all, contiguous if the array is empty. Up to that size, Append allocates nothing and
+  // cannot fail.
   void Reserve(int64_t rows);
-  // Room for n rows behind those that there are.
+  // Makes room for n more rows.
   void ReserveMore(int64_t n) {
     if (n > room_) Reserve(size_.load(std::memory_order_relaxed) + n);
   }
 
   void Append(const void* rows, int64_t n);
 
-  // Room for one row more, to be written in place and then published. For rows that are computed, not copied.
+  // Returns: room for the next row, which the caller writes and then publishes. For rows that are computed in place.
   void* Next();
   void Publish() { Publish(1); }
 
-  // The same for the first n >= 1 rows of an empty array, in one piece. For rows that are read from elsewhere.
+  // The same for the first n rows of an empty array, contiguous. Requires: n >= 1.
   char* First(int64_t n);
   void Publish(int64_t n) {
     size_.store(size_.load(std::memory_order_relaxed) + n, std::memory_order_release);
     Advance(n);
   }
 
-  // The place of the row that is `ahead` rows behind the last one, within what is reserved, to be written and then
-  // published; and how many from there on lie contiguously.
+  // Returns: room for row size() + ahead, which the caller writes and then publishes, and how many rows lie contiguously
+  // from there on. Requires: there is room for that row.
   char* Unpublished(int64_t ahead, int64_t* contiguous) {
     if (ahead < room_) {
       *contiguous = room_ - ahead;
@@ -60,10 +59,10 @@ class RowArray {
     int64_t contiguous;
     return Rows(row, &contiguous);
   }
-  // The same, and how many rows from there on (>= 1, up to capacity) lie contiguously.
+  // The same, and how many rows lie contiguously from there on, at least 1. They may be more than size() has.
   const char* Rows(int64_t row, int64_t* contiguous) const;
 
-  // Bytes of memory held: what was allocated, and of arenas that are mapped the pages that were written.
+  // Bytes of memory held: allocations, and those pages of mapped arenas that were written.
   size_t MemoryBytes() const;
 
  private:
@@ -81,7 +80,7 @@ class RowArray {
   }
   static int64_t FirstArenaRows(int64_t rows, size_t row_bytes);
 
-  // The last row is n rows further on.
+  // Moves next_ on by n rows.
   void Advance(int64_t n) {
     if (n < room_) {
       next_ += static_cast<size_t>(n) * row_bytes_;
@@ -90,7 +89,7 @@ class RowArray {
       room_ = 0;
     }
   }
-  // Finds next_ and room_ anew, if there is room.
+  // Sets next_ and room_, if there is room.
   void FindRoom();
 
   static int64_t Begin(int64_t first, int arena) { return arena == 0 ? 0 : first << (arena - 1); }
@@ -98,11 +97,11 @@ class RowArray {
 
   const size_t row_bytes_;
   std::atomic<int64_t> size_{0};
-  // The writer's own: where the next row goes, and how many lie there contiguously; 0 if that is not known. Beside the
-  // size, since one row a call is written to each of very many arrays: the fewer lines of memory, the better.
+  // Used by the appending thread alone: where the next row goes, and for how many rows there is room; 0 if not known. They
+  // lie beside size_, because one row is often appended to each of very many arrays: fewer cache lines are touched.
   char* next_ = nullptr;
   int64_t room_ = 0;
-  int used_ = 0;                   // arenas; the writer's own
+  int used_ = 0;                   // number of arenas; used by the appending thread alone
   std::atomic<int64_t> first_{0};  // 0: nothing allocated yet
   std::atomic<char*> arenas_[kOwnArenas] = {};
   std::atomic<ArenaTable*> more_arenas_{nullptr};

@@ -25,7 +25,7 @@ namespace {
 constexpr size_t kFirstPiece = size_t{64} << 10;
 constexpr size_t kAlignment = 64;
 
-// Memory that is taken from front to back. What nobody has taken AddressSanitizer lets nobody touch.
+// Memory that is allocated from front to back. AddressSanitizer reports any access to the part that is not allocated.
 class Piece {
  public:
   explicit Piece(size_t bytes)
@@ -35,7 +35,7 @@ class Piece {
 
   size_t bytes() const { return bytes_; }
 
-  // From place *used on, which becomes the place behind it; null if there is no room.
+  // Allocates from offset *used on, and moves *used behind the allocation. Returns: null if there is no room.
   void* Take(size_t bytes, size_t alignment, size_t* used) {
     void* place = data_.get() + *used;
     size_t room = bytes_ - *used;
@@ -44,7 +44,7 @@ class Piece {
     ASAN_UNPOISON_MEMORY_REGION(place, bytes);
     return place;
   }
-  // Everything from `used` on is nobody's again.
+  // Frees everything from offset `used` on.
   void TakeBack([[maybe_unused]] size_t used) { ASAN_POISON_MEMORY_REGION(data_.get() + used, bytes_ - used); }
 
  private:
@@ -57,9 +57,9 @@ class Piece {
 
 struct Pile {
   std::vector<Piece> pieces;
-  size_t piece = 0;           // which is taken from; those behind it are free
-  size_t used = 0;            // of that one
-  size_t next = kFirstPiece;  // a new piece has as many bytes at least
+  size_t piece = 0;           // the one that is allocated from; later ones are free
+  size_t used = 0;            // bytes of it
+  size_t next = kFirstPiece;  // the least size of a new piece
   Scratch* top = nullptr;
 
   size_t Held() const {
@@ -73,7 +73,7 @@ struct Pile {
       if (void* const taken = pieces[piece].Take(bytes, alignment, &used)) return taken;
     }
     if (bytes > SIZE_MAX / 4) throw std::bad_alloc();
-    // Each as great as all before it: a few do for any need.
+    // Each piece is as large as all before it, so there are few.
     pieces.emplace_back(std::max(bytes + alignment, std::max(next, Held())));
     used = 0;
     return pieces.back().Take(bytes, alignment, &used);
@@ -85,11 +85,11 @@ struct Pile {
     used = to_used;
   }
 
-  // Nothing is in use. If one piece did not do, the next time one will.
+  // Nothing is in use. If there are several pieces, one large piece will replace them.
   void Tidy() {
     const size_t held = Held();
-    if (pieces.size() <= 1 && held <= kMostScratchKept) return;
-    next = std::min(held, kMostScratchKept);
+    if (pieces.size() <= 1 && held <= kMaxScratchKept) return;
+    next = std::min(held, kMaxScratchKept);
     pieces.clear();
   }
 };

@@ -7,21 +7,19 @@
 
 namespace mneme {
 
-// Memory for what lives no longer than a block of code:
+// A memory resource for containers that live no longer than a block of code:
 //
 //   Scratch scratch;
 //   std::pmr::vector<float> logits(&scratch);
 //
-// A thread's scratches lie upon one another on a pile of its own. A Scratch takes from the top and gives nothing back
-// until it ends, then all of it; the pile keeps its memory, so what is done over and over allocates nothing once it
-// has been done. What runs inside of a Scratch's block on the same thread, be it tasks of a ParallelFor or a host's
-// callback that calls the engine again, makes its own on top, and has ended it when the block goes on.
+// Each thread has a stack of memory. A Scratch allocates from its top and frees everything when it ends. The stack keeps its
+// memory, so repeated work allocates nothing. Scratches nest: code that runs inside of the block, like a task of ParallelFor
+// or a host's callback, makes its own Scratch on top and ends it first.
 //
-// A Scratch gives memory to its own thread only, and only while no other lies on it, since what a container took from
-// below the top would be given away again: std::logic_error otherwise. Whoever hands a container to others gives it
-// room for all that these will add.
+// Only the thread that made a Scratch may allocate from it, and only while it is the top one: std::logic_error otherwise. So
+// a container that is handed to other code is given room before for everything that this code will add.
 //
-// Without a Scratch a thread keeps one piece of at most kMostScratchKept bytes.
+// A thread without a Scratch keeps at most kMaxScratchKept bytes.
 class Scratch final : public std::pmr::memory_resource {
  public:
   Scratch();
@@ -35,13 +33,13 @@ class Scratch final : public std::pmr::memory_resource {
   bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override { return this == &other; }
 
   Scratch* const below_;
-  const size_t piece_;  // the pile's top when this began
+  const size_t piece_;  // the top of the stack when this began
   const size_t used_;
 };
 
-inline constexpr size_t kMostScratchKept = size_t{64} << 20;
+inline constexpr size_t kMaxScratchKept = size_t{64} << 20;
 
-// Bytes that the calling thread's pile holds, in use or not.
+// Bytes that the calling thread's stack holds, in use or not.
 size_t ScratchHeld();
 
 }  // namespace mneme

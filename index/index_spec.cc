@@ -31,7 +31,7 @@ constexpr KindName kKinds[] = {
 
 constexpr absl::string_view kFactoryPrefix = "faiss:";
 
-// A number that a spec may carry, and the kinds that know it.
+// A number that a spec may have, and the kinds that have it.
 struct Option {
   absl::string_view name;
   int32_t IndexSpec::*field;
@@ -48,12 +48,12 @@ constexpr Option kOptions[] = {
     {"scratch_mib", &IndexSpec::scratch_mib, false, false, false, true},
 };
 
-bool Knows(const Option& option, IndexKind kind) {
+bool HasOption(IndexKind kind, const Option& option) {
   switch (kind) {
     case IndexKind::kIvf: return option.ivf;
     case IndexKind::kIvfPq: return option.ivfpq;
     case IndexKind::kHnsw: return option.hnsw;
-    // Lists, bytes and links of a factory string stand in the string itself.
+    // The factory string itself has the lists, code bytes and links.
     case IndexKind::kFactory:
       return option.name == "probes" || option.name == "ef_construction" || option.name == "ef_search";
     case IndexKind::kGpuFlat: return option.gpu;
@@ -70,8 +70,8 @@ absl::string_view NameOf(IndexKind kind) {
   return "";
 }
 
-// What to use where `kind` is not to be had.
-IndexKind OnHost(IndexKind kind) {
+// The kind that does the same on the CPU.
+IndexKind HostKindOf(IndexKind kind) {
   switch (kind) {
     case IndexKind::kGpuFlat: return IndexKind::kFlat;
     case IndexKind::kGpuIvf: return IndexKind::kIvf;
@@ -80,12 +80,13 @@ IndexKind OnHost(IndexKind kind) {
   }
 }
 
+// Parses one item, like "lists=256", of the spec `text`.
 absl::Status ParseOption(absl::string_view text, absl::string_view item, IndexSpec& spec) {
   const size_t equals = item.find('=');
   const absl::string_view name = item.substr(0, equals);
   std::vector<absl::string_view> known;
   for (const Option& option : kOptions) {
-    if (!Knows(option, spec.kind)) continue;
+    if (!HasOption(spec.kind, option)) continue;
     known.push_back(option.name);
     if (option.name != name || equals == absl::string_view::npos) continue;
     const absl::string_view number = item.substr(equals + 1);
@@ -113,7 +114,7 @@ absl::StatusOr<IndexSpec> ParseIndexSpec(absl::string_view text) {
   std::vector<absl::string_view> items;
   if (absl::StartsWith(text, kFactoryPrefix)) {
     spec.kind = IndexKind::kFactory;
-    // FAISS's own strings have commas; what carries a '=' is an option of ours.
+    // FAISS's strings contain commas, too; items with a '=' are mneme's options.
     std::vector<absl::string_view> factory;
     for (const absl::string_view item : absl::StrSplit(text.substr(kFactoryPrefix.size()), ',')) {
       (absl::StrContains(item, '=') ? items : factory).push_back(item);
@@ -149,7 +150,7 @@ std::string FormatIndexSpec(const IndexSpec& spec) {
     text = std::string(NameOf(spec.kind));
   }
   for (const Option& option : kOptions) {
-    if (Knows(option, spec.kind) && spec.*option.field != 0) {
+    if (HasOption(spec.kind, option) && spec.*option.field != 0) {
       absl::StrAppend(&text, ",", option.name, "=", spec.*option.field);
     }
   }
@@ -165,7 +166,7 @@ absl::Status CheckGpuBuiltIn(IndexKind kind) {
   const std::string missing = MissingForGpuKind(kind);
   if (missing.empty()) return absl::OkStatus();
   return absl::UnimplementedError(absl::StrCat(NameOf(kind), ": not built in, it takes ", missing, "; ",
-                                               NameOf(OnHost(kind)), " is its like on the CPU"));
+                                               NameOf(HostKindOf(kind)), " is its like on the CPU"));
 }
 
 }  // namespace mneme

@@ -52,7 +52,7 @@ absl::StatusOr<std::unique_ptr<KeyIndex>> BuildKeyIndex(const IndexSpec& spec, c
     return absl::InvalidArgumentError("keys must be finite");
   }
   std::optional<RowGroups> groups;
-  MNEME_RETURN_IF_ERROR(Guarded(FormatIndexSpec(spec), [&] { groups = RowGroups::OfKeys(keys, rows, dim); }));
+  MNEME_RETURN_IF_ERROR(CallFaiss(FormatIndexSpec(spec), [&] { groups = RowGroups::OfKeys(keys, rows, dim); }));
   if (groups->groups() == rows) return BuildFaissIndex(spec, keys, rows, dim);
   return BuildGroupedIndex(spec, keys, dim, *std::move(groups));
 }

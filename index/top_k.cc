@@ -7,16 +7,16 @@
 namespace mneme {
 namespace {
 
-// So many rows are sorted by counting those above each.
+// At most so many rows are sorted by counting the rows above each.
 constexpr size_t kFew = 64;
 
-// Sorts rows, best first, if they are few and all scores are different; else leaves them as they are. What comes before
-// what cannot be foreseen, so a sort that branches by it takes several times as long.
+// Sorts rows, best first. Returns: false, with the rows unchanged, if there are more than kFew or some scores are equal.
+// A sort that branches on comparisons takes several times as long, because they cannot be predicted.
 bool SortByCounting(absl::Span<Scored> rows) {
   constexpr size_t kUnrolled = 16;
   if (rows.size() > kFew) return false;
   float scores[kFew];
-  std::fill_n(scores, kFew, std::numeric_limits<float>::quiet_NaN());  // above nothing, equal to nothing
+  std::fill_n(scores, kFew, std::numeric_limits<float>::quiet_NaN());  // neither above nor equal to any score
   for (size_t i = 0; i < rows.size(); ++i) scores[i] = rows[i].score;
   const size_t end = (rows.size() + kUnrolled - 1) / kUnrolled * kUnrolled;
   int32_t above[kFew];
@@ -84,7 +84,7 @@ void TopK::Merge(const TopK& other) {
 }
 
 absl::Span<const Scored> TopK::Sorted() {
-  // Whoever finds them and whoever attends to them both ask.
+  // Search and attention both call this for the same rows.
   if (std::is_sorted(rows_.begin(), rows_.end(), Better)) return rows_;
   if (!SortByCounting(absl::MakeSpan(rows_.data(), rows_.size()))) std::sort(rows_.begin(), rows_.end(), Better);
   heap_ = false;
@@ -95,7 +95,7 @@ void TopK::ReplaceWorst(Scored row) {
   const size_t size = rows_.size();
   size_t at = 0;
   for (size_t child = 1; child < size; child = 2 * at + 1) {
-    // The worse of the two children moves up, if it is worse than the row.
+    // The worse of the two children moves up if it is worse than the row.
     if (child + 1 < size && Better(rows_[child], rows_[child + 1])) ++child;
     if (!Better(row, rows_[child])) break;
     rows_[at] = rows_[child];

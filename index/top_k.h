@@ -10,24 +10,24 @@
 
 namespace mneme {
 
-// A retrieved row: its ranking logit and its token index.
+// A retrieved row.
 struct Scored {
-  float score = 0;
-  int64_t index = 0;
+  float score = 0;    // its ranking logit
+  int64_t index = 0;  // its token index
 };
 
-// The one order of mneme: higher score first, ties by the lower token index. Total for distinct indices, so
-// the k best of a set do not depend on the order in which they come or on how the set was cut.
+// The one order of retrieved rows: higher score first, ties by the lower token index. It is total for distinct indices, so
+// the k best of a set depend neither on the order in which they are pushed nor on how the set is divided.
 inline constexpr auto Better = [](const Scored& a, const Scored& b) {
   return a.score > b.score || (a.score == b.score && a.index < b.index);
 };
 
-// The k best of the rows pushed so far. NaN scores never enter. Not thread-safe.
+// The k best of the rows pushed so far. Rows with a NaN score are ignored. Not thread-safe.
 class TopK {
  public:
   explicit TopK(int64_t k = 0) { Reset(k); }
-  // The same with room in `memory` for all that there will ever be of at most `rows` different rows: what is done with
-  // it later takes no memory, so that any thread may do it.
+  // Reserves room in `memory` for the best of at most `rows` different rows, so that later calls allocate nothing and may
+  // come from any thread.
   TopK(int64_t k, int64_t rows, std::pmr::memory_resource* memory);
 
   // Forgets all rows; keeps its memory.
@@ -35,8 +35,8 @@ class TopK {
 
   int64_t k() const { return k_; }
 
-  // A row with a lower score cannot enter; one with an equal score may. -infinity while fewer than k rows are in,
-  // +infinity if k is 0.
+  // A row with a lower score is not among the k best; one with an equal score may be. -infinity while there are fewer than
+  // k rows, +infinity if k is 0.
   float threshold() const { return threshold_; }
 
   void Push(float score, int64_t index);
@@ -46,14 +46,14 @@ class TopK {
   absl::Span<const Scored> Sorted();
 
  private:
-  // Takes the place of the worst row in.
+  // Replaces the worst row. Requires: the rows are a heap.
   void ReplaceWorst(Scored row);
 
   int64_t k_ = 0;
-  float threshold_ = 0;            // the worst row's score once k are in …
+  float threshold_ = 0;            // the score of the worst row if there are k rows …
   int64_t threshold_index_ = 0;    // … and its token index
-  bool heap_ = false;              // k rows are in and lie as a heap, the worst of them first
-  std::pmr::vector<Scored> rows_;  // memory follows rows, never k
+  bool heap_ = false;              // there are k rows and they form a heap, the worst of them first
+  std::pmr::vector<Scored> rows_;  // grows with the rows, not with k
 };
 
 }  // namespace mneme

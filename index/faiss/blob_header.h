@@ -2,7 +2,7 @@
 #ifndef MNEME_INDEX_FAISS_BLOB_HEADER_H_
 #define MNEME_INDEX_FAISS_BLOB_HEADER_H_
 
-// Internal to index/: what index blobs begin with, little endian:
+// Internal to index/: the header that every index blob begins with, little endian:
 //   magic [8]  version u32  checksum u32 (of all other bytes)
 
 #include <bit>

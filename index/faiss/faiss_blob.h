@@ -2,7 +2,7 @@
 #ifndef MNEME_INDEX_FAISS_FAISS_BLOB_H_
 #define MNEME_INDEX_FAISS_FAISS_BLOB_H_
 
-// Internal to index/: how a FAISS structure is written and read. The kinds on a device use the same blobs.
+// Internal to index/: how a FAISS structure is written and read. Kinds on a GPU use the same blobs.
 
 #include <faiss/Index.h>
 
@@ -18,16 +18,16 @@
 
 namespace mneme {
 
-// The blob of a structure on the host.
-absl::StatusOr<std::string> WriteFaissBlob(const FaissShape& shape, const KeySpace& space, const faiss::Index& index);
+// Serializes a structure on the host.
+absl::StatusOr<std::string> WriteFaissBlob(const FaissShape& shape, const KeyCenter& center, const faiss::Index& index);
 
 struct FaissBlob {
-  KeySpace space;
+  KeyCenter center;
   std::unique_ptr<faiss::Index> index;  // on the host
 };
 
-// DataLoss if the blob is damaged or holds something else than `shape` over `rows` rows of `dim`, FailedPrecondition if
-// its header says that it is of another shape, dim, row count or version.
+// Errors: FailedPrecondition if the header names another shape, dimension, row count or version; DataLoss if the blob is
+// damaged or holds something else than its header says.
 absl::StatusOr<FaissBlob> ReadFaissBlob(const FaissShape& shape, absl::string_view blob, int64_t rows, int64_t dim);
 
 }  // namespace mneme

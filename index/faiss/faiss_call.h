@@ -2,7 +2,8 @@
 #ifndef MNEME_INDEX_FAISS_FAISS_CALL_H_
 #define MNEME_INDEX_FAISS_FAISS_CALL_H_
 
-// Internal to index/: how FAISS is called.
+// Internal to index/: how FAISS is called. FAISS reports errors by exceptions; CallFaiss is the one place that turns them
+// into Status.
 
 #include <omp.h>
 
@@ -19,8 +20,8 @@
 
 namespace mneme {
 
-// FAISS runs in the calling thread alone: the host did not lend it others. The setting belongs to the calling
-// thread, so concurrent searches do not disturb each other.
+// While it lives, FAISS runs in the calling thread alone, because the host lends it no other threads. The setting belongs to
+// the calling thread, so concurrent searches do not affect each other.
 class OneOpenMpThread {
  public:
   OneOpenMpThread() : saved_(omp_get_max_threads()) { omp_set_num_threads(1); }
@@ -32,9 +33,10 @@ class OneOpenMpThread {
   const int saved_;
 };
 
-// Runs a call into FAISS; whatever it throws becomes a Status.
+// Runs call(), which may throw. `what` begins the message of an error.
+// Errors: ResourceExhausted for std::bad_alloc, Internal for any other exception.
 template <typename Call>
-absl::Status Guarded(absl::string_view what, Call&& call) {
+absl::Status CallFaiss(absl::string_view what, Call&& call) {
   const OneOpenMpThread one;
   try {
     call();
@@ -48,8 +50,8 @@ absl::Status Guarded(absl::string_view what, Call&& call) {
   }
 }
 
-// A search's arguments: InvalidArgument for negative numbers, or queries f32 [count, dim] that are not finite. Queries
-// that the host cannot read are null and not looked at.
+// Checks the arguments of a search. queries: f32 [count, dim]; null if the host cannot read them.
+// Errors: InvalidArgument for negative numbers and for queries that are not finite.
 inline absl::Status CheckSearch(const float* queries, int64_t count, int64_t fetch, int64_t dim) {
   if (count < 0 || fetch < 0) {
     return absl::InvalidArgumentError(absl::StrCat("count ", count, " and fetch ", fetch, " must not be negative"));
@@ -61,7 +63,7 @@ inline absl::Status CheckSearch(const float* queries, int64_t count, int64_t fet
   return absl::OkStatus();
 }
 
-// labels [count, found] into rows [count, fetch]; -1 pads.
+// Copies labels [count, found] to rows [count, fetch], filled up with -1.
 inline void PadRows(const int64_t* labels, int64_t count, int64_t found, int64_t fetch, int64_t* rows) {
   for (int64_t i = 0; i < count; ++i) {
     std::copy_n(labels + i * found, found, rows + i * fetch);

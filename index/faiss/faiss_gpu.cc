@@ -23,7 +23,7 @@
 #include "base/status.h"
 #include "index/faiss/faiss_blob.h"
 #include "index/faiss/faiss_call.h"
-#include "index/faiss/faiss_lane.h"
+#include "index/faiss/faiss_gpu_resources.h"
 
 namespace mneme {
 namespace {
@@ -36,6 +36,7 @@ size_t ScratchBytes(const IndexSpec& spec) {
   return static_cast<size_t>(spec.scratch_mib > 0 ? spec.scratch_mib : kScratchMib) << 20;
 }
 
+// Throws if `error` is an error. Requires: the caller runs inside CallFaiss.
 void Check(cudaError_t error) {
   if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
 }
@@ -46,8 +47,8 @@ int CurrentDevice() {
   return device;
 }
 
-// FAISS ends the process when CUDA reports an error that it did not expect. What is wrong already is found here
-// instead: an error that the host left behind, a device that has failed.
+// FAISS aborts the process when CUDA reports an error that it does not expect. This finds errors that are there already,
+// left behind by the host or by a device that has failed, and throws them.
 void CheckNothingPending(gpu::StandardGpuResources& resources, int device) {
   Check(cudaPeekAtLastError());
   Check(cudaStreamQuery(resources.getDefaultStream(device)));
@@ -59,7 +60,7 @@ bool OnDevice(const void* memory) {
   return attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
 }
 
-// cuVS trains lists of its own and knows no coarse quantiser but that: lists are mneme's here.
+// cuVS would train its own lists and takes no other coarse quantiser; here mneme trains the lists.
 template <typename Config>
 Config ConfigFor(int device) {
   Config config;
@@ -76,19 +77,19 @@ Config IvfConfigFor(int device) {
   return config;
 }
 
-int64_t MostSelected() {
+int64_t MaxSelected() {
   return gpu::getMaxKSelection(/*use_cuvs=*/false);
 }
 
-std::unique_ptr<faiss::Index> Copy(faiss::Index& index, gpu::StandardGpuResources& resources, int device) {
+std::unique_ptr<faiss::Index> CopyToDevice(faiss::Index& index, gpu::StandardGpuResources& resources, int device) {
   if (const auto* flat = dynamic_cast<const faiss::IndexFlat*>(&index)) {
     return std::make_unique<gpu::GpuIndexFlat>(&resources, flat, ConfigFor<gpu::GpuIndexFlatConfig>(device));
   }
   auto& ivf = dynamic_cast<faiss::IndexIVF&>(index);
-  ivf.nprobe = std::min(ivf.nprobe, static_cast<size_t>(MostSelected()));
+  ivf.nprobe = std::min(ivf.nprobe, static_cast<size_t>(MaxSelected()));
   if (const auto* pq = dynamic_cast<const faiss::IndexIVFPQ*>(&ivf)) {
     auto config = IvfConfigFor<gpu::GpuIndexIVFPQConfig>(device);
-    // A query's table of products lies in shared memory; halves where floats find no room.
+    // A query's table of products lies in shared memory, as f16 if f32 does not fit.
     config.useFloat16LookupTables = pq->pq.M * pq->pq.ksub * sizeof(float) > gpu::getMaxSharedMemPerBlock(device);
     return std::make_unique<gpu::GpuIndexIVFPQ>(&resources, pq, config);
   }
@@ -98,41 +99,41 @@ std::unique_ptr<faiss::Index> Copy(faiss::Index& index, gpu::StandardGpuResource
 
 class GpuFaissIndex final : public KeyIndex {
  public:
-  // index: a structure on the lane's device, made with the lane's resources.
-  GpuFaissIndex(FaissShape shape, KeySpace space, std::shared_ptr<FaissLane> lane, std::unique_ptr<faiss::Index> index,
+  // index: a structure on the device of `gpu_resources`, made with them.
+  GpuFaissIndex(FaissShape shape, KeyCenter center, std::shared_ptr<FaissGpuResources> gpu_resources, std::unique_ptr<faiss::Index> index,
                 size_t bytes)
       : shape_(shape),
-        space_(std::move(space)),
+        center_(std::move(center)),
         rows_(index->ntotal),
         bytes_(bytes),
-        lane_(std::move(lane)),
+        gpu_resources_(std::move(gpu_resources)),
         index_(std::move(index)) {}
 
   ~GpuFaissIndex() override {
-    MutexLock lock(&lane_->mutex);
+    MutexLock lock(&gpu_resources_->mutex);
     index_.reset();
   }
 
   int64_t rows() const override { return rows_; }
-  int64_t dim() const override { return space_.dim(); }
+  int64_t dim() const override { return center_.dim(); }
   bool exact() const override { return IsExact(shape_); }
-  std::string Where() const override { return absl::StrCat("cuda:", lane_->device); }
+  std::string Where() const override { return absl::StrCat("cuda:", gpu_resources_->device); }
 
   absl::Status Search(const float* queries, int64_t count, int64_t fetch, int64_t* rows) const override {
     MNEME_RETURN_IF_ERROR(CheckSearch(nullptr, count, fetch, dim()));
     if (count == 0 || fetch == 0) return absl::OkStatus();
     bool queries_on_device = false, rows_on_device = false;
-    MNEME_RETURN_IF_ERROR(Guarded(shape_.Text(), [&] {
+    MNEME_RETURN_IF_ERROR(CallFaiss(shape_.Text(), [&] {
       queries_on_device = OnDevice(queries);
       rows_on_device = OnDevice(rows);
     }));
     if (!queries_on_device) MNEME_RETURN_IF_ERROR(CheckSearch(queries, count, fetch, dim()));
-    const int64_t found = std::min({fetch, rows_, MostSelected()});
-    MutexLock lock(&lane_->mutex);
+    const int64_t found = std::min({fetch, rows_, MaxSelected()});
+    MutexLock lock(&gpu_resources_->mutex);
     const faiss::Index& index = *index_;
-    return Guarded(shape_.Text(), [&] {
-      const gpu::DeviceScope scope(lane_->device);
-      CheckNothingPending(lane_->resources, lane_->device);
+    return CallFaiss(shape_.Text(), [&] {
+      const gpu::DeviceScope scope(gpu_resources_->device);
+      CheckNothingPending(gpu_resources_->resources, gpu_resources_->device);
       if (rows_on_device) {
         SearchIntoDevice(index, queries, count, fetch, found, rows);
       } else {
@@ -147,26 +148,26 @@ class GpuFaissIndex final : public KeyIndex {
   absl::StatusOr<std::string> Serialize() const override {
     std::unique_ptr<faiss::Index> host;
     {
-      MutexLock lock(&lane_->mutex);
+      MutexLock lock(&gpu_resources_->mutex);
       const faiss::Index& index = *index_;
-      MNEME_RETURN_IF_ERROR(Guarded(shape_.Text(), [&] {
-        CheckNothingPending(lane_->resources, lane_->device);
+      MNEME_RETURN_IF_ERROR(CallFaiss(shape_.Text(), [&] {
+        CheckNothingPending(gpu_resources_->resources, gpu_resources_->device);
         host.reset(gpu::index_gpu_to_cpu(&index));
       }));
     }
-    return WriteFaissBlob(shape_, space_, *host);
+    return WriteFaissBlob(shape_, center_, *host);
   }
 
-  size_t MemoryBytes() const override { return sizeof(*this) + space_.mean.size() * sizeof(float) + bytes_; }
+  size_t MemoryBytes() const override { return sizeof(*this) + center_.mean.size() * sizeof(float) + bytes_; }
 
  private:
-  // rows [count, fetch] in device memory; complete when it returns. The lane is held, its device is the current one.
+  // rows [count, fetch] in device memory; complete when it returns. Requires: gpu_resources_->mutex is held; its device is the current one.
   void SearchIntoDevice(const faiss::Index& index, const float* queries, int64_t count, int64_t fetch, int64_t found,
                         int64_t* rows) const {
-    const std::shared_ptr<gpu::GpuResources> resources = lane_->resources.getResources();
-    const cudaStream_t stream = resources->getDefaultStream(lane_->device);
+    const std::shared_ptr<gpu::GpuResources> resources = gpu_resources_->resources.getResources();
+    const cudaStream_t stream = resources->getDefaultStream(gpu_resources_->device);
     const auto scratch = [&](int64_t width) {
-      return resources->allocMemoryHandle(gpu::AllocRequest(gpu::AllocType::Other, lane_->device,
+      return resources->allocMemoryHandle(gpu::AllocRequest(gpu::AllocType::Other, gpu_resources_->device,
                                                             gpu::MemorySpace::Temporary, stream,
                                                             static_cast<size_t>(count * found * width)));
     };
@@ -186,11 +187,11 @@ class GpuFaissIndex final : public KeyIndex {
   }
 
   const FaissShape shape_;
-  const KeySpace space_;
+  const KeyCenter center_;
   const int64_t rows_;
   const size_t bytes_;  // on the device
-  const std::shared_ptr<FaissLane> lane_;
-  std::unique_ptr<faiss::Index> index_ ABSL_GUARDED_BY(lane_->mutex);
+  const std::shared_ptr<FaissGpuResources> gpu_resources_;
+  std::unique_ptr<faiss::Index> index_ ABSL_GUARDED_BY(gpu_resources_->mutex);
 };
 
 }  // namespace
@@ -207,14 +208,14 @@ absl::Status GpuDevice() {
   int devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&devices);
   if (error == cudaSuccess && devices > 0) return absl::OkStatus();
-  cudaGetLastError();  // ours, not one for the host to find
+  cudaGetLastError();  // clears the error, so that the host does not find it
   return absl::UnavailableError(
       absl::StrCat("no CUDA device: ", cudaGetErrorString(error == cudaSuccess ? cudaErrorNoDevice : error)));
 }
 
 std::unique_ptr<faiss::Index> MakeGpuAssigner(const IndexSpec& spec, int64_t dim) {
   const int device = CurrentDevice();
-  FaissLane own(device, ScratchBytes(spec));
+  FaissGpuResources own(device, ScratchBytes(spec));
   CheckNothingPending(own.resources, device);
   // The index keeps the resources alive.
   return std::make_unique<gpu::GpuIndexFlatL2>(&own.resources, static_cast<int>(dim),
@@ -222,16 +223,16 @@ std::unique_ptr<faiss::Index> MakeGpuAssigner(const IndexSpec& spec, int64_t dim
 }
 
 absl::StatusOr<std::unique_ptr<KeyIndex>> CopyToGpu(const IndexSpec& spec, const FaissShape& shape,
-                                                    const KeySpace& space, faiss::Index& index) {
+                                                    const KeyCenter& center, faiss::Index& index) {
   std::unique_ptr<KeyIndex> result;
-  MNEME_RETURN_IF_ERROR(Guarded(shape.Text(), [&] {
+  MNEME_RETURN_IF_ERROR(CallFaiss(shape.Text(), [&] {
     const int device = CurrentDevice();
-    const std::shared_ptr<FaissLane> lane = ShareFaissLane(device, ScratchBytes(spec));
+    const std::shared_ptr<FaissGpuResources> gpu_resources = ShareFaissGpuResources(device, ScratchBytes(spec));
     const size_t bytes = StructureBytes(index);
-    MutexLock lock(&lane->mutex);
-    CheckNothingPending(lane->resources, device);
-    std::unique_ptr<faiss::Index> copy = Copy(index, lane->resources, device);
-    result = std::make_unique<GpuFaissIndex>(shape, space, lane, std::move(copy), bytes);
+    MutexLock lock(&gpu_resources->mutex);
+    CheckNothingPending(gpu_resources->resources, device);
+    std::unique_ptr<faiss::Index> copy = CopyToDevice(index, gpu_resources->resources, device);
+    result = std::make_unique<GpuFaissIndex>(shape, center, gpu_resources, std::move(copy), bytes);
   }));
   return result;
 }

@@ -2,8 +2,8 @@
 #ifndef MNEME_INDEX_FAISS_FAISS_GPU_H_
 #define MNEME_INDEX_FAISS_FAISS_GPU_H_
 
-// Internal to index/: FAISS's structures on a GPU. faiss_gpu.cc where the FAISS of the build has them, else
-// faiss_gpu_off.cc.
+// Internal to index/: FAISS's structures on a GPU. Implemented by faiss_gpu.cc if the build's FAISS has GPU indices, else
+// by faiss_gpu_off.cc.
 
 #include <faiss/Index.h>
 
@@ -19,25 +19,27 @@
 
 namespace mneme {
 
-// What this build's FAISS lacks for `kind`, one of the gpu kinds; empty if it is built in.
+// Returns: what this build lacks for `kind`, one of the gpu kinds; empty if it lacks nothing.
 std::string MissingForGpuKind(IndexKind kind);
 
-// What FaissVersion says of it: "", " with GPU", " with GPU, no device".
+// Returns: what FaissVersion says about the GPU: "", " with GPU" or " with GPU, no device".
 std::string GpuNote();
 
-// OK if the calling thread can use a device now; else Unavailable (Unimplemented in a build without gpu kinds) with
-// what is missing. Creates no context.
+// Whether the calling thread can use a device now. Creates no CUDA context.
+// Errors: Unavailable; Unimplemented in a build without gpu kinds. The message says what is missing.
 absl::Status GpuDevice();
 
-// An empty index by Euclidean distance over `dim` dims on the calling thread's device, with resources of its own: what
-// k-means and lists are assigned by. Takes vectors in host memory. Only after GpuDevice; throws what FAISS throws.
+// Returns: an empty index by Euclidean distance over `dim` dimensions on the calling thread's device, with resources of its
+// own, to train and fill lists (BuildStructure). It takes vectors in host memory. Throws what FAISS throws.
+// Requires: GpuDevice() is OK.
 std::unique_ptr<faiss::Index> MakeGpuAssigner(const IndexSpec& spec, int64_t dim);
 
-// A copy of `index`, a structure of `shape` on the host, on the calling thread's device. FAISS's limits are applied to
-// what `index` looks at in a search. Only after GpuDevice; ResourceExhausted or Internal with FAISS's words if the
-// device does not take it: it then serves from the host.
+// Copies `index`, a structure of `shape` on the host, to the calling thread's device. The number of lists that `index`
+// probes is cut to FAISS's limit. Requires: GpuDevice() is OK.
+// Errors: ResourceExhausted or Internal with FAISS's message if the device does not take it; `index` then serves on the
+// host.
 absl::StatusOr<std::unique_ptr<KeyIndex>> CopyToGpu(const IndexSpec& spec, const FaissShape& shape,
-                                                    const KeySpace& space, faiss::Index& index);
+                                                    const KeyCenter& center, faiss::Index& index);
 
 }  // namespace mneme
 

@@ -29,7 +29,7 @@ std::unique_ptr<faiss::Index> MakeGpuAssigner(const IndexSpec&, int64_t) {
   return nullptr;
 }
 
-absl::StatusOr<std::unique_ptr<KeyIndex>> CopyToGpu(const IndexSpec&, const FaissShape&, const KeySpace&,
+absl::StatusOr<std::unique_ptr<KeyIndex>> CopyToGpu(const IndexSpec&, const FaissShape&, const KeyCenter&,
                                                     faiss::Index&) {
   return NotBuiltIn();
 }

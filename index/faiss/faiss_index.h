@@ -19,8 +19,8 @@ namespace mneme {
 // How rows are coded inside a FAISS index.
 enum class FaissCode : uint8_t { kFlat, kPq, kSq8, kSq6, kSq4, kSqF16 };
 
-// One of the FAISS structures that mneme lets in. Both the named kinds and factory strings come to this; no
-// string ever reaches faiss::index_factory.
+// A FAISS structure that mneme supports. Named kinds and factory strings are both resolved to a shape; no string reaches
+// faiss::index_factory.
 struct FaissShape {
   enum class Family : uint8_t { kFlat, kIvf, kHnsw } family = Family::kFlat;
   FaissCode code = FaissCode::kFlat;
@@ -29,24 +29,27 @@ struct FaissShape {
   int32_t degree = 0;           // kHnsw
   int32_t ef_construction = 0;  // kHnsw
 
-  // What was built, as a line of text: blobs of the same text are interchangeable.
+  // A line of text that names the structure. Blobs with the same text are interchangeable.
   std::string Text() const;
 };
 
 // "Flat", "SQ8", "IVF<n>,Flat", "IVF<n>,PQ<m>", "IVF<n>,SQ8", "HNSW<m>", "HNSW<m>,Flat", "HNSW<m>,SQ8" (SQ: 8,
-// 6, 4 or fp16). InvalidArgument for anything else.
+// 6, 4 or fp16).
+// Errors: InvalidArgument for anything else.
 absl::StatusOr<FaissShape> ParseFactory(absl::string_view factory);
 
-// The shape for `spec`, its zeros filled in from the number of rows and dims. InvalidArgument if it cannot be
-// built over so few rows.
+// Returns: the shape for `spec`; zeros get defaults by the number of rows and dimensions.
+// Errors: InvalidArgument if the shape cannot be built over these rows.
 absl::StatusOr<FaissShape> ResolveShape(const IndexSpec& spec, int64_t rows, int64_t dim);
 
+// As BuildKeyIndex and LoadKeyIndex, for keys that all differ.
 absl::StatusOr<std::unique_ptr<KeyIndex>> BuildFaissIndex(const IndexSpec& spec, const float* keys, int64_t rows,
                                                           int64_t dim);
 absl::StatusOr<std::unique_ptr<KeyIndex>> LoadFaissIndex(const IndexSpec& spec, absl::string_view blob, int64_t rows,
                                                          int64_t dim);
 
-// OK if `kind` is no gpu kind or is built in, else Unimplemented: what is missing, and what does the same without it.
+// Whether this build has `kind`. Errors: Unimplemented; the message says what is missing and names the kind that does the
+// same on the CPU.
 absl::Status CheckGpuBuiltIn(IndexKind kind);
 
 }  // namespace mneme

@@ -31,7 +31,7 @@ absl::string_view CodeName(FaissCode code) {
   return "unknown";
 }
 
-// "IVF128" with prefix "IVF": 128; -1 if it is not the prefix and a number of at least 1.
+// Returns: 128 for "IVF128" with prefix "IVF"; -1 if the text is not the prefix followed by a number from 1 to 2^24.
 int32_t NumberAfter(absl::string_view text, absl::string_view prefix) {
   if (!absl::StartsWith(text, prefix)) return -1;
   text.remove_prefix(prefix.size());
@@ -55,14 +55,14 @@ bool ParseCode(absl::string_view text, FaissShape& shape) {
   return true;
 }
 
-// The code lengths that FAISS has kernels for on a GPU.
+// The bytes of a PQ code for which FAISS has GPU kernels.
 constexpr int32_t kGpuPqBytes[] = {1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96};
 
 bool HasPqBytes(IndexKind kind, int64_t bytes) {
   return !IsGpuKind(kind) || std::find(std::begin(kGpuPqBytes), std::end(kGpuPqBytes), bytes) != std::end(kGpuPqBytes);
 }
 
-// Two dims a byte, or as near to it as dividing the dims evenly and the kind allow.
+// One byte for two dimensions, or the next smaller number that divides the dimensions evenly and the kind allows.
 int32_t DefaultPqBytes(IndexKind kind, int64_t dim) {
   for (int64_t bytes = std::max<int64_t>(dim / 2, 1); bytes > 1; --bytes) {
     if (dim % bytes == 0 && HasPqBytes(kind, bytes)) return static_cast<int32_t>(bytes);
@@ -70,7 +70,7 @@ int32_t DefaultPqBytes(IndexKind kind, int64_t dim) {
   return 1;
 }
 
-// The usual few times sqrt(rows), but never lists so short that training them means nothing.
+// 2 sqrt(rows) lists, but not so many that they hold fewer than 32 rows on average, too few to train on.
 int32_t DefaultLists(int64_t rows) {
   const auto lists = static_cast<int64_t>(std::lround(2 * std::sqrt(static_cast<double>(rows))));
   return static_cast<int32_t>(std::clamp<int64_t>(lists, 1, std::max<int64_t>(rows / 32, 1)));

@@ -2,7 +2,8 @@
 #ifndef MNEME_INDEX_FAISS_FAISS_STRUCTURE_H_
 #define MNEME_INDEX_FAISS_FAISS_STRUCTURE_H_
 
-// Internal to index/: FAISS structures on the host, made and recognised. What is called here throws what FAISS throws.
+// Internal to index/: builds and recognises FAISS structures on the host. Functions here throw what FAISS throws; callers
+// run them inside CallFaiss.
 
 #include <faiss/Index.h>
 
@@ -15,15 +16,14 @@
 
 namespace mneme {
 
-// How keys go into FAISS: less their mean. All inner products of one query then shift by the same constant, so
-// their order stays, while the few huge channels that attention's keys share no longer drown the rest, neither in
-// clusters nor in codes nor in the links of a graph.
+// The mean of the keys, which is subtracted before they go into FAISS. This shifts all inner products of a query by the
+// same constant and keeps their order. Attention keys share a few huge channels, which would otherwise dominate clusters,
+// codes and the links of graphs.
 //
-// Graphs are built and searched by the inner product of centered keys (Morozov and Babenko 2018). Putting keys on a
-// sphere by one more coordinate, so that Euclidean neighbours are greatest inner products (Neyshabur and Srebro
-// 2015), was measured and is far worse for attention: where queries do not come from where keys lie, 32,768 keys,
-// ef_search 256, it finds 0.45 of the best 32 rows, this 0.97.
-struct KeySpace {
+// Graphs are built and searched by the inner product of centered keys (Morozov and Babenko 2018). The reduction to
+// Euclidean distance by one more coordinate (Neyshabur and Srebro 2015) was measured and is far worse for attention
+// queries: with 32,768 keys and ef_search 256 it finds 0.45 of the best 32 rows, this finds 0.97.
+struct KeyCenter {
   std::vector<float> mean;  // [dim]
 
   int64_t dim() const { return static_cast<int64_t>(mean.size()); }
@@ -41,22 +41,23 @@ struct KeySpace {
 
 bool IsExact(const FaissShape& shape);
 
-// The mean of keys f32 [rows, dim]; zeros for an exact shape.
-KeySpace MakeSpace(const FaissShape& shape, const float* keys, int64_t rows, int64_t dim);
+// keys: f32 [rows, dim]. Returns: their mean; zeros for an exact shape, so that no rounding changes the keys.
+KeyCenter ComputeKeyCenter(const FaissShape& shape, const float* keys, int64_t rows, int64_t dim);
 
-// Scales very small or very large centered keys by a power of two, so that their inner products with each other neither
-// vanish nor overflow. Inner products of one query keep their order.
+// Multiplies very small or very large centered keys by a power of two, so that their inner products neither vanish nor
+// overflow. This keeps the order of a query's inner products.
 void ScaleKeys(std::vector<float>& keys);
 
-// The structure over centered keys f32 [rows, dim]. What lists are trained and filled by may be elsewhere: `assigner`
-// is an empty index by Euclidean distance, or null for one on the host.
+// Builds the structure over centered keys, f32 [rows, dim].
+// assigner: an empty index by Euclidean distance, for instance on a GPU, which trains and fills lists; null: FAISS's own
+// on the host.
 std::unique_ptr<faiss::Index> BuildStructure(const FaissShape& shape, const std::vector<float>& keys, int64_t rows,
                                              int64_t dim, faiss::Index* assigner);
 
-// True if `index` is what BuildStructure makes for `shape`: class by class, size by size.
-bool IsOfShape(const faiss::Index& index, const FaissShape& shape, int64_t rows, int64_t dim);
+// Whether `index` is what BuildStructure makes for `shape`, by its classes and sizes.
+bool HasShape(const faiss::Index& index, const FaissShape& shape, int64_t rows, int64_t dim);
 
-// Numbers that belong to a search, not to what was built: taken from the spec also after loading.
+// Sets the numbers of `spec` that apply to searches, not to building. Called after loading, too.
 void SetSearch(faiss::Index& index, const FaissShape& shape, const IndexSpec& spec);
 
 size_t StructureBytes(const faiss::Index& index);

@@ -17,14 +17,14 @@
 namespace mneme {
 namespace {
 
-// The blob, little endian, after what blob_header.h says:
-//   rows i64  dim i64  groups i64  group number u32 [rows]  the blob of the index over the groups' first rows
+// The blob, little endian, follows the header of blob_header.h:
+//   rows i64  dim i64  groups i64  group number u32 [rows]  the blob of the index over the first row of each group
 constexpr absl::string_view kMagic = "MNEMEKIG";
 constexpr uint32_t kVersion = 1;
 constexpr size_t kHeader = 40;
 
-// Fewer keys than this are compared one by one: a graph or lists save nothing, and codes have too few to train on.
-constexpr int64_t kLeastIndexedKeys = 256;
+// Fewer keys than this get a flat index: a graph or lists would save nothing, and codes would have too few to train on.
+constexpr int64_t kMinIndexedKeys = 256;
 
 class GroupedIndex final : public KeyIndex {
  public:
@@ -44,7 +44,7 @@ class GroupedIndex final : public KeyIndex {
   absl::StatusOr<std::string> Serialize() const override {
     MNEME_ASSIGN_OR_RETURN(const std::string inner, index_->Serialize());
     std::string blob;
-    MNEME_RETURN_IF_ERROR(Guarded("grouped rows", [&] {
+    MNEME_RETURN_IF_ERROR(CallFaiss("grouped rows", [&] {
       const size_t number_bytes = groups_.numbers().size() * sizeof(int32_t);
       blob.resize(kHeader + number_bytes + inner.size());
       std::memcpy(blob.data(), kMagic.data(), kBlobMagicBytes);
@@ -66,11 +66,11 @@ class GroupedIndex final : public KeyIndex {
   const std::unique_ptr<KeyIndex> index_;  // over the first rows of the groups
 };
 
-// What is built over the first rows of `groups` groups where `spec` is wanted for `rows` rows.
-// Errors: those of `spec` for as many rows that all differ.
+// Returns: the spec of the index over the first row of each of `groups` groups, where `spec` is asked for over `rows` rows.
+// Errors: those of `spec` over `rows` rows that all differ.
 absl::StatusOr<IndexSpec> SpecOfGroups(const IndexSpec& spec, int64_t rows, int64_t groups, int64_t dim) {
   MNEME_RETURN_IF_ERROR(ResolveShape(spec, rows, dim).status());
-  if (groups >= kLeastIndexedKeys && ResolveShape(spec, groups, dim).ok()) return spec;
+  if (groups >= kMinIndexedKeys && ResolveShape(spec, groups, dim).ok()) return spec;
   IndexSpec flat;
   flat.kind = IsGpuKind(spec.kind) ? IndexKind::kGpuFlat : IndexKind::kFlat;
   flat.scratch_mib = spec.scratch_mib;
@@ -83,7 +83,7 @@ absl::StatusOr<std::unique_ptr<KeyIndex>> BuildGroupedIndex(const IndexSpec& spe
                                                             RowGroups groups) {
   MNEME_ASSIGN_OR_RETURN(const IndexSpec inner, SpecOfGroups(spec, groups.rows(), groups.groups(), dim));
   std::vector<float> first;
-  MNEME_RETURN_IF_ERROR(Guarded("grouped rows", [&] { first = groups.FirstKeys(keys, dim); }));
+  MNEME_RETURN_IF_ERROR(CallFaiss("grouped rows", [&] { first = groups.FirstKeys(keys, dim); }));
   MNEME_ASSIGN_OR_RETURN(std::unique_ptr<KeyIndex> index, BuildFaissIndex(inner, first.data(), groups.groups(), dim));
   return std::make_unique<GroupedIndex>(std::move(groups), std::move(index));
 }
@@ -110,10 +110,10 @@ absl::StatusOr<std::unique_ptr<KeyIndex>> LoadGroupedIndex(const IndexSpec& spec
   const auto group_count = GetNumber<int64_t>(blob, 32);
   const size_t number_bytes = static_cast<size_t>(rows) * sizeof(int32_t);
   if (group_count < 1 || group_count >= rows || blob.size() - kHeader < number_bytes) {
-    return absl::DataLossError("grouped rows: no sense in the header");
+    return absl::DataLossError("grouped rows: the header makes no sense");
   }
   std::optional<absl::StatusOr<RowGroups>> groups;
-  MNEME_RETURN_IF_ERROR(Guarded("grouped rows", [&] {
+  MNEME_RETURN_IF_ERROR(CallFaiss("grouped rows", [&] {
     std::vector<int32_t> numbers(static_cast<size_t>(rows));
     std::memcpy(numbers.data(), blob.data() + kHeader, number_bytes);
     groups = RowGroups::FromNumbers(std::move(numbers), group_count);

@@ -2,8 +2,8 @@
 #ifndef MNEME_INDEX_FAISS_GROUPED_INDEX_H_
 #define MNEME_INDEX_FAISS_GROUPED_INDEX_H_
 
-// Internal to index/: rows of which some have equal keys. FAISS indexes one row of each group. It must not see more: an
-// HNSW graph over equal rows takes forty times as long to build and is not connected.
+// Internal to index/: an index over rows of which some have equal keys. FAISS indexes one row of each group of equal keys,
+// because an HNSW graph over equal rows takes forty times as long to build and is not connected.
 
 #include <cstdint>
 #include <memory>
@@ -16,11 +16,11 @@
 
 namespace mneme {
 
-// Requires: groups.groups() < groups.rows(), and keys f32 [rows, dim] are finite.
+// keys: f32 [rows, dim]. Requires: the keys are finite, and some are equal: groups.groups() < groups.rows().
 absl::StatusOr<std::unique_ptr<KeyIndex>> BuildGroupedIndex(const IndexSpec& spec, const float* keys, int64_t dim,
                                                             RowGroups groups);
 
-// Whether a blob begins like one of these indices.
+// Whether the blob is of a grouped index, by its first bytes.
 bool IsGroupedBlob(absl::string_view blob);
 
 // Errors: as LoadKeyIndex.

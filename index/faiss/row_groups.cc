@@ -22,7 +22,7 @@ std::vector<HashedRow> HashRows(const float* keys, int64_t rows, int64_t dim) {
   std::vector<HashedRow> hashed(static_cast<size_t>(rows));
   std::vector<float> key(static_cast<size_t>(dim));
   for (int64_t r = 0; r < rows; ++r) {
-    // -0 becomes +0.
+    // -0 becomes 0.
     std::transform(keys + r * dim, keys + (r + 1) * dim, key.begin(), [](float x) { return x == 0 ? 0.0f : x; });
     hashed[static_cast<size_t>(r)] = {Checksum32(key.data(), key.size() * sizeof(float)), static_cast<int32_t>(r)};
   }
@@ -43,7 +43,7 @@ RowGroups::RowGroups(std::vector<int32_t> numbers, int64_t groups)
 
 RowGroups RowGroups::OfKeys(const float* keys, int64_t rows, int64_t dim) {
   std::vector<HashedRow> order = HashRows(keys, rows, dim);
-  // Hashes may collide, even on purpose: the keys themselves decide.
+  // Hashes may collide, even by an attack, so the keys themselves are compared.
   const auto key_of = [&](const HashedRow& row) {
     return absl::MakeConstSpan(keys + row.row * dim, static_cast<size_t>(dim));
   };

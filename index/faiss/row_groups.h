@@ -10,15 +10,14 @@
 
 namespace mneme {
 
-// Rows grouped by equal keys. Groups are numbered from 0 in the order of their first rows, so that group numbers are
-// row numbers where all keys differ. Immutable and thread-safe.
+// Rows grouped by equal keys. Groups are numbered from 0 in the order of their first rows; if all keys differ, group numbers
+// are row numbers. Immutable and thread-safe.
 class RowGroups {
  public:
-  // Groups keys f32 [rows, dim], which must be finite. A zero equals a zero of the other sign: both give the same dot
-  // products.
+  // Groups keys, f32 [rows, dim]. 0 equals -0, since both give the same dot products. Requires: the keys are finite.
   static RowGroups OfKeys(const float* keys, int64_t rows, int64_t dim);
 
-  // The groups from the group number of each row. DataLoss unless they are numbers that OfKeys gives.
+  // Makes the groups from numbers(). Errors: DataLoss if OfKeys gives no such numbers.
   static absl::StatusOr<RowGroups> FromNumbers(std::vector<int32_t> numbers, int64_t groups);
 
   int64_t rows() const { return static_cast<int64_t>(numbers_.size()); }
@@ -34,7 +33,7 @@ class RowGroups {
   // The group number of each row.
   absl::Span<const int32_t> numbers() const { return numbers_; }
 
-  // The first row of each group: f32 [groups, dim] out of `keys` f32 [rows, dim].
+  // Returns: the key of the first row of each group, f32 [groups, dim]. keys: f32 [rows, dim].
   std::vector<float> FirstKeys(const float* keys, int64_t dim) const;
 
   size_t MemoryBytes() const { return (numbers_.size() + starts_.size() + rows_.size()) * sizeof(int32_t); }
@@ -43,7 +42,7 @@ class RowGroups {
   RowGroups(std::vector<int32_t> numbers, int64_t groups);
 
   std::vector<int32_t> numbers_;  // [rows]
-  std::vector<int32_t> starts_;   // [groups + 1], of each group in rows_
+  std::vector<int32_t> starts_;   // [groups + 1]: where each group begins in rows_
   std::vector<int32_t> rows_;     // [rows], group after group
 };
 

@@ -109,13 +109,13 @@ TEST(ScratchTest, IsOfOneThread) {
 TEST(ScratchTest, GivesBackWhatIsTooMuchToKeep) {
   {
     Scratch scratch;
-    ASSERT_NE(scratch.allocate(kMostScratchKept / 2), nullptr);
-    ASSERT_NE(scratch.allocate(kMostScratchKept), nullptr);
-    EXPECT_GT(ScratchHeld(), kMostScratchKept);
+    ASSERT_NE(scratch.allocate(kMaxScratchKept / 2), nullptr);
+    ASSERT_NE(scratch.allocate(kMaxScratchKept), nullptr);
+    EXPECT_GT(ScratchHeld(), kMaxScratchKept);
   }
-  EXPECT_LE(ScratchHeld(), kMostScratchKept);
+  EXPECT_LE(ScratchHeld(), kMaxScratchKept);
   Use(1000, 100);
-  EXPECT_LE(ScratchHeld(), kMostScratchKept);
+  EXPECT_LE(ScratchHeld(), kMaxScratchKept);
 }
 
 TEST(ScratchTest, SurvivesWhatThereIsNoMemoryFor) {

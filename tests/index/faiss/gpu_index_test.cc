@@ -6,7 +6,7 @@
 #ifdef MNEME_FAISS_GPU
 #include <cuda_runtime_api.h>
 
-#include "index/faiss/faiss_lane.h"
+#include "index/faiss/faiss_gpu_resources.h"
 #endif
 
 #include <algorithm>
@@ -187,19 +187,19 @@ TEST(GpuBuildTest, ListsAreTrainedAndFilledByTheAssigner) {
 }
 
 #ifdef MNEME_FAISS_GPU
-TEST(GpuLaneTest, AFewAreSharedEvenlyAndFreedWithTheLast) {
-  std::vector<std::shared_ptr<FaissLane>> lanes;
-  for (int i = 0; i < 12; ++i) lanes.push_back(ShareFaissLane(0, 3 << 20));
-  std::map<const FaissLane*, int> users;
-  for (const auto& lane : lanes) ++users[lane.get()];
+TEST(FaissGpuResourcesTest, AFewAreSharedEvenlyAndFreedWithTheLast) {
+  std::vector<std::shared_ptr<FaissGpuResources>> shared;
+  for (int i = 0; i < 12; ++i) shared.push_back(ShareFaissGpuResources(0, 3 << 20));
+  std::map<const FaissGpuResources*, int> users;
+  for (const auto& resources : shared) ++users[resources.get()];
   EXPECT_EQ(users.size(), 4u);
-  for (const auto& [lane, count] : users) EXPECT_EQ(count, 3);
-  EXPECT_EQ(users.count(ShareFaissLane(1, 3 << 20).get()), 0u);
-  EXPECT_EQ(users.count(ShareFaissLane(0, 4 << 20).get()), 0u);
-  const std::weak_ptr<FaissLane> first = lanes[0];
-  lanes.clear();
+  for (const auto& [resources, count] : users) EXPECT_EQ(count, 3);
+  EXPECT_EQ(users.count(ShareFaissGpuResources(1, 3 << 20).get()), 0u);
+  EXPECT_EQ(users.count(ShareFaissGpuResources(0, 4 << 20).get()), 0u);
+  const std::weak_ptr<FaissGpuResources> first = shared[0];
+  shared.clear();
   EXPECT_TRUE(first.expired());
-  EXPECT_EQ(ShareFaissLane(0, 3 << 20).use_count(), 1);
+  EXPECT_EQ(ShareFaissGpuResources(0, 3 << 20).use_count(), 1);
 }
 #endif
 
