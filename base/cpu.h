@@ -22,8 +22,8 @@ absl::string_view CpuTargetName(CpuTarget target);
 // Whether this processor and its operating system run code compiled for `target`.
 bool CpuHas(CpuTarget target);
 
-// Returns: the greatest target that CpuHas. A lower target's name in the environment variable MNEME_KERNELS lowers it; the
-// variable is read in the first call. Thread-safe.
+// Returns: the greatest target that CpuHas. A lower target's name in the environment variable MNEME_KERNELS lowers it;
+// the variable is read in the first call. Thread-safe.
 CpuTarget BestCpuTarget();
 
 }  // namespace mneme

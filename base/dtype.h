@@ -52,8 +52,8 @@ void DecodeRow(DType dtype, const void* row, float* destination, int64_t dim);
 // Whether all n elements are finite (neither NaN nor infinite). Requires: not kI8.
 bool AllFinite(DType dtype, const void* data, size_t n);
 
-// Encodes `rows` rows of `dim` elements of type `from`, which lie `stride` bytes apart, as contiguous rows of type `to`.
-// Returns: whether all elements are finite, both as given and as stored; if not, `encoded` means nothing.
+// Encodes `rows` rows of `dim` elements of type `from`, which lie `stride` bytes apart, as contiguous rows of type
+// `to`. Returns: whether all elements are finite, both as given and as stored; if not, `encoded` means nothing.
 // Requires: neither type is kI8.
 bool EncodeFinite(DType from, const void* source, int64_t stride, int64_t rows, int64_t dim, DType to, void* encoded);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Compiled for CPUs with F16C and AVX2, so the rules of docs/design/kernels.md apply: it is entered only after CpuHas, and
-// calls no inline function of a shared header.
+// Compiled for CPUs with F16C and AVX2, so the rules of docs/design/kernels.md apply: it is entered only after CpuHas,
+// and calls no inline function of a shared header.
 
 #include "base/f16c.h"
 

@@ -64,8 +64,8 @@ bool HasX87Traps(const FloatingPointState& state) {
   return (state.x87_control & kX87Traps) != kX87Traps;
 }
 
-// Saves the state and sets the default modes. If traps are unmasked, FNSTENV and FLDENV change the masks: they are three
-// times faster than FLDCW, which would also raise a pending exception.
+// Saves the state and sets the default modes. If traps are unmasked, FNSTENV and FLDENV change the masks: they are
+// three times faster than FLDCW, which would also raise a pending exception.
 void Enter(FloatingPointState& state) {
   state.mxcsr = Mxcsr();
   if ((state.mxcsr & kMxcsrModes) != kMxcsrDefault) SetMxcsr((state.mxcsr & ~kMxcsrModes) | kMxcsrDefault);

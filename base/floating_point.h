@@ -7,9 +7,9 @@
 
 namespace mneme {
 
-// A host may have unmasked floating-point traps, flush denormals to zero or round in another direction. mneme computes in
-// the default environment (all exceptions masked, denormals kept, round to nearest), so that results have the same bits for
-// every host, and restores the host's environment.
+// A host may have unmasked floating-point traps, flush denormals to zero or round in another direction. mneme computes
+// in the default environment (all exceptions masked, denormals kept, round to nearest), so that results have the same
+// bits for every host, and restores the host's environment.
 
 // The modes and sticky exception flags of a thread's floating-point registers.
 struct FloatingPointState {
@@ -40,9 +40,9 @@ class FloatingPointScope {
   FloatingPointScope* const outer_;
 };
 
-// For a callback into the host: while it lives, the thread has the environment that its innermost FloatingPointScope found.
-// If the callback changes the environment, the host finds the change after the call. Does nothing on a thread without a
-// FloatingPointScope.
+// For a callback into the host: while it lives, the thread has the environment that its innermost FloatingPointScope
+// found. If the callback changes the environment, the host finds the change after the call. Does nothing on a thread
+// without a FloatingPointScope.
 class HostFloatingPointScope {
  public:
   HostFloatingPointScope() noexcept;

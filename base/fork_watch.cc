@@ -27,8 +27,8 @@ void AfterForkInChild() {
   }
 }
 
-// exit() runs the last registered function first, so functions that the host registers after its first store still run in
-// the child.
+// exit() runs the last registered function first, so functions that the host registers after its first store still run
+// in the child.
 void LeaveForkedChild(int status, void*) {
   if (!forked.load(std::memory_order_relaxed)) return;
   std::fflush(nullptr);

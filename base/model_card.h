@@ -18,8 +18,8 @@ enum class RotaryLayout : uint8_t {
 };
 
 // Rotary embedding of one layer: pair i of a row at position p is rotated by the angle p * inverse_frequencies[i] and
-// multiplied by `magnitude` (YaRN's attention factor; 1 otherwise). The first 2 * inverse_frequencies.size() elements of a
-// row are rotated; the rest stay as they are.
+// multiplied by `magnitude` (YaRN's attention factor; 1 otherwise). The first 2 * inverse_frequencies.size() elements
+// of a row are rotated; the rest stay as they are.
 struct Rotary {
   RotaryLayout layout = RotaryLayout::kNone;
   std::vector<float> inverse_frequencies;

@@ -26,8 +26,8 @@ class Executor {
 // Runs everything on the calling thread.
 Executor& InlineExecutor();
 
-// Returns: a pool of `threads` - 1 workers; the caller of ParallelFor works, too. Several threads may call ParallelFor at
-// the same time; each waits for its own tasks only. Requires: threads >= 1.
+// Returns: a pool of `threads` - 1 workers; the caller of ParallelFor works, too. Several threads may call ParallelFor
+// at the same time; each waits for its own tasks only. Requires: threads >= 1.
 std::unique_ptr<Executor> MakeThreadPool(size_t threads);
 
 }  // namespace mneme

@@ -10,8 +10,8 @@
 namespace mneme {
 
 // Rows of equal size in append order. They never move, so that readers use them while the array grows. Memory comes in
-// arenas (base/arenas.h): the first one has room for the first Reserve or Append, and each next one doubles the array, so
-// an array of one row takes little more memory than the row.
+// arenas (base/arenas.h): the first one has room for the first Reserve or Append, and each next one doubles the array,
+// so an array of one row takes little more memory than the row.
 //
 // One thread appends at a time. Any number of threads read meanwhile, rows below the size() that they have read.
 class RowArray {
@@ -45,8 +45,8 @@ class RowArray {
     Advance(n);
   }
 
-  // Returns: room for row size() + ahead, which the caller writes and then publishes, and how many rows lie contiguously
-  // from there on. Requires: there is room for that row.
+  // Returns: room for row size() + ahead, which the caller writes and then publishes, and how many rows lie
+  // contiguously from there on. Requires: there is room for that row.
   char* Unpublished(int64_t ahead, int64_t* contiguous) {
     if (ahead < room_) {
       *contiguous = room_ - ahead;
@@ -97,8 +97,9 @@ class RowArray {
 
   const size_t row_bytes_;
   std::atomic<int64_t> size_{0};
-  // Used by the appending thread alone: where the next row goes, and for how many rows there is room; 0 if not known. They
-  // lie beside size_, because one row is often appended to each of very many arrays: fewer cache lines are touched.
+  // Used by the appending thread alone: where the next row goes, and for how many rows there is room; 0 if not known.
+  // They lie beside size_, because one row is often appended to each of very many arrays: fewer cache lines are
+  // touched.
   char* next_ = nullptr;
   int64_t room_ = 0;
   int used_ = 0;                   // number of arenas; used by the appending thread alone

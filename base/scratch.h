@@ -12,12 +12,12 @@ namespace mneme {
 //   Scratch scratch;
 //   std::pmr::vector<float> logits(&scratch);
 //
-// Each thread has a stack of memory. A Scratch allocates from its top and frees everything when it ends. The stack keeps its
-// memory, so repeated work allocates nothing. Scratches nest: code that runs inside of the block, like a task of ParallelFor
-// or a host's callback, makes its own Scratch on top and ends it first.
+// Each thread has a stack of memory. A Scratch allocates from its top and frees everything when it ends. The stack
+// keeps its memory, so repeated work allocates nothing. Scratches nest: code that runs inside of the block, like a task
+// of ParallelFor or a host's callback, makes its own Scratch on top and ends it first.
 //
-// Only the thread that made a Scratch may allocate from it, and only while it is the top one: std::logic_error otherwise. So
-// a container that is handed to other code is given room before for everything that this code will add.
+// Only the thread that made a Scratch may allocate from it, and only while it is the top one: std::logic_error
+// otherwise. So a container that is handed to other code is given room before for everything that this code will add.
 //
 // A thread without a Scratch keeps at most kMaxScratchKept bytes.
 class Scratch final : public std::pmr::memory_resource {

@@ -8,8 +8,8 @@
 
 namespace mneme {
 
-// A read-only tensor [rows, heads, dim] in host memory that the caller owns. Strides are in elements and may be negative;
-// the elements of one row are contiguous. Requires: the element type is not kI8.
+// A read-only tensor [rows, heads, dim] in host memory that the caller owns. Strides are in elements and may be
+// negative; the elements of one row are contiguous. Requires: the element type is not kI8.
 struct RowTensor {
   const void* data = nullptr;
   DType dtype = DType::kF32;

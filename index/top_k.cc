@@ -10,8 +10,8 @@ namespace {
 // At most so many rows are sorted by counting the rows above each.
 constexpr size_t kFew = 64;
 
-// Sorts rows, best first. Returns: false, with the rows unchanged, if there are more than kFew or some scores are equal.
-// A sort that branches on comparisons takes several times as long, because they cannot be predicted.
+// Sorts rows, best first. Returns: false, with the rows unchanged, if there are more than kFew or some scores are
+// equal. A sort that branches on comparisons takes several times as long, because they cannot be predicted.
 bool SortByCounting(absl::Span<Scored> rows) {
   constexpr size_t kUnrolled = 16;
   if (rows.size() > kFew) return false;

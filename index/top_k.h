@@ -16,8 +16,8 @@ struct Scored {
   int64_t index = 0;  // its token index
 };
 
-// The one order of retrieved rows: higher score first, ties by the lower token index. It is total for distinct indices, so
-// the k best of a set depend neither on the order in which they are pushed nor on how the set is divided.
+// The one order of retrieved rows: higher score first, ties by the lower token index. It is total for distinct indices,
+// so the k best of a set depend neither on the order in which they are pushed nor on how the set is divided.
 inline constexpr auto Better = [](const Scored& a, const Scored& b) {
   return a.score > b.score || (a.score == b.score && a.index < b.index);
 };
@@ -26,8 +26,8 @@ inline constexpr auto Better = [](const Scored& a, const Scored& b) {
 class TopK {
  public:
   explicit TopK(int64_t k = 0) { Reset(k); }
-  // Reserves room in `memory` for the best of at most `rows` different rows, so that later calls allocate nothing and may
-  // come from any thread.
+  // Reserves room in `memory` for the best of at most `rows` different rows, so that later calls allocate nothing and
+  // may come from any thread.
   TopK(int64_t k, int64_t rows, std::pmr::memory_resource* memory);
 
   // Forgets all rows; keeps its memory.
@@ -35,8 +35,8 @@ class TopK {
 
   int64_t k() const { return k_; }
 
-  // A row with a lower score is not among the k best; one with an equal score may be. -infinity while there are fewer than
-  // k rows, +infinity if k is 0.
+  // A row with a lower score is not among the k best; one with an equal score may be. -infinity while there are fewer
+  // than k rows, +infinity if k is 0.
   float threshold() const { return threshold_; }
 
   void Push(float score, int64_t index);

@@ -24,7 +24,8 @@ constexpr size_t kHeader = 48;
 
 }  // namespace
 
-absl::StatusOr<std::string> WriteFaissBlob(const FaissShape& shape, const KeyCenter& center, const faiss::Index& index) {
+absl::StatusOr<std::string> WriteFaissBlob(const FaissShape& shape, const KeyCenter& center,
+                                           const faiss::Index& index) {
   std::string blob;
   MNEME_RETURN_IF_ERROR(CallFaiss(shape.Text(), [&] {
     faiss::VectorIOWriter writer;

@@ -26,8 +26,8 @@ struct FaissBlob {
   std::unique_ptr<faiss::Index> index;  // on the host
 };
 
-// Errors: FailedPrecondition if the header names another shape, dimension, row count or version; DataLoss if the blob is
-// damaged or holds something else than its header says.
+// Errors: FailedPrecondition if the header names another shape, dimension, row count or version; DataLoss if the blob
+// is damaged or holds something else than its header says.
 absl::StatusOr<FaissBlob> ReadFaissBlob(const FaissShape& shape, absl::string_view blob, int64_t rows, int64_t dim);
 
 }  // namespace mneme

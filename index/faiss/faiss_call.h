@@ -2,8 +2,8 @@
 #ifndef MNEME_INDEX_FAISS_FAISS_CALL_H_
 #define MNEME_INDEX_FAISS_FAISS_CALL_H_
 
-// Internal to index/: how FAISS is called. FAISS reports errors by exceptions; CallFaiss is the one place that turns them
-// into Status.
+// Internal to index/: how FAISS is called. FAISS reports errors by exceptions; CallFaiss is the one place that turns
+// them into Status.
 
 #include <omp.h>
 
@@ -20,8 +20,8 @@
 
 namespace mneme {
 
-// While it lives, FAISS runs in the calling thread alone, because the host lends it no other threads. The setting belongs to
-// the calling thread, so concurrent searches do not affect each other.
+// While it lives, FAISS runs in the calling thread alone, because the host lends it no other threads. The setting
+// belongs to the calling thread, so concurrent searches do not affect each other.
 class OneOpenMpThread {
  public:
   OneOpenMpThread() : saved_(omp_get_max_threads()) { omp_set_num_threads(1); }

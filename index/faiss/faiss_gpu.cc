@@ -47,8 +47,8 @@ int CurrentDevice() {
   return device;
 }
 
-// FAISS aborts the process when CUDA reports an error that it does not expect. This finds errors that are there already,
-// left behind by the host or by a device that has failed, and throws them.
+// FAISS aborts the process when CUDA reports an error that it does not expect. This finds errors that are there
+// already, left behind by the host or by a device that has failed, and throws them.
 void CheckNothingPending(gpu::StandardGpuResources& resources, int device) {
   Check(cudaPeekAtLastError());
   Check(cudaStreamQuery(resources.getDefaultStream(device)));
@@ -100,8 +100,8 @@ std::unique_ptr<faiss::Index> CopyToDevice(faiss::Index& index, gpu::StandardGpu
 class GpuFaissIndex final : public KeyIndex {
  public:
   // index: a structure on the device of `gpu_resources`, made with them.
-  GpuFaissIndex(FaissShape shape, KeyCenter center, std::shared_ptr<FaissGpuResources> gpu_resources, std::unique_ptr<faiss::Index> index,
-                size_t bytes)
+  GpuFaissIndex(FaissShape shape, KeyCenter center, std::shared_ptr<FaissGpuResources> gpu_resources,
+                std::unique_ptr<faiss::Index> index, size_t bytes)
       : shape_(shape),
         center_(std::move(center)),
         rows_(index->ntotal),
@@ -161,7 +161,8 @@ class GpuFaissIndex final : public KeyIndex {
   size_t MemoryBytes() const override { return sizeof(*this) + center_.mean.size() * sizeof(float) + bytes_; }
 
  private:
-  // rows [count, fetch] in device memory; complete when it returns. Requires: gpu_resources_->mutex is held; its device is the current one.
+  // rows [count, fetch] in device memory; complete when it returns. Requires: gpu_resources_->mutex is held; its device
+  // is the current one.
   void SearchIntoDevice(const faiss::Index& index, const float* queries, int64_t count, int64_t fetch, int64_t found,
                         int64_t* rows) const {
     const std::shared_ptr<gpu::GpuResources> resources = gpu_resources_->resources.getResources();

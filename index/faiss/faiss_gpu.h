@@ -2,8 +2,8 @@
 #ifndef MNEME_INDEX_FAISS_FAISS_GPU_H_
 #define MNEME_INDEX_FAISS_FAISS_GPU_H_
 
-// Internal to index/: FAISS's structures on a GPU. Implemented by faiss_gpu.cc if the build's FAISS has GPU indices, else
-// by faiss_gpu_off.cc.
+// Internal to index/: FAISS's structures on a GPU. Implemented by faiss_gpu.cc if the build's FAISS has GPU indices,
+// else by faiss_gpu_off.cc.
 
 #include <faiss/Index.h>
 
@@ -29,8 +29,8 @@ std::string GpuNote();
 // Errors: Unavailable; Unimplemented in a build without gpu kinds. The message says what is missing.
 absl::Status GpuDevice();
 
-// Returns: an empty index by Euclidean distance over `dim` dimensions on the calling thread's device, with resources of its
-// own, to train and fill lists (BuildStructure). It takes vectors in host memory. Throws what FAISS throws.
+// Returns: an empty index by Euclidean distance over `dim` dimensions on the calling thread's device, with resources of
+// its own, to train and fill lists (BuildStructure). It takes vectors in host memory. Throws what FAISS throws.
 // Requires: GpuDevice() is OK.
 std::unique_ptr<faiss::Index> MakeGpuAssigner(const IndexSpec& spec, int64_t dim);
 

@@ -24,9 +24,9 @@ struct FaissGpuResources {
   faiss::gpu::StandardGpuResources resources;
 };
 
-// Returns: resources for one more index on `device`. However many indices there are, each pair of device and scratch size
-// has only a few resources, and the last index frees them. FAISS allocates the scratch memory, at most 1.5 GiB, when they
-// are first used. Thread-safe.
+// Returns: resources for one more index on `device`. However many indices there are, each pair of device and scratch
+// size has only a few resources, and the last index frees them. FAISS allocates the scratch memory, at most 1.5 GiB,
+// when they are first used. Thread-safe.
 std::shared_ptr<FaissGpuResources> ShareFaissGpuResources(int device, size_t scratch_bytes);
 
 }  // namespace mneme

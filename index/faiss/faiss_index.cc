@@ -53,9 +53,10 @@ class FaissIndex final : public KeyIndex {
   const std::string where_;
 };
 
-// Makes the index of `spec` over a structure on the host: on the device if the spec asks for it and the device takes it, else
-// on the host.
-absl::StatusOr<std::unique_ptr<KeyIndex>> PlaceIndex(const IndexSpec& spec, const FaissShape& shape, FaissBlob structure) {
+// Makes the index of `spec` over a structure on the host: on the device if the spec asks for it and the device takes
+// it, else on the host.
+absl::StatusOr<std::unique_ptr<KeyIndex>> PlaceIndex(const IndexSpec& spec, const FaissShape& shape,
+                                                     FaissBlob structure) {
   SetSearch(*structure.index, shape, spec);
   std::string where = "host";
   if (IsGpuKind(spec.kind)) {

@@ -19,8 +19,8 @@ namespace mneme {
 // How rows are coded inside a FAISS index.
 enum class FaissCode : uint8_t { kFlat, kPq, kSq8, kSq6, kSq4, kSqF16 };
 
-// A FAISS structure that mneme supports. Named kinds and factory strings are both resolved to a shape; no string reaches
-// faiss::index_factory.
+// A FAISS structure that mneme supports. Named kinds and factory strings are both resolved to a shape; no string
+// reaches faiss::index_factory.
 struct FaissShape {
   enum class Family : uint8_t { kFlat, kIvf, kHnsw } family = Family::kFlat;
   FaissCode code = FaissCode::kFlat;
@@ -48,8 +48,8 @@ absl::StatusOr<std::unique_ptr<KeyIndex>> BuildFaissIndex(const IndexSpec& spec,
 absl::StatusOr<std::unique_ptr<KeyIndex>> LoadFaissIndex(const IndexSpec& spec, absl::string_view blob, int64_t rows,
                                                          int64_t dim);
 
-// Whether this build has `kind`. Errors: Unimplemented; the message says what is missing and names the kind that does the
-// same on the CPU.
+// Whether this build has `kind`. Errors: Unimplemented; the message says what is missing and names the kind that does
+// the same on the CPU.
 absl::Status CheckGpuBuiltIn(IndexKind kind);
 
 }  // namespace mneme

@@ -61,7 +61,8 @@ std::unique_ptr<faiss::Index> FillLists(std::unique_ptr<Ivf> index, std::unique_
   return index;
 }
 
-std::unique_ptr<faiss::Index> BuildFlat(const FaissShape& shape, const std::vector<float>& keys, int64_t rows, int dim) {
+std::unique_ptr<faiss::Index> BuildFlat(const FaissShape& shape, const std::vector<float>& keys, int64_t rows,
+                                        int dim) {
   std::unique_ptr<faiss::Index> index;
   if (shape.code == FaissCode::kFlat) {
     index = std::make_unique<faiss::IndexFlatIP>(dim);
@@ -94,7 +95,8 @@ std::unique_ptr<faiss::Index> BuildIvf(const FaissShape& shape, const std::vecto
                    std::move(coarse), keys, rows, assigner);
 }
 
-std::unique_ptr<faiss::Index> BuildHnsw(const FaissShape& shape, const std::vector<float>& keys, int64_t rows, int dim) {
+std::unique_ptr<faiss::Index> BuildHnsw(const FaissShape& shape, const std::vector<float>& keys, int64_t rows,
+                                        int dim) {
   std::unique_ptr<faiss::IndexHNSW> index;
   if (shape.code == FaissCode::kFlat) {
     index = std::make_unique<faiss::IndexHNSWFlat>(dim, shape.degree, faiss::METRIC_INNER_PRODUCT);

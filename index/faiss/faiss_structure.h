@@ -2,8 +2,8 @@
 #ifndef MNEME_INDEX_FAISS_FAISS_STRUCTURE_H_
 #define MNEME_INDEX_FAISS_FAISS_STRUCTURE_H_
 
-// Internal to index/: builds and recognises FAISS structures on the host. Functions here throw what FAISS throws; callers
-// run them inside CallFaiss.
+// Internal to index/: builds and recognises FAISS structures on the host. Functions here throw what FAISS throws;
+// callers run them inside CallFaiss.
 
 #include <faiss/Index.h>
 
@@ -17,8 +17,8 @@
 namespace mneme {
 
 // The mean of the keys, which is subtracted before they go into FAISS. This shifts all inner products of a query by the
-// same constant and keeps their order. Attention keys share a few huge channels, which would otherwise dominate clusters,
-// codes and the links of graphs.
+// same constant and keeps their order. Attention keys share a few huge channels, which would otherwise dominate
+// clusters, codes and the links of graphs.
 //
 // Graphs are built and searched by the inner product of centered keys (Morozov and Babenko 2018). The reduction to
 // Euclidean distance by one more coordinate (Neyshabur and Srebro 2015) was measured and is far worse for attention
@@ -49,8 +49,8 @@ KeyCenter ComputeKeyCenter(const FaissShape& shape, const float* keys, int64_t r
 void ScaleKeys(std::vector<float>& keys);
 
 // Builds the structure over centered keys, f32 [rows, dim].
-// assigner: an empty index by Euclidean distance, for instance on a GPU, which trains and fills lists; null: FAISS's own
-// on the host.
+// assigner: an empty index by Euclidean distance, for instance on a GPU, which trains and fills lists; null: FAISS's
+// own on the host.
 std::unique_ptr<faiss::Index> BuildStructure(const FaissShape& shape, const std::vector<float>& keys, int64_t rows,
                                              int64_t dim, faiss::Index* assigner);
 

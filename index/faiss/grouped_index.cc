@@ -66,8 +66,8 @@ class GroupedIndex final : public KeyIndex {
   const std::unique_ptr<KeyIndex> index_;  // over the first rows of the groups
 };
 
-// Returns: the spec of the index over the first row of each of `groups` groups, where `spec` is asked for over `rows` rows.
-// Errors: those of `spec` over `rows` rows that all differ.
+// Returns: the spec of the index over the first row of each of `groups` groups, where `spec` is asked for over `rows`
+// rows. Errors: those of `spec` over `rows` rows that all differ.
 absl::StatusOr<IndexSpec> SpecOfGroups(const IndexSpec& spec, int64_t rows, int64_t groups, int64_t dim) {
   MNEME_RETURN_IF_ERROR(ResolveShape(spec, rows, dim).status());
   if (groups >= kMinIndexedKeys && ResolveShape(spec, groups, dim).ok()) return spec;

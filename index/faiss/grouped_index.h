@@ -2,8 +2,8 @@
 #ifndef MNEME_INDEX_FAISS_GROUPED_INDEX_H_
 #define MNEME_INDEX_FAISS_GROUPED_INDEX_H_
 
-// Internal to index/: an index over rows of which some have equal keys. FAISS indexes one row of each group of equal keys,
-// because an HNSW graph over equal rows takes forty times as long to build and is not connected.
+// Internal to index/: an index over rows of which some have equal keys. FAISS indexes one row of each group of equal
+// keys, because an HNSW graph over equal rows takes forty times as long to build and is not connected.
 
 #include <cstdint>
 #include <memory>

@@ -10,8 +10,8 @@
 
 namespace mneme {
 
-// Rows grouped by equal keys. Groups are numbered from 0 in the order of their first rows; if all keys differ, group numbers
-// are row numbers. Immutable and thread-safe.
+// Rows grouped by equal keys. Groups are numbered from 0 in the order of their first rows; if all keys differ, group
+// numbers are row numbers. Immutable and thread-safe.
 class RowGroups {
  public:
   // Groups keys, f32 [rows, dim]. 0 equals -0, since both give the same dot products. Requires: the keys are finite.

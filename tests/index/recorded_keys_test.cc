@@ -14,6 +14,7 @@
 #include "index/faiss/row_groups.h"
 #include "index/key_index.h"
 #include "index/scan/code_scan.h"
+#include "index/scan/key_scan.h"
 #include "index/top_k.h"
 #include "tests/index/recorded_qk.h"
 

@@ -175,10 +175,10 @@ TEST(GpuBuildTest, ListsAreTrainedAndFilledByTheAssigner) {
   const OneOpenMpThread one;
   for (const char* factory : {"IVF40,Flat", "IVF40,PQ4", "IVF40,SQ8", "IVF3000,Flat"}) {
     const FaissShape shape = *ParseFactory(factory);
-    const KeySpace space = MakeSpace(shape, data.keys.data(), Rows::kRows, Rows::kDim);
-    const std::vector<float> keys = space.Center(data.keys.data(), Rows::kRows);
+    const KeyCenter center = ComputeKeyCenter(shape, data.keys.data(), Rows::kRows, Rows::kDim);
+    const std::vector<float> keys = center.Center(data.keys.data(), Rows::kRows);
     const auto blob = [&](faiss::Index* assigner) {
-      return *WriteFaissBlob(shape, space, *BuildStructure(shape, keys, Rows::kRows, Rows::kDim, assigner));
+      return *WriteFaissBlob(shape, center, *BuildStructure(shape, keys, Rows::kRows, Rows::kDim, assigner));
     };
     faiss::IndexFlatL2 assigner(Rows::kDim);
     EXPECT_EQ(blob(&assigner), blob(nullptr)) << factory;
