@@ -49,8 +49,8 @@ absl::Status MemorySearch::Prepare(Executor& executor) {
   if (plan_.heads.empty()) return absl::OkStatus();
   DivideMemory();
   MakeItems(static_cast<int64_t>(executor.Width()));
-  // Seeds tell nothing about the rows that an approximate index gives, which may all be worse. Nor do they with
-  // kClamped, where the key of a row differs from query to query.
+  // An approximate index may give only rows below the seeds' floor, so its searches have no seeds. With kClamped near
+  // rows are scored by a query rotated for each row, and SeedRows knows one query vector only.
   seeded_ = runs_.empty() && plan_.request->policy != PositionPolicy::kClamped && scanned_rows_ >= kFewestSeededRows;
   if (seeded_) plan_.sequence->memory->seed_cache().Get(plan_.view->layer, &seeds_);
   return absl::OkStatus();

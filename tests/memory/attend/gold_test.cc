@@ -230,7 +230,7 @@ TEST_F(GoldTest, ShardsMergeToTheWhole) {
   }
 }
 
-TEST_F(GoldTest, AForkIsACopyUntilTheyPart) {
+TEST_F(GoldTest, AForkEqualsItsParentAtTheForkPoint) {
   MemoryOptions options;
   options.segment_tokens = 256;
   int number = 0;
@@ -268,7 +268,7 @@ TEST_F(GoldTest, AForkIsACopyUntilTheyPart) {
     made.sequences.push_back({parent.get(), &parent_oracle, nullptr, 2, 0, 0, -1});
     made.SetTopK(20);
     AttendCall(random_, made).RunAndCheck();
-    // The parent goes, the child stays.
+    // The fork outlives its parent.
     ASSERT_OK(store_->CloseMemory(parent));
     ASSERT_OK(store_->DropMemory(parent->name()));
     parent.reset();
@@ -280,7 +280,7 @@ TEST_F(GoldTest, AForkIsACopyUntilTheyPart) {
   }
 }
 
-TEST_F(GoldTest, EvictAndAppendEqualsAFreshMemoryOfWhatIsKept) {
+TEST_F(GoldTest, AfterEvictionAndAppendsResultsEqualThoseOfANewMemory) {
   for (const int64_t pinned : {0, 5, 300}) {
     SCOPED_TRACE(absl::StrCat("pinned ", pinned));
     MemoryOptions options;
@@ -299,7 +299,7 @@ TEST_F(GoldTest, EvictAndAppendEqualsAFreshMemoryOfWhatIsKept) {
 
     const auto fresh = Create(absl::StrCat("fresh", pinned), options);
     if (pinned > 0) AppendTokens(*fresh, nullptr, kOwner, 0, pinned);
-    // The same rows at other token indices.
+    // Rows are equal; their token indices differ.
     AppendTokens(*fresh, nullptr, kOwner, first_kept, 1100 - first_kept);
     for (int reopened = 0; reopened < 2; ++reopened) {
       for (size_t layer = 0; layer < 2; ++layer) {
@@ -325,8 +325,8 @@ TEST_F(GoldTest, EvictAndAppendEqualsAFreshMemoryOfWhatIsKept) {
   }
 }
 
-// Memorizing Transformers' gate, worked through by hand.
-TEST_F(GoldTest, ThePapersGate) {
+// The gate of Memorizing Transformers, against a plain computation.
+TEST_F(GoldTest, GatedFusionIsThatOfThePaper) {
   ModelCard card;
   card.model_name = "worked";
   LayerCard layer;
@@ -382,7 +382,7 @@ TEST_F(GoldTest, ThePapersGate) {
   EXPECT_NEAR(output[1], 0.146963f, 1e-6f);
 }
 
-TEST_F(GoldTest, ResultsDependNeitherOnThreadsNorOnWhereSegmentsBegin) {
+TEST_F(GoldTest, ResultsDoNotDependOnThreadsOrSegments) {
   constexpr int64_t kTokens = 5000;
   MemoryOptions options;
   std::vector<std::shared_ptr<Memory>> memories;
@@ -416,7 +416,7 @@ TEST_F(GoldTest, ResultsDependNeitherOnThreadsNorOnWhereSegmentsBegin) {
   }
 }
 
-TEST_F(GoldTest, ASnapshotSeesWhatWasThere) {
+TEST_F(GoldTest, ASnapshotDoesNotChange) {
   MemoryOptions options;
   options.segment_tokens = 256;
   options.pinned_tokens = 3;
@@ -425,7 +425,7 @@ TEST_F(GoldTest, ASnapshotSeesWhatWasThere) {
   AppendTokens(*memory, &oracle, kOwner, 0, 700);
   ASSERT_OK(memory->Commit(Durability::kBuffered, nullptr));
   AppendTokens(*memory, &oracle, kOwner, 700, 50);
-  // Opened anew, so that rows come in from disk after they have been dropped by everybody else.
+  // Reopened, so that the snapshot reads rows from disk which the memory has already dropped.
   ASSERT_OK(memory->Commit(Durability::kBuffered, nullptr));
   Reopen({&memory});
   const Snapshot snapshot = memory->TakeSnapshot();
@@ -450,14 +450,14 @@ TEST_F(GoldTest, ASnapshotSeesWhatWasThere) {
   AppendTokens(*memory, nullptr, 99, 1, 500);
   ASSERT_OK(memory->Commit(Durability::kBuffered, nullptr));
   check();
-  // Even the memory's end does not take the rows away.
+  // The snapshot keeps its rows after the memory is dropped.
   ASSERT_OK(store_->CloseMemory(memory));
   ASSERT_OK(store_->DropMemory("m"));
   check();
 }
 
-// A snapshot of a tail that was read back and is sealed and dropped before anybody has looked at its rows.
-TEST_F(GoldTest, ASnapshotKeepsATailThatNobodyHasReadYet) {
+// A snapshot of a reopened tail, which is sealed and dropped before any call has read its rows.
+TEST_F(GoldTest, ASnapshotKeepsATailThatNoCallHasRead) {
   MemoryOptions options;
   options.segment_tokens = 512;
   auto memory = Create("m", options);
