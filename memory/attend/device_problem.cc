@@ -33,6 +33,7 @@ cuda::AttendProblem MakeFusedProblem(const AttendRequest& request, DType stored)
   problem.query = request.query.data;
   if (top_k > 0 && retrieve.memory_query.data != request.query.data) problem.memory_query = retrieve.memory_query.data;
   problem.output = request.output.data;
+  // The kernels have no kMemoryOnly and kLocalOnly: those are joint, with no local row or no row to retrieve.
   problem.fusion = request.fusion == Fusion::kGated ? Fusion::kGated : Fusion::kJoint;
   if (!HasLocalRows(request)) return problem;
   problem.local_keys = request.local_keys.data;

@@ -9,7 +9,7 @@
 #include "absl/types/span.h"
 
 #include "base/parallel.h"
-#include "index/scan/key_scan.h"
+#include "index/top_k.h"
 #include "memory/attend/memory_view.h"
 
 namespace mneme {

@@ -7,7 +7,7 @@
 
 #include "absl/types/span.h"
 
-#include "index/scan/key_scan.h"
+#include "index/top_k.h"
 
 namespace mneme {
 
