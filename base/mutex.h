@@ -38,6 +38,25 @@ class ABSL_SCOPED_LOCKABLE MutexLock {
   Mutex* const mutex_;
 };
 
+// Takes a mutex if nobody else holds it. The thread-safety analysis takes it for held; the caller checks held().
+class ABSL_SCOPED_LOCKABLE TryMutexLock {
+ public:
+  explicit TryMutexLock(Mutex* mutex) ABSL_EXCLUSIVE_LOCK_FUNCTION(mutex) ABSL_NO_THREAD_SAFETY_ANALYSIS
+      : mutex_(mutex),
+        held_(mutex->TryLock()) {}
+  ~TryMutexLock() ABSL_UNLOCK_FUNCTION() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    if (held_) mutex_->Unlock();
+  }
+  TryMutexLock(const TryMutexLock&) = delete;
+  TryMutexLock& operator=(const TryMutexLock&) = delete;
+
+  bool held() const { return held_; }
+
+ private:
+  Mutex* const mutex_;
+  const bool held_;
+};
+
 // A MutexLock that may be released early.
 class ABSL_SCOPED_LOCKABLE ReleasableMutexLock {
  public:

@@ -12,7 +12,7 @@
 #include "capi/src/structs.h"
 #include "capi/src/tensors.h"
 #include "index/key_index.h"
-#include "memory/segment/segment_writer.h"
+#include "memory/segment/segment_rows.h"
 
 namespace mneme::capi {
 namespace {

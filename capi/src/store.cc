@@ -9,7 +9,7 @@
 #include "capi/src/host_executor.h"
 #include "capi/src/host_progress.h"
 #include "capi/src/structs.h"
-#include "memory/segment/segment_writer.h"
+#include "memory/segment/segment_rows.h"
 
 namespace mneme::capi {
 namespace {

@@ -9,14 +9,14 @@
 #include "memory/attend/device_search.h"
 #include "memory/attend/device_support.h"
 #include "memory/attend/host_attend.h"
-#include "memory/store.h"
+#include "memory/store_context.h"
 
 namespace mneme {
 namespace {
 
 Backend ChooseHostBackend(const AttendRequest& request) {
   for (const Sequence& sequence : request.retrieve.sequences) {
-    if (sequence.memory != nullptr && sequence.memory->store().device() != nullptr) return Backend::kDeviceSearch;
+    if (sequence.memory != nullptr && sequence.memory->context().device() != nullptr) return Backend::kDeviceSearch;
   }
   return Backend::kHost;
 }

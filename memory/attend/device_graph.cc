@@ -12,7 +12,7 @@
 #include "memory/attend/device_support.h"
 #include "memory/attend/memory_view.h"
 #include "memory/device/mirror_locks.h"
-#include "memory/store.h"
+#include "memory/store_context.h"
 
 namespace mneme {
 namespace {

@@ -10,7 +10,7 @@
 #include "memory/attend/device_problem.h"
 #include "memory/attend/device_support.h"
 #include "memory/attend/memory_view.h"
-#include "memory/store.h"
+#include "memory/store_context.h"
 
 namespace mneme {
 namespace {
@@ -119,7 +119,7 @@ absl::StatusOr<bool> SearchLaunch::Queue(CallContext& context, void* stream) {
   problem.log_sum_exp = buffer_.OnDevice(log_sum_exps_);
   problem.found = buffer_.OnDevice(rows_);
   problem.found_logits = buffer_.OnDevice(logits_);
-  Device& device = *parts_.front().served->sequence->memory->store().device();
+  Device& device = *parts_.front().served->sequence->memory->context().device();
   MNEME_RETURN_IF_ERROR(buffer_.Launch(context, device.runtime(), problem, bounds, stream));
   return true;
 }
@@ -187,7 +187,7 @@ class DeviceSearch {
     for (size_t i = 0; i < retrieve_.sequences.size(); ++i) {
       const Sequence& sequence = retrieve_.sequences[i];
       if (sequence.memory == nullptr || QueriesOf(sequence) == 0) continue;
-      Device* const device = sequence.memory->store().device().get();
+      Device* const device = sequence.memory->context().device().get();
       if (device == nullptr) continue;
       LayerView view = MakeLayerView(retrieve_, sequence);
       if (sequence.memory_begin >= view.end) continue;

@@ -7,7 +7,7 @@
 
 #include "attention/cuda/plan.h"
 #include "memory/device/mirror.h"
-#include "memory/store.h"
+#include "memory/store_context.h"
 
 namespace mneme {
 namespace {
@@ -134,7 +134,7 @@ UnsupportedReason LaunchMemories::Add(const Memory& memory, size_t number) {
                              .element = static_cast<int64_t>(number),
                              .code = code};
   };
-  Device* const device = memory.store().device().get();
+  Device* const device = memory.context().device().get();
   if (device == nullptr || (device_ != nullptr && device != device_)) {
     return reason(absl::StatusCode::kInvalidArgument, "one of the graph's store", "one of another");
   }

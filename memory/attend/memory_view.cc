@@ -38,7 +38,7 @@ class RowLoader {
       : view_(view),
         state_(*view.snapshot.state),
         values_(values),
-        whole_keys_(!state_.runs.empty()),
+        all_keys_(!state_.runs.empty()),
         visible_rows_(view.RowCount()) {
     for (const HeadRule& head : request.heads) {
       rows_to_retrieve_ += head.top_k * (sequence.query_end - sequence.query_begin);
@@ -48,7 +48,7 @@ class RowLoader {
   // Threads help where several segments have to be read.
   absl::Status LoadAll(Executor& executor) {
     const auto absent = std::count_if(view_.rows.begin(), view_.rows.end(), [&](const VisibleRows& rows) {
-      return !rows.segment->InMemory(view_.layer, rows.row_end);
+      return !rows.segment->IsLoaded(view_.layer, rows.row_end);
     });
     if (absent < 2) {
       for (VisibleRows& rows : view_.rows) MNEME_RETURN_IF_ERROR(Load(rows));
@@ -64,11 +64,11 @@ class RowLoader {
   absl::Status Load(VisibleRows& rows) {
     const double share = static_cast<double>(rows.row_end - rows.row_begin) / static_cast<double>(visible_rows_);
     const auto expected = static_cast<int64_t>(share * static_cast<double>(rows_to_retrieve_));
-    const SearchNeeds needs{.whole_keys = whole_keys_,
+    const SearchNeeds needs{.all_keys = all_keys_,
                             .values = values_,
                             .single_keys = kExactKeysPerRow * expected,
                             .single_values = expected};
-    MNEME_ASSIGN_OR_RETURN(SearchRows loaded, rows.segment->ForSearch(view_.layer, rows.row_end, needs));
+    MNEME_ASSIGN_OR_RETURN(SearchRows loaded, rows.segment->LoadForSearch(view_.layer, rows.row_end, needs));
     rows.keys = std::move(loaded.keys);
     rows.codes = std::move(loaded.codes);
     rows.values = std::move(loaded.values);
@@ -92,7 +92,7 @@ class RowLoader {
   MemoryView& view_;
   const MemoryState& state_;
   const bool values_;
-  const bool whole_keys_;  // candidates of an index are ranked by exact keys of rows all over the memory
+  const bool all_keys_;  // candidates of an index are ranked by exact keys of rows all over the memory
   const int64_t visible_rows_;
   int64_t rows_to_retrieve_ = 0;  // by all queries and heads
 };

@@ -10,7 +10,7 @@
 #include "base/scratch.h"
 #include "base/status.h"
 #include "memory/attend/argument_error.h"
-#include "memory/store.h"
+#include "memory/store_context.h"
 
 namespace mneme {
 namespace {
@@ -90,7 +90,7 @@ absl::Status GetPenalties(SearchPlan& plan) {
                           .got = absl::StrCat("a span of ", ages),
                           .code = absl::StatusCode::kInvalidArgument});
   }
-  plan.penalties = plan.sequence->memory->store().age_penalties().Get(*least - token_end, *greatest - first_token,
+  plan.penalties = plan.sequence->memory->context().age_penalties().Get(*least - token_end, *greatest - first_token,
                                                                       plan.request->decay_beyond);
   return absl::OkStatus();
 }

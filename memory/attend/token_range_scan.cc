@@ -10,7 +10,7 @@
 #include "attention/rotary.h"
 #include "base/scratch.h"
 #include "memory/segment/code_columns.h"
-#include "memory/store.h"
+#include "memory/store_context.h"
 
 namespace mneme {
 namespace {
@@ -123,7 +123,7 @@ void TokenRangeScan::Add(const VisibleRows& rows, int64_t row_begin, int64_t row
 void TokenRangeScan::End() {
   const absl::StatusOr<ScanCounts> counts = scan_.End();
   if (counts.ok()) {
-    plan_->sequence->memory->store().scan_counters().Add(*counts);
+    plan_->sequence->memory->context().scan_counters().Add(*counts);
   } else {
     plan_->errors->Update(counts.status());
   }

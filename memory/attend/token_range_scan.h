@@ -23,7 +23,7 @@ class SegmentKeys final : public KeySource {
     return segment_->ReadRows(layer_, head_, RowKind::kKeys, rows, keys);
   }
   void Prefetch(absl::Span<const int64_t> rows) override {
-    segment_->WillReadRows(layer_, head_, RowKind::kKeys, rows);
+    segment_->PrefetchRows(layer_, head_, RowKind::kKeys, rows);
   }
 
  private:

@@ -15,7 +15,7 @@
 #include "base/model_card.h"
 #include "base/mutex.h"
 #include "memory/device/device.h"
-#include "memory/state.h"
+#include "memory/memory_state.h"
 
 namespace mneme {
 

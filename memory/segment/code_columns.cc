@@ -4,20 +4,20 @@
 #include "absl/types/span.h"
 
 #include "base/status.h"
-#include "memory/segment/segment_writer.h"
+#include "memory/segment/column_writer.h"
 
 namespace mneme {
 namespace {
 
-constexpr int64_t kLeastCodedRows = 512;
+constexpr int64_t kMinCodedRows = 512;
 
-// Codes of wider keys are not kept: a chunk of them would be too large.
-constexpr size_t kMostBlockBytes = size_t{1} << 20;
+// Codes of wider keys stay in RAM only: a chunk of them would be too large for one database value.
+constexpr size_t kMaxBlockBytes = size_t{1} << 20;
 
 }  // namespace
 
 bool IsCoded(int64_t rows) {
-  return rows >= kLeastCodedRows;
+  return rows >= kMinCodedRows;
 }
 
 int64_t RowsWithCodes(int64_t rows) {
@@ -38,33 +38,19 @@ int64_t CodeBytes(const ModelCard& card, int64_t rows) {
 
 absl::Status WriteHeadCodes(Transaction& transaction, SegmentId segment, int32_t layer, int32_t head, int64_t rows,
                             const KeyCodes& codes) {
-  if (!IsCoded(rows) || codes.block_bytes() > kMostBlockBytes) return absl::OkStatus();
+  if (!IsCoded(rows) || codes.block_bytes() > kMaxBlockBytes) return absl::OkStatus();
   const int64_t coded = RowsWithCodes(rows);
-  MNEME_RETURN_IF_ERROR(PutColumn(
+  MNEME_RETURN_IF_ERROR(WriteColumn(
       transaction, segment, {layer, head, ColumnKind::kCodeMeans}, 0, KeyCodes::MeansOf(coded), codes.mean_bytes(),
       [&](int64_t i, int64_t* contiguous) { return codes.Means(i * KeyCodes::kChunkRows, contiguous); }));
-  return PutColumn(transaction, segment, {layer, head, ColumnKind::kCodes}, 0, KeyCodes::BlocksOf(coded),
-                   codes.block_bytes(),
-                   [&](int64_t i, int64_t* contiguous) { return codes.Blocks(i * KeyCodes::kBlockRows, contiguous); });
+  return WriteColumn(
+      transaction, segment, {layer, head, ColumnKind::kCodes}, 0, KeyCodes::BlocksOf(coded), codes.block_bytes(),
+      [&](int64_t i, int64_t* contiguous) { return codes.Blocks(i * KeyCodes::kBlockRows, contiguous); });
 }
 
-absl::Status WriteCodes(Transaction& transaction, const ModelCard& card, Segment& segment, int64_t rows) {
-  if (!IsCoded(rows)) return absl::OkStatus();
-  for (size_t layer = 0; layer < card.layers.size(); ++layer) {
-    MNEME_ASSIGN_OR_RETURN(const SearchRows all, segment.ForSearch(layer, rows, {.whole_keys = true}));
-    for (size_t head = 0; head < all.codes->heads.size(); ++head) {
-      KeyCodes& codes = *all.codes->heads[head];
-      if (codes.Extend(*all.keys->heads[head])) segment.CodesGrew();
-      MNEME_RETURN_IF_ERROR(
-          WriteHeadCodes(transaction, segment.id(), card.layers[layer].layer, static_cast<int32_t>(head), rows, codes));
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ReadCodes(Database& database, SegmentId segment, int32_t layer, int32_t head, int64_t rows,
-                       KeyCodes& codes) {
-  if (codes.block_bytes() > kMostBlockBytes) return absl::NotFoundError("codes of so many dims are not kept");
+absl::Status ReadHeadCodes(Database& database, SegmentId segment, int32_t layer, int32_t head, int64_t rows,
+                           KeyCodes& codes) {
+  if (codes.block_bytes() > kMaxBlockBytes) return absl::NotFoundError("codes of so many dims are not stored");
   const int64_t coded = RowsWithCodes(rows);
   return codes.Restore(coded, [&](absl::Span<char> means, absl::Span<char> blocks) -> absl::Status {
     MNEME_RETURN_IF_ERROR(database.ReadChunkRows(segment, {layer, head, ColumnKind::kCodeMeans}, 0,

@@ -8,36 +8,34 @@
 
 #include "base/model_card.h"
 #include "index/scan/key_codes.h"
-#include "memory/segment/segment.h"
 #include "storage/database.h"
 
 namespace mneme {
 
-// Codes of a sealed segment's keys in the database, so that a search after a restart need not read the keys to make
-// them again. Disposable: what is missing or damaged is made again from the keys.
+// Search codes of a sealed segment on disk. With them, a search after a restart need not read the keys. They are
+// disposable: missing or damaged codes are made again from the keys.
 
-// Whether the keys of an owner of so many rows are searched by codes: for fewer these cost more than they spare.
+// Returns: whether a segment of `rows` rows is searched by codes. Fewer rows are cheaper to search by their keys.
 bool IsCoded(int64_t rows);
 
-// Rows of so many that have codes.
+// Returns: how many of `rows` rows have codes (whole blocks only).
 int64_t RowsWithCodes(int64_t rows);
 
-// Bytes that the codes of `rows` rows take on disk: those of one head, of whose kind `codes` is, and of all layers.
+// Returns: the bytes on disk of the codes of `rows` rows, for one head (`codes` gives the sizes of its blocks) and for
+// all layers of a card.
 int64_t HeadCodeBytes(const KeyCodes& codes, int64_t rows);
 int64_t CodeBytes(const ModelCard& card, int64_t rows);
 
-// Writes the codes of the first `rows` rows of all layers, made where they are not there yet, of a segment that is
-// about to be sealed with so many rows. Does nothing for a segment that is not coded.
-absl::Status WriteCodes(Transaction& transaction, const ModelCard& card, Segment& segment, int64_t rows);
-
-// The same for one head, whose codes are `codes`.
+// Writes the codes of the first `rows` rows of one head. Does nothing if a segment of `rows` rows is not coded.
+// Requires: `codes` covers RowsWithCodes(rows).
 absl::Status WriteHeadCodes(Transaction& transaction, SegmentId segment, int32_t layer, int32_t head, int64_t rows,
                             const KeyCodes& codes);
 
-// Brings the codes of a segment's first `rows` rows into `codes`, which has none. NotFound if there are none, DataLoss
-// if they are damaged.
-absl::Status ReadCodes(Database& database, SegmentId segment, int32_t layer, int32_t head, int64_t rows,
-                       KeyCodes& codes);
+// Reads the codes of the first `rows` rows of one head into `codes`.
+// Requires: `codes` is empty.
+// Errors: NotFound if the database has no such codes, DataLoss if they are damaged.
+absl::Status ReadHeadCodes(Database& database, SegmentId segment, int32_t layer, int32_t head, int64_t rows,
+                           KeyCodes& codes);
 
 }  // namespace mneme
 

@@ -12,18 +12,15 @@
 namespace mneme {
 
 IndexRun::IndexRun(IndexId id, int64_t first_token, int64_t tokens, IndexSpec spec, const ModelCard& card,
-                   Database* database, bool trust_blobs, bool may_write, IndexCounters* counters,
-                   std::function<void(absl::string_view)> log)
+                   Database* database, IndexCounters* counters, Options options)
     : id_(id),
       first_token_(first_token),
       tokens_(tokens),
       spec_(std::move(spec)),
       cards_(card.layers),
       database_(database),
-      trust_blobs_(trust_blobs),
-      may_write_(may_write),
       counters_(counters),
-      log_(std::move(log)) {
+      options_(std::move(options)) {
   size_t heads = 0;
   for (const LayerCard& layer : cards_) {
     first_of_layer_.push_back(heads);
@@ -36,44 +33,49 @@ absl::StatusOr<std::shared_ptr<const KeyIndex>> IndexRun::Get(size_t layer, int3
   Head& place = Place(layer, head);
   MutexLock lock(&place.mutex);
   if (place.index != nullptr) return place.index;
-  if (trust_blobs_) {
-    const absl::StatusOr<std::string> blob = database_->GetIndexBlob(id_, cards_[layer].layer, head);
-    absl::Status status = blob.status();
-    if (blob.ok()) {
-      absl::StatusOr<std::unique_ptr<KeyIndex>> index = LoadKeyIndex(spec_, *blob, tokens_, cards_[layer].key_dim);
-      if (index.ok()) {
-        ++counters_->loaded;
-        Keep(place, *std::move(index));
-        return place.index;
-      }
-      status = index.status();
+  if (options_.trust_blobs) {
+    if (std::shared_ptr<const KeyIndex> index = LoadBlob(layer, head)) {
+      ++counters_->loaded;
+      Keep(place, std::move(index));
+      return place.index;
     }
-    log_(absl::StrCat("index ", id_, " layer ", cards_[layer].layer, " head ", head,
-                      " is built again from its rows: ", status.message()));
   }
   ++counters_->rebuilt;
-  return BuildLocked(layer, head, keys, false, place);
+  return BuildLocked(layer, head, keys, /*write_must_succeed=*/false, place);
+}
+
+std::shared_ptr<const KeyIndex> IndexRun::LoadBlob(size_t layer, int32_t head) const {
+  const absl::StatusOr<std::string> blob = database_->GetIndexBlob(id_, cards_[layer].layer, head);
+  absl::Status status = blob.status();
+  if (blob.ok()) {
+    absl::StatusOr<std::unique_ptr<KeyIndex>> index = LoadKeyIndex(spec_, *blob, tokens_, cards_[layer].key_dim);
+    if (index.ok()) return *std::move(index);
+    status = index.status();
+  }
+  options_.log(absl::StrCat("index ", id_, " layer ", cards_[layer].layer, " head ", head,
+                            " is built again from its rows: ", status.message()));
+  return nullptr;
 }
 
 absl::Status IndexRun::Build(size_t layer, int32_t head, KeySource keys) {
   Head& place = Place(layer, head);
   MutexLock lock(&place.mutex);
-  return BuildLocked(layer, head, keys, true, place).status();
+  return BuildLocked(layer, head, keys, /*write_must_succeed=*/true, place).status();
 }
 
 absl::StatusOr<std::shared_ptr<const KeyIndex>> IndexRun::BuildLocked(size_t layer, int32_t head, KeySource keys,
-                                                                      bool must_keep, Head& place) {
+                                                                      bool write_must_succeed, Head& place) {
   const int64_t dim = cards_[layer].key_dim;
   std::vector<float> rows(static_cast<size_t>(tokens_ * dim));
   MNEME_RETURN_IF_ERROR(keys(layer, head, rows.data()));
   MNEME_ASSIGN_OR_RETURN(std::unique_ptr<KeyIndex> index, BuildKeyIndex(spec_, rows.data(), tokens_, dim));
   ++counters_->built;
-  if (may_write_) {
+  if (options_.write_blobs) {
     MNEME_ASSIGN_OR_RETURN(const std::string blob, index->Serialize());
     const absl::Status status = database_->PutIndexBlob(id_, cards_[layer].layer, head, blob);
-    if (must_keep) MNEME_RETURN_IF_ERROR(status);
-    // A query needs the index, not its copy on disk.
-    if (!status.ok()) log_(absl::StrCat("index ", id_, " cannot be written: ", status.message()));
+    if (write_must_succeed) MNEME_RETURN_IF_ERROR(status);
+    // A query goes on without the copy on disk.
+    if (!status.ok()) options_.log(absl::StrCat("index ", id_, " cannot be written: ", status.message()));
   }
   Keep(place, std::move(index));
   return place.index;
@@ -82,9 +84,9 @@ absl::StatusOr<std::shared_ptr<const KeyIndex>> IndexRun::BuildLocked(size_t lay
 void IndexRun::Keep(Head& place, std::shared_ptr<const KeyIndex> index) {
   if (IsGpuKind(spec_.kind)) {
     const std::string where = index->Where();
-    // Told once a run: what one of its indices lacks, the others lack, too.
-    if (!absl::StartsWith(where, "cuda:") && !told_.exchange(true)) {
-      log_(absl::StrCat("index ", id_, ", ", FormatIndexSpec(spec_), ", is searched by the CPU: ", where));
+    // Logged once a run: the reason is the same for all of its indices.
+    if (!absl::StartsWith(where, "cuda:") && !cpu_search_logged_.exchange(true)) {
+      options_.log(absl::StrCat("index ", id_, ", ", FormatIndexSpec(spec_), ", is searched by the CPU: ", where));
     }
   }
   bytes_ += index->MemoryBytes();

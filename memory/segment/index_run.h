@@ -26,15 +26,23 @@ struct IndexCounters {
   std::atomic<int64_t> rebuilt{0};  // of the built: because a blob was missing or damaged
 };
 
-// Indices, one a layer and KV head, over the rows of tokens [first_token, first_token + tokens) of a memory. Blobs are
-// read when first needed; one that is missing or damaged is built again from the rows and reported. Thread-safe.
+// Indices over the rows of tokens [first_token, first_token + tokens) of a memory, one for each layer and KV head. An
+// index blob is read when it is first needed; one that is missing or damaged is built again from the rows, and logged.
+// Owned jointly (shared_ptr) by the states and snapshots that name it. Thread-safe.
 class IndexRun {
  public:
-  // f32 keys [tokens, key_dim] of one layer (its place in the card) and KV head, for building.
+  // Writes the f32 keys [tokens, key_dim] of one layer (its place in the card) and KV head, for a build.
   using KeySource = absl::FunctionRef<absl::Status(size_t layer, int32_t head, float* keys)>;
 
+  struct Options {
+    bool trust_blobs = true;   // blobs are parsed; else every index is built from its rows
+    bool write_blobs = false;  // the store is open for writing
+    std::function<void(absl::string_view)> log;
+  };
+
+  // `database` and `counters` outlive the run.
   IndexRun(IndexId id, int64_t first_token, int64_t tokens, IndexSpec spec, const ModelCard& card, Database* database,
-           bool trust_blobs, bool may_write, IndexCounters* counters, std::function<void(absl::string_view)> log);
+           IndexCounters* counters, Options options);
 
   IndexId id() const { return id_; }
   int64_t first_token() const { return first_token_; }
@@ -42,24 +50,29 @@ class IndexRun {
   int64_t end() const { return first_token_ + tokens_; }
   const IndexSpec& spec() const { return spec_; }
 
+  // Returns: the index of one layer and head, from RAM, from its blob or built from `keys`.
+  // Errors: those of `keys` and of BuildKeyIndex.
   absl::StatusOr<std::shared_ptr<const KeyIndex>> Get(size_t layer, int32_t head, KeySource keys);
 
   // Builds one index and writes its blob.
+  // Errors: as Get; those of Database if the blob cannot be written.
   absl::Status Build(size_t layer, int32_t head, KeySource keys);
 
-  // Waits for no build.
-  size_t MemoryBytes() const { return bytes_; }
+  // Does not wait for builds.
+  size_t RamBytes() const { return bytes_; }
 
  private:
-  // Each KV head of each layer for itself: loading one holds up nobody who asks for another.
+  // One lock for each layer and KV head: a load delays only those who ask for the same index.
   struct Head {
     Mutex mutex;
     std::shared_ptr<const KeyIndex> index ABSL_GUARDED_BY(mutex);
   };
 
-  // must_keep: an error if its blob cannot be written.
+  // Returns null if the blob is missing or damaged, which it logs.
+  std::shared_ptr<const KeyIndex> LoadBlob(size_t layer, int32_t head) const;
+  // write_must_succeed: a blob that cannot be written is an error.
   absl::StatusOr<std::shared_ptr<const KeyIndex>> BuildLocked(size_t layer, int32_t head, KeySource keys,
-                                                              bool must_keep, Head& place)
+                                                              bool write_must_succeed, Head& place)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(place.mutex);
   void Keep(Head& place, std::shared_ptr<const KeyIndex> index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(place.mutex);
   Head& Place(size_t layer, int32_t head) { return heads_[first_of_layer_[layer] + static_cast<size_t>(head)]; }
@@ -70,14 +83,12 @@ class IndexRun {
   const IndexSpec spec_;
   const std::vector<LayerCard> cards_;
   Database* const database_;
-  const bool trust_blobs_;
-  const bool may_write_;
   IndexCounters* const counters_;
-  const std::function<void(absl::string_view)> log_;
-  std::vector<size_t> first_of_layer_;
+  const Options options_;
+  std::vector<size_t> first_of_layer_;  // of each layer: its first place in heads_
   std::unique_ptr<Head[]> heads_;
   std::atomic<size_t> bytes_{0};
-  std::atomic<bool> told_{false};  // that a device was wanted and did not take an index
+  std::atomic<bool> cpu_search_logged_{false};  // a GPU index is searched by the CPU, and the log says so
 };
 
 struct TokenRange {
@@ -86,9 +97,9 @@ struct TokenRange {
   bool operator==(const TokenRange&) const = default;
 };
 
-// Which ranges should have an index when tokens [0, sealed_end) are sealed: blocks of `unit` * 4^t tokens, aligned to
-// their own size, greedily the largest. A range, once there, stays until four of its size make the next: every row is
-// indexed O(log N) times, and there are O(log N) ranges.
+// Returns: the ranges that should have an index when tokens [0, sealed_end) are sealed. They are blocks of unit * 4^t
+// tokens, aligned to their own size, the largest first. A range stays in the plan until four of its size make the next
+// larger one. So every row is indexed O(log N) times, and there are O(log N) ranges.
 std::vector<TokenRange> PlanIndexRuns(int64_t sealed_end, int64_t unit);
 
 }  // namespace mneme

@@ -1,75 +1,80 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "memory/segment/row_cache.h"
 
+#include <iterator>
 #include <utility>
-#include <vector>
-
-#include "memory/segment/segment.h"
 
 namespace mneme {
 
-bool RowCache::Admits(RowKind kind, size_t bytes, uint64_t* asked) {
+bool RowCache::Admits(RowKind kind, size_t bytes, uint64_t* last_request) {
   if (budget_ == 0) return true;
   MutexLock lock(&mutex_);
-  const uint64_t since = std::exchange(*asked, ++now_);
-  size_t kept = bytes;
-  for (size_t k = 0; k <= static_cast<size_t>(kind); ++k) kept += kinds_[k].bytes;
-  const std::list<Entry>& same = kinds_[static_cast<size_t>(kind)].entries;
-  for (auto entry = same.rbegin(); kept > budget_ && entry != same.rend() && entry->used < since; ++entry) {
-    kept -= entry->bytes;
+  const uint64_t since = std::exchange(*last_request, ++clock_);
+  size_t needed = bytes;
+  for (size_t k = 0; k <= static_cast<size_t>(kind); ++k) needed += lists_[k].bytes;
+  const std::list<Entry>& same = lists_[static_cast<size_t>(kind)].entries;
+  for (auto entry = same.rbegin(); needed > budget_ && entry != same.rend() && entry->last_used < since; ++entry) {
+    needed -= entry->bytes;
   }
-  return kept <= budget_;
+  return needed <= budget_;
 }
 
-void RowCache::Used(const std::shared_ptr<Segment>& segment, size_t layer, RowKind kind, size_t bytes) {
+void RowCache::Touch(const std::shared_ptr<CachedRowsOwner>& owner, size_t layer, RowKind kind, size_t bytes) {
   if (budget_ == 0) return;
-  std::vector<Entry> leaving;
+  std::list<Entry> released;
   {
     MutexLock lock(&mutex_);
-    const Key key{segment.get(), layer, kind};
-    Kind& own = KindOf(key);
+    const Key key{owner.get(), layer, kind};
+    EntryList& list = lists_[static_cast<size_t>(kind)];
     if (const auto place = places_.find(key); place != places_.end()) {
-      own.entries.splice(own.entries.begin(), own.entries, place->second);
-      own.bytes += bytes - own.entries.front().bytes;
-      own.entries.front().bytes = bytes;
+      list.entries.splice(list.entries.begin(), list.entries, place->second);
+      list.bytes += bytes - list.entries.front().bytes;
+      list.entries.front().bytes = bytes;
     } else {
-      own.entries.push_front({key, segment, bytes, 0});
-      places_[key] = own.entries.begin();
-      own.bytes += bytes;
+      std::list<Entry> added;
+      added.push_front({key, owner, bytes, 0});
+      places_.emplace(key, added.begin());
+      list.entries.splice(list.entries.begin(), added);
+      list.bytes += bytes;
     }
-    own.entries.front().used = ++now_;
-    size_t all = 0;
-    for (const Kind& each : kinds_) all += each.bytes;
-    for (size_t k = kRowKinds; k-- > 0;) {
-      Kind& from = kinds_[k];
-      const bool named_stays = std::get<RowKind>(key) == RowKind::kCodes;
-      while (all > budget_ && !from.entries.empty() && !(named_stays && from.entries.back().key == key)) {
-        all -= from.entries.back().bytes;
-        from.bytes -= from.entries.back().bytes;
-        places_.erase(from.entries.back().key);
-        leaving.push_back(std::move(from.entries.back()));
-        from.entries.pop_back();
-      }
-    }
+    list.entries.front().last_used = ++clock_;
+    released = TakeOverBudget(key);
   }
-  // Outside the lock: a segment's own mutex comes before the cache's.
-  for (const Entry& entry : leaving) {
-    if (const auto owner = entry.segment.lock()) owner->Release(std::get<1>(entry.key), std::get<2>(entry.key));
+  for (const Entry& entry : released) {
+    if (const auto held = entry.owner.lock()) held->Release(std::get<1>(entry.key), std::get<2>(entry.key));
   }
 }
 
-void RowCache::Forget(const Segment* segment) {
+std::list<RowCache::Entry> RowCache::TakeOverBudget(const Key& used) {
+  std::list<Entry> taken;
+  const bool keep_used = std::get<RowKind>(used) == RowKind::kCodes;
+  size_t total = 0;
+  for (const EntryList& list : lists_) total += list.bytes;
+  for (size_t k = kRowKinds; k-- > 0;) {
+    EntryList& list = lists_[k];
+    while (total > budget_ && !list.entries.empty() && !(keep_used && list.entries.back().key == used)) {
+      const Entry& last = list.entries.back();
+      total -= last.bytes;
+      list.bytes -= last.bytes;
+      places_.erase(last.key);
+      taken.splice(taken.end(), list.entries, std::prev(list.entries.end()));
+    }
+  }
+  return taken;
+}
+
+void RowCache::Remove(const CachedRowsOwner* owner) {
   if (budget_ == 0) return;
   MutexLock lock(&mutex_);
-  for (Kind& kind : kinds_) {
-    for (auto entry = kind.entries.begin(); entry != kind.entries.end();) {
-      if (std::get<0>(entry->key) != segment) {
+  for (EntryList& list : lists_) {
+    for (auto entry = list.entries.begin(); entry != list.entries.end();) {
+      if (std::get<0>(entry->key) != owner) {
         ++entry;
         continue;
       }
-      kind.bytes -= entry->bytes;
+      list.bytes -= entry->bytes;
       places_.erase(entry->key);
-      entry = kind.entries.erase(entry);
+      entry = list.entries.erase(entry);
     }
   }
 }

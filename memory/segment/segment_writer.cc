@@ -2,79 +2,56 @@
 #include "memory/segment/segment_writer.h"
 
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
-#include "absl/types/span.h"
-
 #include "base/status.h"
+#include "memory/segment/code_columns.h"
+#include "memory/segment/column_writer.h"
+#include "memory/segment/segment_reader.h"
 
 namespace mneme {
 namespace {
 
-void CopyPieces(Pieces pieces, int64_t begin, int64_t n, size_t bytes, char* out) {
-  for (const int64_t end = begin + n; begin < end;) {
-    int64_t contiguous;
-    const char* from = pieces(begin, &contiguous);
-    const int64_t count = std::min(contiguous, end - begin);
-    std::memcpy(out, from, static_cast<size_t>(count) * bytes);
-    out += static_cast<size_t>(count) * bytes;
-    begin += count;
-  }
-}
-
-// Of a KeyRows or RowArray.
-template <typename Rows>
-auto PiecesOf(const Rows& rows) {
-  return [&rows](int64_t row, int64_t* contiguous) { return static_cast<const char*>(rows.Rows(row, contiguous)); };
-}
-
-// Rows [begin, begin + n) of a KeyRows or RowArray, one after another.
+// Copies rows [begin, begin + n) of a KeyRows or RowArray to `out`.
 template <typename Rows>
 void CopyOut(const Rows& rows, int64_t begin, int64_t n, char* out) {
-  CopyPieces(PiecesOf(rows), begin, n, rows.row_bytes(), out);
+  CopyRowBytes(RowSourceOf(rows), begin, n, rows.row_bytes(), out);
+}
+
+absl::Status CopyTokenColumns(Segment& from, int64_t begin_row, int64_t n, Segment& to) {
+  MNEME_ASSIGN_OR_RETURN(const auto columns, from.Columns(begin_row + n));
+  std::vector<int64_t> positions(static_cast<size_t>(n));
+  std::vector<int32_t> token_ids(static_cast<size_t>(n));
+  for (int64_t row = 0; row < n; ++row) {
+    positions[static_cast<size_t>(row)] = columns->Position(begin_row + row);
+    token_ids[static_cast<size_t>(row)] = columns->TokenId(begin_row + row);
+  }
+  MNEME_RETURN_IF_ERROR(to.ReserveColumns(n));
+  to.AppendColumns(positions.data(), token_ids.data(), n);
+  return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::Status PutColumn(Transaction& transaction, SegmentId segment, const Column& column, int64_t begin, int64_t end,
-                       size_t bytes, Pieces pieces) {
-  std::vector<char> buffer;
-  for (int64_t i = begin; i < end; i += kChunkRows) {
-    const int64_t n = std::min(kChunkRows, end - i);
-    const size_t chunk_bytes = static_cast<size_t>(n) * bytes;
-    int64_t contiguous;
-    const char* chunk = pieces(i, &contiguous);
-    if (contiguous < n) {
-      buffer.resize(chunk_bytes);
-      CopyPieces(pieces, i, n, bytes, buffer.data());
-      chunk = buffer.data();
-    }
-    MNEME_RETURN_IF_ERROR(
-        transaction.PutChunk(segment, column, i / kChunkRows, absl::MakeSpan(chunk, chunk_bytes), bytes));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status WriteChunks(Transaction& transaction, const ModelCard& card, DType dtype, Segment& segment,
                          int64_t begin_row, int64_t end_row) {
   if (begin_row >= end_row) return absl::OkStatus();
-  const auto put = [&](const Column& column, size_t row_bytes, Pieces rows) {
-    return PutColumn(transaction, segment.id(), column, begin_row, end_row, row_bytes, rows);
+  const auto write = [&](const Column& column, size_t row_bytes, RowSource source) {
+    return WriteColumn(transaction, segment.id(), column, begin_row, end_row, row_bytes, source);
   };
   MNEME_ASSIGN_OR_RETURN(const auto columns, segment.Columns(end_row));
-  MNEME_RETURN_IF_ERROR(put({0, 0, ColumnKind::kPositions}, sizeof(int64_t), PiecesOf(columns->positions)));
-  MNEME_RETURN_IF_ERROR(put({0, 0, ColumnKind::kTokenIds}, sizeof(int32_t), PiecesOf(columns->token_ids)));
+  MNEME_RETURN_IF_ERROR(write({0, 0, ColumnKind::kPositions}, sizeof(int64_t), RowSourceOf(columns->positions)));
+  MNEME_RETURN_IF_ERROR(write({0, 0, ColumnKind::kTokenIds}, sizeof(int32_t), RowSourceOf(columns->token_ids)));
   for (size_t layer = 0; layer < card.layers.size(); ++layer) {
     const LayerCard& shape = card.layers[layer];
     MNEME_ASSIGN_OR_RETURN(const auto keys, segment.Keys(layer, end_row));
     MNEME_ASSIGN_OR_RETURN(const auto values, segment.Values(layer, end_row));
     for (int32_t head = 0; head < shape.kv_heads; ++head) {
       const RowArray& value_rows = *values->heads[static_cast<size_t>(head)];
-      MNEME_RETURN_IF_ERROR(put({shape.layer, head, ColumnKind::kKeys}, RowBytes(dtype, shape.key_dim),
-                                PiecesOf(*keys->heads[static_cast<size_t>(head)])));
+      MNEME_RETURN_IF_ERROR(write({shape.layer, head, ColumnKind::kKeys}, RowBytes(dtype, shape.key_dim),
+                                  RowSourceOf(*keys->heads[static_cast<size_t>(head)])));
       MNEME_RETURN_IF_ERROR(
-          put({shape.layer, head, ColumnKind::kValues}, value_rows.row_bytes(), PiecesOf(value_rows)));
+          write({shape.layer, head, ColumnKind::kValues}, value_rows.row_bytes(), RowSourceOf(value_rows)));
     }
   }
   return absl::OkStatus();
@@ -89,7 +66,7 @@ absl::Status WriteLogs(Transaction& transaction, const ModelCard& card, DType dt
   record.resize(static_cast<size_t>(n) * (sizeof(int64_t) + sizeof(int32_t)));
   CopyOut(columns->positions, begin_row, n, record.data());
   CopyOut(columns->token_ids, begin_row, n, record.data() + static_cast<size_t>(n) * sizeof(int64_t));
-  MNEME_RETURN_IF_ERROR(transaction.PutLog(id, -1, begin_row - origin, n, record));
+  MNEME_RETURN_IF_ERROR(transaction.PutLog(id, kTokenColumnsLayer, begin_row - origin, n, record));
   for (size_t layer = 0; layer < card.layers.size(); ++layer) {
     const LayerCard& shape = card.layers[layer];
     const size_t key_bytes = RowBytes(dtype, shape.key_dim);
@@ -109,16 +86,23 @@ absl::Status WriteLogs(Transaction& transaction, const ModelCard& card, DType dt
   return absl::OkStatus();
 }
 
+absl::Status WriteCodes(Transaction& transaction, const ModelCard& card, Segment& segment, int64_t rows) {
+  if (!IsCoded(rows)) return absl::OkStatus();
+  for (size_t layer = 0; layer < card.layers.size(); ++layer) {
+    MNEME_ASSIGN_OR_RETURN(const SearchRows loaded, segment.LoadForSearch(layer, rows, {.all_keys = true}));
+    for (size_t head = 0; head < loaded.codes->heads.size(); ++head) {
+      KeyCodes& codes = *loaded.codes->heads[head];
+      if (codes.Extend(*loaded.keys->heads[head])) segment.CodesGrew();
+      MNEME_RETURN_IF_ERROR(
+          WriteHeadCodes(transaction, segment.id(), card.layers[layer].layer, static_cast<int32_t>(head), rows, codes));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CopyRows(const ModelCard& card, Segment& from, int64_t begin_row, int64_t end_row, Segment& to) {
   if (const int64_t n = std::min(end_row, from.ColumnRows()) - begin_row; n > 0) {
-    MNEME_ASSIGN_OR_RETURN(const auto columns, from.Columns(begin_row + n));
-    std::vector<int64_t> positions(static_cast<size_t>(n));
-    std::vector<int32_t> token_ids(static_cast<size_t>(n));
-    for (int64_t row = 0; row < n; ++row) {
-      positions[static_cast<size_t>(row)] = columns->Position(begin_row + row);
-      token_ids[static_cast<size_t>(row)] = columns->TokenId(begin_row + row);
-    }
-    MNEME_RETURN_IF_ERROR(to.AppendColumns(positions.data(), token_ids.data(), n));
+    MNEME_RETURN_IF_ERROR(CopyTokenColumns(from, begin_row, n, to));
   }
   for (size_t layer = 0; layer < card.layers.size(); ++layer) {
     const int64_t end = std::min(end_row, from.LayerRows(layer));
@@ -138,14 +122,6 @@ absl::Status CopyRows(const ModelCard& card, Segment& from, int64_t begin_row, i
     to.PublishRows(layer, end - begin_row);
   }
   return absl::OkStatus();
-}
-
-int64_t TokenBytes(const ModelCard& card, DType dtype) {
-  int64_t bytes = sizeof(int64_t) + sizeof(int32_t);
-  for (const LayerCard& layer : card.layers) {
-    bytes += layer.kv_heads * static_cast<int64_t>(RowBytes(dtype, layer.key_dim) + RowBytes(dtype, layer.value_dim));
-  }
-  return bytes;
 }
 
 }  // namespace mneme

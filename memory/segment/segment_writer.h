@@ -4,7 +4,6 @@
 
 #include <cstdint>
 
-#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 
 #include "base/model_card.h"
@@ -13,32 +12,27 @@
 
 namespace mneme {
 
-// Rows of a segment on their way into a transaction, and from one segment to another.
+// Copies rows of a segment into a transaction or into another segment. Row ranges are rows of the source segment.
+// Errors: those of Segment's readers and of Transaction.
 
-// Where pieces of equal size lie: the first byte of piece i, and how many lie contiguously from there.
-using Pieces = absl::FunctionRef<const char*(int64_t i, int64_t* contiguous)>;
-
-// Writes pieces [begin, end) of `bytes` bytes each as rows of a column; begin is a multiple of kChunkRows, and the last
-// chunk may be short.
-absl::Status PutColumn(Transaction& transaction, SegmentId segment, const Column& column, int64_t begin, int64_t end,
-                       size_t bytes, Pieces pieces);
-
-// Writes the chunks that hold rows [begin_row, end_row) of every column; begin_row is a multiple of kChunkRows, and the
-// last chunk may be short.
+// Writes the chunks that hold rows [begin_row, end_row) of every column. The last chunk may be short.
+// Requires: begin_row is a multiple of kChunkRows.
 absl::Status WriteChunks(Transaction& transaction, const ModelCard& card, DType dtype, Segment& segment,
                          int64_t begin_row, int64_t end_row);
 
 // Writes rows [begin_row, end_row) of every layer as log records of segment `id`, whose row 0 is row `origin` of
-// `segment`. The record's layout is private to this folder: for each KV head its key rows, then its value rows; the
-// token columns (layer -1): positions, then token ids.
+// `segment`. A record holds column after column: for each KV head its key rows, then its value rows; the record of the
+// token columns (layer kTokenColumnsLayer) has positions, then token ids. SegmentReader reads this layout.
 absl::Status WriteLogs(Transaction& transaction, const ModelCard& card, DType dtype, Segment& segment,
                        int64_t begin_row, int64_t end_row, SegmentId id, int64_t origin);
 
-// Appends rows [begin_row, end_row) of `from` to `to`; layers that have fewer give what they have.
-absl::Status CopyRows(const ModelCard& card, Segment& from, int64_t begin_row, int64_t end_row, Segment& to);
+// Writes the codes of the first `rows` rows of all layers; makes those that are missing. Does nothing if a segment of
+// `rows` rows is not coded.
+absl::Status WriteCodes(Transaction& transaction, const ModelCard& card, Segment& segment, int64_t rows);
 
-// Bytes of one token in rows, columns included.
-int64_t TokenBytes(const ModelCard& card, DType dtype);
+// Appends rows [begin_row, end_row) of `from` to `to`. A layer that has fewer rows gives those that it has.
+// Requires: the caller is the one thread that appends to `to`.
+absl::Status CopyRows(const ModelCard& card, Segment& from, int64_t begin_row, int64_t end_row, Segment& to);
 
 }  // namespace mneme
 

@@ -18,7 +18,7 @@ class BoundsTest : public ::testing::Test {
 
   void Open(const StoreOptions& options = {}) { store_ = OpenStore(folder_.store(), options); }
   std::shared_ptr<Memory> Create(const std::string& name = "m") { return *store_->CreateMemory(name, card_, options_); }
-  // The store is closed and opened again, and the memory "m" in it.
+  // Closes the store and opens it again, with memory "m".
   void Reopen(std::shared_ptr<Memory>& memory, const StoreOptions& options = {}) {
     ASSERT_OK(store_->CloseMemory(memory));
     memory.reset();
@@ -51,7 +51,7 @@ class BoundsTest : public ::testing::Test {
   std::unique_ptr<Store> store_;
 };
 
-TEST_F(BoundsTest, TheOldestGoFirstAndPinnedOnesStay) {
+TEST_F(BoundsTest, EvictionTakesTheOldestTokensButPinnedOnes) {
   options_.max_tokens = 300;
   options_.pinned_tokens = 10;
   Open();
@@ -69,15 +69,15 @@ TEST_F(BoundsTest, TheOldestGoFirstAndPinnedOnesStay) {
     if (token == 1900) disk = DiskUsage(folder_.path());
   }
   ExpectHolds(*memory, oracle);
-  // Three times the tokens, the same disk but for logs that RocksDB has not trimmed yet.
+  // Three times the tokens take the same disk, apart from logs that RocksDB has not trimmed yet.
   EXPECT_LE(DiskUsage(folder_.path()), disk + (uint64_t{4} << 20));
   Reopen(memory);
   ExpectHolds(*memory, oracle);
 }
 
-// What is counted once is kept until anything comes or goes: columns, keys with values, codes made from keys, codes
-// read.
-TEST_F(BoundsTest, RamBytesFollowWhatIsInMemory) {
+// A segment keeps its count of bytes until a part is loaded or released: columns, keys with values, codes made from
+// keys, codes read from disk.
+TEST_F(BoundsTest, RamBytesFollowLoadsAndReleases) {
   constexpr int64_t kRows = 2048, kSegments = 4;
   options_.segment_tokens = kRows;
   Open();
@@ -87,7 +87,7 @@ TEST_F(BoundsTest, RamBytesFollowWhatIsInMemory) {
     ASSERT_OK(memory->Commit(Durability::kBuffered, nullptr));
   }
   ASSERT_EQ(memory->Info().segments, kSegments);
-  // Brings in all rows of a layer's segment.
+  // Loads all rows of a layer's segment.
   const auto read = [&](size_t layer, int64_t segment) {
     EXPECT_OK(memory->Read({card_.layers[layer].layer, segment * kRows, kRows, {}, {}, nullptr, nullptr}));
   };
@@ -118,7 +118,7 @@ TEST_F(BoundsTest, RamBytesFollowWhatIsInMemory) {
   expect_more(kSegments * codes_bytes);
   expect_more(0);
 
-  // Where no search wants all keys or values of a segment, it brings in codes alone.
+  // A search that needs a few rows of a segment loads only its codes.
   StoreOptions options;
   options.row_read_cost = 1;
   Reopen(memory, options);
@@ -129,7 +129,7 @@ TEST_F(BoundsTest, RamBytesFollowWhatIsInMemory) {
   read(0, 0);
   expect_more(rows_bytes(0));
 
-  // With room for the rows of one segment, each that is read often enough sends another away.
+  // The budget fits the rows of one segment: each segment that is read often enough replaces another.
   options = StoreOptions();
   options.ram_budget_bytes = static_cast<size_t>(rows_bytes(0));
   Reopen(memory, options);
@@ -160,12 +160,12 @@ TEST_F(BoundsTest, ASmallRamBudgetChangesNoResult) {
     EXPECT_LT(memory->Info().ram_bytes, 1 << 20);  // nothing is read before it is asked for
     EXPECT_TRUE(Result(memory.get()) == wanted);
     EXPECT_TRUE(Result(memory.get()) == wanted);
-    // The tail is not part of the budget, nor the one entry that was used last.
+    // The budget does not cover the tail, nor the entry that was used last.
     EXPECT_LE(store_->Stats()->ram_bytes, budget + all / 2);
   }
 }
 
-TEST_F(BoundsTest, ADiskBudgetRefusesAndLosesNothing) {
+TEST_F(BoundsTest, ADiskBudgetRefusesCommitsAndLosesNoRows) {
   StoreOptions options;
   Open();
   options.disk_budget_bytes = static_cast<int64_t>(DiskUsage(folder_.store())) + (int64_t{12} << 20);
@@ -187,7 +187,7 @@ TEST_F(BoundsTest, ADiskBudgetRefusesAndLosesNothing) {
   EXPECT_EQ(memory->Info().tokens_durable, durable);
   ExpectHolds(*memory, oracle);
   EXPECT_TRUE(absl::IsResourceExhausted(store_->ForkMemory(memory, 10, "fork").status()));
-  // Eviction makes room.
+  // Eviction frees disk.
   ASSERT_OK(memory->Evict(600));
   oracle.Evict(600);
   for (int round = 0; round < 3; ++round) {
@@ -201,7 +201,7 @@ TEST_F(BoundsTest, ADiskBudgetRefusesAndLosesNothing) {
   ExpectHolds(*memory, oracle);
 }
 
-TEST_F(BoundsTest, DiskIsGivenBack) {
+TEST_F(BoundsTest, DroppedAndEvictedRowsFreeTheirDisk) {
   Open();
   const uint64_t empty = DiskUsage(folder_.store());
   auto memory = Create();
@@ -221,7 +221,7 @@ TEST_F(BoundsTest, DiskIsGivenBack) {
   const uint64_t evicted = DiskUsage(folder_.store());
   EXPECT_LE(static_cast<double>(evicted - empty), 1.1 * (1.25 * static_cast<double>(bytes)) + 4e6);
 
-  // A snapshot keeps what it sees; the disk comes back with the first change after it has gone.
+  // A snapshot keeps its rows on disk; the first change after its end frees them.
   auto fork = *store_->ForkMemory(memory, 40000, "fork");
   const auto row_bytes = static_cast<uint64_t>(fork->Info().bytes);
   ASSERT_OK(store_->CloseMemory(memory));
@@ -243,7 +243,7 @@ TEST_F(BoundsTest, DiskIsGivenBack) {
   EXPECT_LE(DiskUsage(folder_.store()), empty + (uint64_t{4} << 20));
 }
 
-// What du says of the files that rows of whole chunks lie in: the write-ahead log is trimmed once in a while only.
+// The disk bytes of the files that hold chunks. The write-ahead log is left out, since RocksDB trims it late.
 uint64_t RowFiles(const std::string& path) {
   uint64_t bytes = 0;
   for (const auto& entry : std::filesystem::directory_iterator(path)) {
@@ -252,8 +252,8 @@ uint64_t RowFiles(const std::string& path) {
   return bytes;
 }
 
-// What a bounded memory has let go of is off the disk as well, though its first tokens are pinned, segments are large
-// beside its bound, and tokens come in bulk or few at a time.
+// Tokens that a bounded memory evicts leave the disk as well: with pinned tokens, with segments that are large beside
+// the bound, and with tokens that are appended in bulk or a few at a time.
 TEST_F(BoundsTest, ABoundedMemoryTakesTheDiskOfItsBound) {
   card_ = MakeCard(2, 2, 64);
   options_.segment_tokens = 4096;
@@ -271,7 +271,7 @@ TEST_F(BoundsTest, ABoundedMemoryTakesTheDiskOfItsBound) {
       }
       ExpectHolds(*memory, oracle);
       EXPECT_EQ(memory->Info().tokens, bound);
-      // One segment may be evicted but for a row, and the tail holds what fills none.
+      // One segment may hold a single row, and the tail holds rows that fill no segment.
       const int64_t segment = std::max<int64_t>(step, 512);
       const int64_t token_bytes = memory->Info().bytes / bound + CodeBytes(card_, 65536) / 65536;
       EXPECT_LE(RowFiles(folder_.store()), static_cast<uint64_t>(token_bytes * (bound + 2 * segment)) * 105 / 100);
@@ -283,8 +283,7 @@ TEST_F(BoundsTest, ABoundedMemoryTakesTheDiskOfItsBound) {
   }
 }
 
-// Evicting most of a segment gives its disk back, not only evicting the whole of it.
-TEST_F(BoundsTest, EvictingMostOfASegmentGivesItsDiskBack) {
+TEST_F(BoundsTest, EvictingMostOfASegmentFreesItsDisk) {
   card_ = MakeCard(2, 2, 64);
   options_.segment_tokens = 8192;
   options_.pinned_tokens = 20;
@@ -299,7 +298,7 @@ TEST_F(BoundsTest, EvictingMostOfASegmentGivesItsDiskBack) {
     ASSERT_OK(memory->Evict(keep));
     oracle.Evict(keep);
     ExpectHolds(*memory, oracle);
-    EXPECT_GE(RowFiles(folder_.store()), all) << "a snapshot still sees all of it";
+    EXPECT_GE(RowFiles(folder_.store()), all) << "a snapshot still sees all rows";
   }
   snapshot.reset();
   ASSERT_OK(memory->Maintain(nullptr));
@@ -308,8 +307,8 @@ TEST_F(BoundsTest, EvictingMostOfASegmentGivesItsDiskBack) {
   ExpectHolds(*memory, oracle);
 }
 
-// A memory that is forked at every step would end up as a heap of crumbs.
-TEST_F(BoundsTest, ForksDoNotCrumbleTheirParent) {
+// Each fork seals a few rows of its parent, which must not become a heap of small segments.
+TEST_F(BoundsTest, ForksLeaveTheirParentFewSegments) {
   options_.segment_tokens = 4096;
   Open();
   auto memory = Create();

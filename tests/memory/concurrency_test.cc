@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What may run at once does, and what may not is refused. Most of its worth is under ThreadSanitizer.
+// Calls that may run at the same time do, and others are refused as busy. Most useful under ThreadSanitizer.
 
 #include <atomic>
 #include <thread>
@@ -47,8 +47,8 @@ AttendCase CaseOf(const LayerCard& layer, Memory* memory, int64_t k) {
   return made;
 }
 
-// Rows that nobody touches give the same bits at any moment, whatever happens behind them.
-TEST_P(ConcurrencyTest, ReadersSeeOneTruthWhileTheMemoryChangesBehindThem) {
+// Rows that no call changes give the same bits at any time, while later rows are appended, evicted and truncated.
+TEST_P(ConcurrencyTest, ReadersGetTheSameBitsWhileTheMemoryChanges) {
   constexpr int64_t kStill = 700;
   const auto memory = Create("m");
   AppendTokens(*memory, nullptr, kOwner, 0, kStill);
@@ -60,7 +60,7 @@ TEST_P(ConcurrencyTest, ReadersSeeOneTruthWhileTheMemoryChangesBehindThem) {
   for (uint32_t number = 0; number < 3; ++number) {
     readers.emplace_back([&, number] {
       TestRandom random(500 + number);
-      // More rows wanted than the still part has: indices answer by the exact scan, so bits can be compared.
+      // top_k is larger than the unchanged part, so indices use the exact scan and bits can be compared.
       AttendCase made = CaseOf(card_.layers[number % 2], memory.get(), kStill);
       made.sequences[0].memory_end = kStill;
       AttendCall call(random, made);
@@ -71,7 +71,7 @@ TEST_P(ConcurrencyTest, ReadersSeeOneTruthWhileTheMemoryChangesBehindThem) {
       while (!stop) {
         ASSERT_OK(call.Run(store_->executor()));
         ASSERT_TRUE(call.result() == wanted);
-        // A snapshot is the same however often it is asked.
+        // Two searches of one snapshot give the same result.
         const Snapshot snapshot = memory->TakeSnapshot();
         for (const int64_t end : snapshot.layer_ends) ASSERT_GE(end, kStill);
         moving.SetMemory(0, memory.get(), &snapshot);
@@ -138,7 +138,7 @@ TEST_P(ConcurrencyTest, ReadersSeeOneTruthWhileTheMemoryChangesBehindThem) {
   ExpectHolds(*memory, oracle);
 }
 
-// Eviction by the bound and by call takes rows away under readers' eyes; a snapshot keeps them.
+// A snapshot keeps rows that the bound or a call evicts while it is read.
 TEST_P(ConcurrencyTest, EvictionTakesNothingFromASnapshot) {
   options_.max_tokens = 600;
   options_.pinned_tokens = 4;
@@ -182,7 +182,7 @@ TEST_P(ConcurrencyTest, EvictionTakesNothingFromASnapshot) {
   EXPECT_LE(memory->Info().tokens, 600);
 }
 
-// Row by row visible to every reader, never half a row.
+// A reader sees a row of the tail as a whole or not at all.
 TEST_P(ConcurrencyTest, RowsOfTheTailAppearWhole) {
   const auto memory = Create("m");
   std::atomic<bool> stop{false};
@@ -251,7 +251,6 @@ TEST_P(ConcurrencyTest, ASecondMutatorIsRefusedAsBusy) {
   EXPECT_EQ(memory->TakeSnapshot().layer_ends[0], 8 * appended);
 }
 
-// Different memories of one store have nothing to do with each other.
 TEST_P(ConcurrencyTest, MemoriesOfOneStoreAreIndependent) {
   std::vector<std::thread> threads;
   for (int number = 0; number < 3; ++number) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A process that appends, commits, forks and evicts is killed at any moment; what it was told is durable is there.
+// A process that appends, commits, forks and evicts is killed at any moment. Everything that it was told is durable
+// survives.
 //
 // The victim is this program again, started for CrashTest.DISABLED_Victim: a fork without exec would inherit RocksDB's
 // threads' locks but not the threads. It notes in a shared mapping what it is about to do and what was acknowledged.
@@ -74,7 +75,7 @@ void Append(Memory& memory, const Note& note, int number, int64_t n) {
   AppendTokens(memory, nullptr, OwnerOf(note, number, begin), begin, n);
 }
 
-// Everything the note promises, in the store as it was left.
+// Checks that the store holds everything that the note promises.
 void ExpectPromises(const std::string& folder, Note& note) {
   const ModelCard card = UnequalCard();
   const auto store = OpenStore(folder);
@@ -87,7 +88,7 @@ void ExpectPromises(const std::string& folder, Note& note) {
       promise.begun = 0;
       continue;
     }
-    ASSERT_EQ(promise.begun, 1) << NameOf(number) << " came from nowhere";
+    ASSERT_EQ(promise.begun, 1) << NameOf(number) << " was never created";
     promise.there = 1;
     const auto& memory = *opened;
     const MemoryInfo info = memory->Info();
@@ -109,7 +110,7 @@ void ExpectPromises(const std::string& folder, Note& note) {
     }
     oracle.Evict(info.next_token - info.first_kept);
     ExpectHolds(*memory, oracle);
-    // No layer has more than the others: what was not committed is gone whole.
+    // No layer has more rows than the others: rows that were not committed are gone from all layers.
     for (const int64_t end : memory->TakeSnapshot().layer_ends) ASSERT_EQ(end, info.next_token);
     // What the reopened store holds is durable, acknowledged or not: the next kill may not undo it.
     promise.appended = promise.acknowledged = info.next_token;
@@ -124,7 +125,7 @@ void ExpectPromises(const std::string& folder, Note& note) {
 
 TEST(CrashTest, DISABLED_Victim) {
   const char* folder = std::getenv(kFolderVariable);
-  if (folder == nullptr) GTEST_SKIP() << "is started by CrashTest.WhatIsAcknowledgedSurvives";
+  if (folder == nullptr) GTEST_SKIP() << "is started by CrashTest.AcknowledgedCommitsSurvive";
   prctl(PR_SET_PDEATHSIG, SIGKILL);  // the victim ends with the test that started it
   Note& note = *MapNote(absl::StrCat(folder, "/note"));
   TestRandom random(static_cast<uint32_t>(getpid()));
@@ -194,7 +195,7 @@ TEST(CrashTest, DISABLED_Victim) {
   }
 }
 
-TEST(CrashTest, WhatIsAcknowledgedSurvives) {
+TEST(CrashTest, AcknowledgedCommitsSurvive) {
   TempFolder folder;
   const char* wanted = std::getenv("MNEME_KILLS");
   const int kills = wanted != nullptr ? std::atoi(wanted) : 25;
@@ -214,7 +215,7 @@ TEST(CrashTest, WhatIsAcknowledgedSurvives) {
     const int64_t rounds = note.rounds;
     pid_t victim = 0;
     ASSERT_EQ(posix_spawn(&victim, program, &actions, nullptr, arguments, environ), 0);
-    // Let it get to work, then strike after a random number of rounds and a moment more.
+    // Waits for a random number of rounds and a random time more, then kills the victim.
     const int64_t until = rounds + random.Between(1, 40);
     for (int i = 0; i < 60000 && note.rounds < until; ++i) {
       ASSERT_EQ(waitpid(victim, nullptr, WNOHANG), 0) << "the victim died by itself";

@@ -11,7 +11,7 @@ namespace {
 constexpr DType kStored[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kI8};
 constexpr DType kInput[] = {DType::kF32, DType::kF16, DType::kBF16};
 
-// One memory, what it must hold and what of that is durable.
+// One memory, the oracle of what it must hold, and the oracle of its durable part.
 struct Subject {
   std::string name;
   std::shared_ptr<Memory> memory;
@@ -29,7 +29,7 @@ class Machine {
   Machine(TestRandom& random, bool exact) : random_(random), exact_(exact) {
     card_ = UnequalCard();
     if (exact_) {
-      // Powers of two and small whole numbers: every logit is exact in f32, ties are many.
+      // Powers of two and small whole numbers: every logit is exact in f32, and ties are common.
       for (LayerCard& layer : card_.layers) layer.rotary = {};
     } else if (random_.Chance(0.3)) {
       card_.layers[1].soft_cap = 5;
@@ -143,14 +143,14 @@ class Machine {
     SCOPED_TRACE("append");
     const int64_t most = random_.Chance(0.3) ? 400 : 12;
     const int64_t n = random_.Between(1, most);
-    // Most often a whole step; sometimes a layer gets ahead or falls behind.
+    // Usually all layers get the same tokens; sometimes one layer is ahead or behind.
     for (size_t i = 0; i < card_.layers.size(); ++i) {
       const size_t layer = subject.live->Whole() % 2 == 0 ? i : card_.layers.size() - 1 - i;
       const LayerCard& shape = card_.layers[layer];
       int64_t rows = n;
       if (random_.Chance(0.15)) rows = random_.Between(0, 40);
       if (random_.Chance(0.3)) {
-        // Catch up with the layer that is ahead.
+        // Catches up with the layer that is ahead.
         rows = std::max<int64_t>(0, subject.live->Known() - subject.live->End(layer));
       }
       const Rows keys = RandomRows(rows, shape.kv_heads, shape.key_dim);
@@ -300,7 +300,7 @@ TEST_P(DifferentialTest, AgreesWithThePlainModel) {
   Machine(random, false).Run(120);
 }
 
-// Logits that are exact: order and ties must be the reference's to the last place.
+// Logits are exact here, so order and ties must equal the reference's in every place.
 TEST_P(DifferentialTest, BreaksTiesByTheLowerToken) {
   TestRandom random(static_cast<uint32_t>(2000 + GetParam()));
   SCOPED_TRACE(absl::StrCat("MNEME_TEST_SEED=", random.seed()));

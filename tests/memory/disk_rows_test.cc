@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows that stay on disk while their codes are in memory, and codes that outlive the process: nothing about what a
-// search finds may tell.
+// Rows that stay on disk while their codes are in RAM, and codes that survive a restart. Neither changes a result.
 
 #include <algorithm>
 #include <thread>
@@ -20,7 +19,7 @@ using ::testing::IsEmpty;
 constexpr uint64_t kOwner = 41;
 constexpr int64_t kHeads = 3;  // KV heads of both layers of the card
 
-// Where the kind stands in a chunk's key (docs/design/format.md).
+// The offset of the kind in a chunk's key (docs/design/format.md).
 constexpr size_t kKindAt = 16;
 
 class DiskRowsTest : public ::testing::Test {
@@ -56,7 +55,7 @@ class DiskRowsTest : public ::testing::Test {
     memory_ = *memory;
   }
 
-  // The same in a store whose rows all stay in memory.
+  // The same memory in a store whose rows all stay in RAM.
   void Create() {
     memory_ = *store_->CreateMemory("m", card_, options_);
     reference_ = *reference_store_->CreateMemory("m", card_, options_);
@@ -101,7 +100,7 @@ class DiskRowsTest : public ::testing::Test {
     return log_;
   }
 
-  // Changes the values of all chunks of some kinds from outside; an empty one deletes. How many there were.
+  // Changes all chunk values of some kinds behind the store's back; an empty new value deletes one. Returns: how many.
   int Change(const std::vector<ColumnKind>& kinds, const std::function<std::string(const std::string&)>& change) {
     int changed = 0;
     Tamper(folder_.store(),
@@ -125,10 +124,10 @@ class DiskRowsTest : public ::testing::Test {
     return changed;
   }
 
-  // Bytes that the codes of `tokens` tokens take in memory and on disk.
+  // The bytes of the codes of `tokens` tokens, in RAM and on disk.
 
   TestRandom random_;
-  // The memories of these tests are so small that no row of theirs would be worth reading by itself.
+  // With the default, the memories of these tests are so small that whole loads are always cheaper than single reads.
   int64_t row_read_cost_ = 8;
   ModelCard card_ = UnequalCard();
   MemoryOptions options_;
@@ -144,7 +143,7 @@ TEST_F(DiskRowsTest, AReopenedMemoryIsSearchedFromItsCodes) {
   Create();
   Append(5000);
   Reopen();
-  // One query: too little to be worth whole keys or values.
+  // One query does not justify a load of whole keys or values.
   AttendCall call(random_, MixedHeads(card_, 0, 1, PositionPolicy::kAsStored));
   call.SetMemory(0, reference_.get());
   ASSERT_OK(call.Run());
@@ -156,14 +155,14 @@ TEST_F(DiskRowsTest, AReopenedMemoryIsSearchedFromItsCodes) {
   EXPECT_EQ(stats.codes_loaded, memory_->Info().segments);
   EXPECT_EQ(stats.codes_rebuilt, 0);
   EXPECT_GT(stats.rows_read, 0);
-  // Of the other layer nothing has come in, of this one codes and the tail.
+  // Nothing of the other layer is loaded; of this layer the codes and the tail.
   EXPECT_LT(stats.ram_bytes, CodeBytes(card_, 5000) + (int64_t{1} << 19));
   ExpectSame();
   EXPECT_THAT(Log(), IsEmpty());
 }
 
-// What costs more to read one by one comes in as a whole, where it has room.
-TEST_F(DiskRowsTest, RowsThatAreReadAgainAndAgainComeIn) {
+// Rows that cost more to read one by one are loaded as a whole, if the budget admits them.
+TEST_F(DiskRowsTest, RowsThatAreReadOftenAreLoaded) {
   Open();
   Create();
   Append(5000);
@@ -178,8 +177,8 @@ TEST_F(DiskRowsTest, RowsThatAreReadAgainAndAgainComeIn) {
   EXPECT_GE(Stats().ram_bytes, memory_->Info().bytes * 9 / 10);
 }
 
-// A block of queries that would read a row again and again has the whole brought in at once, to stay or not.
-TEST_F(DiskRowsTest, ABlockOfManyQueriesBringsInTheWhole) {
+// A block of queries that would read a row many times loads all rows at once, whether or not they are kept.
+TEST_F(DiskRowsTest, ABlockOfManyQueriesLoadsAllRows) {
   Open();
   Create();
   Append(3000);
@@ -206,14 +205,14 @@ TEST_F(DiskRowsTest, ABudgetForCodesKeepsTheRowsOnDisk) {
   EXPECT_LE(stats.ram_bytes, codes + codes / 10 + 4 * tail + (int64_t{1} << 16));
   int64_t dims = 0;
   for (const LayerCard& layer : card_.layers) dims += layer.kv_heads * ((layer.key_dim + 15) / 16 * 16);
-  // These heads are narrow: of 16 and 24 dims, with 4 bytes a row of bounds and 0.3 of means.
+  // The heads are narrow: 16 and 24 dims, with 4 bytes of bounds and 0.3 bytes of means a row.
   EXPECT_LE(static_cast<double>(codes), 1.3 * static_cast<double>(sealed * dims));
   const int64_t before = stats.rows_read;
   ExpectSame();
   EXPECT_GT(Stats().rows_read, before);
 }
 
-TEST_F(DiskRowsTest, AnyBudgetAnyTypeSameBits) {
+TEST_F(DiskRowsTest, EveryBudgetAndTypeGivesTheSameBits) {
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kI8}) {
     SCOPED_TRACE(DTypeName(dtype));
     options_.stored_dtype = dtype;
@@ -235,7 +234,7 @@ TEST_F(DiskRowsTest, AnyBudgetAnyTypeSameBits) {
       SCOPED_TRACE(absl::StrCat("budget ", budget, " of ", all, ", cost of a row ", row_read_cost_));
       Reopen(static_cast<size_t>(budget));
       ExpectSame();
-      // Grows, seals and evicts with the budget as well.
+      // The memory also grows, seals and evicts under the budget.
       Append(700);
       ExpectSame();
     }
@@ -243,7 +242,7 @@ TEST_F(DiskRowsTest, AnyBudgetAnyTypeSameBits) {
   }
 }
 
-TEST_F(DiskRowsTest, ForksEvictionsAndReadersAnswerAlike) {
+TEST_F(DiskRowsTest, ForksEvictionsAndReadOnlyStoresGiveTheSameBits) {
   Open();
   Create();
   Append(4000);
@@ -258,7 +257,7 @@ TEST_F(DiskRowsTest, ForksEvictionsAndReadersAnswerAlike) {
   for (const DatabaseOptions::Mode mode :
        {DatabaseOptions::Mode::kReadWrite, DatabaseOptions::Mode::kReadOnly, DatabaseOptions::Mode::kFollow}) {
     SCOPED_TRACE(static_cast<int>(mode));
-    // The fork first: it knows fewer rows of the shared segment than its parent.
+    // The fork comes first: it names fewer rows of the shared segment than its parent.
     Close();
     Open(20000, mode);
     fork = *store_->OpenMemory("fork", nullptr);
@@ -310,7 +309,7 @@ TEST_F(DiskRowsTest, DamagedCodesAreMadeAgainFromTheKeysAndReported) {
       EXPECT_EQ(Stats().codes_loaded, 0);
       ASSERT_EQ(Log().size(), told + static_cast<size_t>(2 * segments));
       EXPECT_THAT(Log().back(), HasSubstr("codes are made again from their keys: segment "));
-      // They were written again.
+      // The codes were written again.
       EXPECT_EQ(Verify().damaged_indexes, 0);
       Reopen();
       ExpectSame();
@@ -320,8 +319,8 @@ TEST_F(DiskRowsTest, DamagedCodesAreMadeAgainFromTheKeysAndReported) {
   }
 }
 
-// As in a store of an earlier version; or of a later one, whose codes have another layout and so another number.
-TEST_F(DiskRowsTest, MissingCodesAreMadeWithoutAWord) {
+// A store of an earlier version has no codes; in one of a later version their layout has another number.
+TEST_F(DiskRowsTest, MissingCodesAreMadeWithoutALogLine) {
   Open();
   Create();
   Append(3000);
@@ -329,7 +328,7 @@ TEST_F(DiskRowsTest, MissingCodesAreMadeWithoutAWord) {
   Close();
   ASSERT_EQ(Change({ColumnKind::kCodes, ColumnKind::kCodeMeans}, [](const std::string&) { return std::string(); }),
             2 * segments * kHeads);
-  // A store that is open for reading only gets none.
+  // A store that is open for reading only writes no codes.
   for (int round = 0; round < 2; ++round) {
     Reopen(0, DatabaseOptions::Mode::kReadOnly);
     ExpectSame();
@@ -347,13 +346,13 @@ TEST_F(DiskRowsTest, MissingCodesAreMadeWithoutAWord) {
 }
 
 // Damaged keys or values are never served: the call fails before it has written anything.
-TEST_F(DiskRowsTest, DamagedRowsAreAnErrorThatNamesThem) {
+TEST_F(DiskRowsTest, DamagedRowsAreAnErrorThatNamesTheirChunk) {
   Open();
   Create();
   Append(3000);
   for (const ColumnKind kind : {ColumnKind::kKeys, ColumnKind::kValues}) {
     Close();
-    // The last byte of every sub-block's rows but the first.
+    // Changes the last byte of the rows of every sub-block but the first.
     const auto flip = [](std::string value) {
       for (size_t at = value.size() - 1; at > 200; at -= std::min<size_t>(at, 2000)) value[at] ^= 1;
       return value;
@@ -373,7 +372,7 @@ TEST_F(DiskRowsTest, DamagedRowsAreAnErrorThatNamesThem) {
   }
 }
 
-TEST_F(DiskRowsTest, SearchGivesRowsThatAreOnDisk) {
+TEST_F(DiskRowsTest, SearchReturnsRowsThatAreOnDisk) {
   Open();
   Create();
   Append(3000);
@@ -409,7 +408,7 @@ TEST_F(DiskRowsTest, SearchGivesRowsThatAreOnDisk) {
   }
 }
 
-TEST_F(DiskRowsTest, ThreadsThatSearchAtOnceAnswerAlike) {
+TEST_F(DiskRowsTest, ConcurrentSearchesGiveTheSameBits) {
   Open();
   Create();
   Append(5000);

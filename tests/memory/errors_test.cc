@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is refused, how it is said, and that nothing has changed then.
+// Which calls are refused, with which message, and that a refused call changes nothing.
 
 #include <cmath>
 #include <limits>
@@ -61,7 +61,7 @@ TEST_F(ErrorsTest, RowsOfTheWrongShapeOrLayer) {
   }
 }
 
-TEST_F(ErrorsTest, NumbersThatAreNone) {
+TEST_F(ErrorsTest, NanAndInfinity) {
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
                           -std::numeric_limits<float>::infinity()}) {
     for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
@@ -78,7 +78,7 @@ TEST_F(ErrorsTest, NumbersThatAreNone) {
   }
 }
 
-// Finite on the way in, infinite as stored: refused by the types that cannot hold it.
+// Numbers that are finite as given and infinite as stored are refused.
 TEST_F(ErrorsTest, NumbersBeyondTheStoredType) {
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kI8}) {
     MemoryOptions options;
@@ -190,7 +190,7 @@ TEST_F(ErrorsTest, NamesOptionsAndCards) {
     const absl::Status status = store_->OpenMemory("m", &foreign).status();
     EXPECT_TRUE(absl::IsFailedPrecondition(status));
     EXPECT_THAT(std::string(status.message()), HasSubstr("weights_fingerprint"));
-    // The same when it is not open yet.
+    // The same for a memory that is not open yet.
     if (open == 0) {
       ASSERT_OK(memory_->Commit(Durability::kBuffered, nullptr));
       ASSERT_OK(store_->CloseMemory(memory_));
@@ -204,7 +204,7 @@ TEST_F(ErrorsTest, NamesOptionsAndCards) {
   EXPECT_TRUE(absl::IsInvalidArgument(Store::Open(folder_.path() + "/other", no_threads).status()));
 }
 
-TEST_F(ErrorsTest, OpenAndClosedAreCounted) {
+TEST_F(ErrorsTest, OpensAndClosesAreCounted) {
   EXPECT_TRUE(absl::IsFailedPrecondition(store_->Close()));
   EXPECT_TRUE(absl::IsFailedPrecondition(store_->DropMemory("m")));
   EXPECT_TRUE(absl::IsNotFound(store_->DropMemory("n")));
@@ -255,7 +255,7 @@ TEST_F(ErrorsTest, AStoreOpenForReadingIsNotWritten) {
   }
 }
 
-// Damaged rows are an error that names them; a batch serves those that are sound.
+// Damaged rows are an error that names them; a batch serves its sound sequences.
 TEST_F(ErrorsTest, DamagedRowsAreNeverServed) {
   const auto sound = *store_->CreateMemory("sound", card_, options_);
   Oracle sound_oracle(card_, options_);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memories with FAISS indices: built, loaded, rebuilt, never trusted further than their rows.
+// Memories with FAISS indices: builds, loads and rebuilds, and what an index may never return.
 
 #include <algorithm>
 #include <cstdio>
@@ -16,8 +16,6 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 constexpr uint64_t kOwner = 5;
-
-// ------------------------------------------------------------------------------------------ which ranges
 
 TEST(PlanIndexRunsTest, RangesAreAlignedDisjointAndFew) {
   for (const int64_t unit : {1, 256}) {
@@ -43,8 +41,8 @@ TEST(PlanIndexRunsTest, RangesAreAlignedDisjointAndFew) {
   }
 }
 
-// A row is indexed once a level, and a range that has gone does not come back.
-TEST(PlanIndexRunsTest, RangesStayUntilALargerOneSwallowsThem) {
+// A row is indexed once for each size of range, and a replaced range does not return.
+TEST(PlanIndexRunsTest, RangesStayUntilALargerOneReplacesThem) {
   std::vector<TokenRange> plan;
   std::vector<int> times_indexed(4096, 0);
   for (int64_t sealed = 1; sealed <= 4096; ++sealed) {
@@ -57,8 +55,6 @@ TEST(PlanIndexRunsTest, RangesStayUntilALargerOneSwallowsThem) {
   }
   EXPECT_LE(*std::max_element(times_indexed.begin(), times_indexed.end()), 7);  // log4(4096) + 1
 }
-
-// ------------------------------------------------------------------------------------------ memories
 
 class IndexTest : public ::testing::TestWithParam<const char*> {
  protected:
@@ -108,8 +104,7 @@ class IndexTest : public ::testing::TestWithParam<const char*> {
     return log_;
   }
 
-  // Calls over all of the memory, a part, and with few rows wanted and many; every one checked for what an index may
-  // not get wrong.
+  // Searches the whole memory and a part of it, with a small and a large top_k, and checks what holds for any index.
   std::vector<AttendResult> Results() {
     TestRandom random(9);
     std::vector<AttendResult> results;
@@ -128,7 +123,7 @@ class IndexTest : public ::testing::TestWithParam<const char*> {
     }
     return results;
   }
-  // The share of what an exact memory of the same rows retrieves.
+  // Returns: the share of the rows that an exact memory of the same rows retrieves.
   double Recall() {
     MemoryOptions exact = options_;
     exact.index_spec = "scan";
@@ -203,7 +198,7 @@ TEST_P(IndexTest, BuiltInTheBackgroundGivesTheSame) {
     absl::SleepFor(absl::Milliseconds(10));
     if (i % 50 == 0) ASSERT_OK(memory_->Commit(Durability::kBuffered, nullptr));
   }
-  // The last commit may have been overtaken by an earlier build; Maintain does what is left, and is often idle.
+  // An earlier build may not have seen the last commit; Maintain builds what is left, often nothing.
   ASSERT_OK(memory_->Maintain(nullptr));
   EXPECT_EQ(memory_->Info().indexes, indexes);
   EXPECT_EQ(Results(), results);
@@ -249,7 +244,7 @@ TEST_P(IndexTest, AMissingOrDamagedBlobIsBuiltAgainAndReported) {
   }
 }
 
-TEST_P(IndexTest, RebuildOnlyNeverParsesABlob) {
+TEST_P(IndexTest, IgnoredBlobsAreNeverParsed) {
   Create();
   Fill(1100);
   const std::vector<AttendResult> results = Results();
@@ -280,7 +275,7 @@ TEST_P(IndexTest, NeverReturnsWhatIsEvictedOrTruncated) {
     ASSERT_OK(memory_->Truncate(tokens));
     oracle_->Truncate(tokens);
     Results();
-    // Other rows under the old token indices.
+    // New rows get the old token indices.
     AppendTokens(*memory_, oracle_.get(), 1000, tokens, 300);
     ASSERT_OK(memory_->Commit(Durability::kBuffered, nullptr));
     Results();
@@ -290,13 +285,13 @@ TEST_P(IndexTest, NeverReturnsWhatIsEvictedOrTruncated) {
   EXPECT_EQ(Stats().indexes_rebuilt, 0);
 }
 
-// Blobs that no manifest names any more, or never came to name, are not left for the next open to collect.
-TEST_P(IndexTest, NoBlobOutlivesItsName) {
+// Blobs that no manifest names are deleted at once, not at the next open.
+TEST_P(IndexTest, UnnamedBlobsAreDeletedAtOnce) {
   Create();
   Fill(1800, 600);
   Reopen();
   {
-    // A search that began before the eviction finds no blobs, and builds for itself what it needs.
+    // A search that began before the eviction misses the blobs and builds the indices that it needs.
     const Snapshot snapshot = memory_->TakeSnapshot();
     const Oracle before = *oracle_;
     ASSERT_OK(memory_->Evict(200));
@@ -339,9 +334,8 @@ TEST_P(IndexTest, AForkSharesTheIndices) {
   EXPECT_EQ(Stats().indexes_rebuilt, 0);
 }
 
-// The keys are those of forty tokens, so that all of them are candidates: what is found is the exact scan's, bit for
-// bit.
-TEST_P(IndexTest, EqualKeysAreFoundAsByTheExactScan) {
+// Forty tokens only, so that all are candidates: the result equals the exact scan's, bit for bit.
+TEST_P(IndexTest, EqualKeysAreRankedAsByTheExactScan) {
   options_.pinned_tokens = 7;
   Create();
   MemoryOptions scan_options = options_;
@@ -408,8 +402,6 @@ TEST_P(IndexTest, EqualKeysAreFoundAsByTheExactScan) {
 INSTANTIATE_TEST_SUITE_P(Kinds, IndexTest, ::testing::Values("flat", "ivf", "ivfpq", "hnsw"),
                          [](const auto& info) { return std::string(info.param); });
 
-// ------------------------------------------------------------------------------------------ special cases
-
 class OneIndexTest : public IndexTest {};
 
 TEST_P(OneIndexTest, AKindThatCannotBeBuiltLeavesTheExactScan) {
@@ -432,7 +424,7 @@ INSTANTIATE_TEST_SUITE_P(Unbuildable, OneIndexTest, ::testing::Values("faiss:IVF
 class BackgroundIndexTest : public IndexTest {};
 
 // A build that is still running when its memory is closed must not write the old manifest over what came after.
-TEST_P(BackgroundIndexTest, AMemoryThatIsClosedStaysAsItWas) {
+TEST_P(BackgroundIndexTest, AClosedMemoryStaysAsItWas) {
   store_.reset();
   Open(true);
   for (int round = 0; round < 6; ++round) {

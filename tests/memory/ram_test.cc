@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory in proportion: an open memory of few tokens costs a few times its rows, and what is freed goes back.
+// RAM in proportion: an open memory of few tokens takes a few times the bytes of its rows, and freed bytes return to
+// the system.
 
 #include <unistd.h>
 
@@ -43,7 +44,7 @@ int64_t ResidentBytes() {
   return resident * sysconf(_SC_PAGESIZE);
 }
 
-// 30 layers of 3 KV heads of 64, as in a model of 135 million parameters: a token is 22.5 KiB of f16 rows.
+// 30 layers of 3 KV heads of 64, as in a model of 135 million parameters: a token has 22.5 KiB of f16 rows.
 ModelCard ManyLayers() {
   ModelCard card;
   card.model_name = "many";
@@ -84,7 +85,7 @@ class RamTest : public testing::Test {
 
 TEST_F(RamTest, OpenMemoriesTakeAFewTimesTheirRows) {
   constexpr int64_t kMemories = 40;
-  // Rows, and what each layer and head needs to be found.
+  // Rows, and the arrays of each layer and head.
   const struct { int64_t tokens, most_kib, least_percent; } cases[] = {{1, 104, 75}, {20, 900, 95}, {300, 8000, 95}};
   for (const auto& [tokens, most_kib, least_percent] : cases) {
     SCOPED_TRACE(absl::StrCat(tokens, " tokens"));
@@ -103,14 +104,14 @@ TEST_F(RamTest, OpenMemoriesTakeAFewTimesTheirRows) {
   }
 }
 
-TEST_F(RamTest, ClosedMemoriesGoBackToTheSystem) {
+TEST_F(RamTest, ClosedMemoriesReturnTheirRamToTheSystem) {
   constexpr int kMemories = 60;
   std::vector<std::shared_ptr<Memory>> open;
   const int64_t before = ResidentBytes();
   for (int i = 0; i < kMemories; ++i) open.push_back(New(absl::StrCat(i), 60));
   const int64_t opened = ResidentBytes();
   ASSERT_GE(opened - before, int64_t{60} << 20);
-  // Every second one is there until the end, so the heap does not simply shrink from its end.
+  // Every second memory stays until the end, so that the heap cannot simply shrink from its end.
   for (int i = 1; i < kMemories; i += 2) {
     ASSERT_OK(store_->CloseMemory(open[static_cast<size_t>(i)]));
     open[static_cast<size_t>(i)].reset();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Figures, printed; nothing here fails because a machine is slow.
+// Prints figures. No test here fails because a machine is slow.
 
 #include <algorithm>
 #include <chrono>

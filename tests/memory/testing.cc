@@ -28,7 +28,7 @@ Rotary MakeRotary(RotaryLayout layout, int pairs, float magnitude) {
   return rotary;
 }
 
-// A number of (-1, 1) that belongs to its place.
+// A number in (-1, 1) that is a function of its place.
 float ElementOf(uint64_t owner, int32_t layer, int kind, int64_t token, int64_t head, int64_t i) {
   uint64_t x = owner * 0x9e3779b97f4a7c15u + static_cast<uint64_t>(layer) * 0xc2b2ae3d27d4eb4fu +
                static_cast<uint64_t>(kind) * 0x165667b19e3779f9u + static_cast<uint64_t>(token) * 0xd6e8feb86659fd93u +
@@ -39,7 +39,7 @@ float ElementOf(uint64_t owner, int32_t layer, int kind, int64_t token, int64_t 
   return static_cast<float>(static_cast<int64_t>(x >> 40) - (int64_t{1} << 23)) * 0x1p-23f;
 }
 
-// A row as a memory of `stored` gives it back.
+// A row as a memory that stores `stored` returns it.
 std::vector<double> Stored(const RowTensor& tensor, int64_t row, int64_t head, DType stored, bool normalise) {
   std::vector<float> values(static_cast<size_t>(tensor.dim));
   ConvertToF32(tensor.dtype, tensor.Row(row, head), values.data(), values.size());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Exact search answers from codes where a memory is long enough: nothing about what it finds may tell.
+// Exact search from codes gives the same bits as exact search from keys.
 
 #include <algorithm>
 #include <utility>
@@ -16,7 +16,7 @@ class CodesTest : public ::testing::Test {
  protected:
   CodesTest() : store_(OpenStore(folder_.store())) {}
 
-  // The same rows in segments of `segment_tokens`. Those of 256 are too small to be coded.
+  // The same rows in segments of `segment_tokens`. Segments of 256 tokens are too small to be coded.
   std::shared_ptr<Memory> Create(const std::string& name, int64_t segment_tokens) {
     MemoryOptions options;
     options.segment_tokens = segment_tokens;
@@ -32,7 +32,7 @@ class CodesTest : public ::testing::Test {
 
   int64_t ByCode() { return store_->Stats()->scanned.by_code; }
 
-  // The call over both memories, again and again, so that what was found last is used and outdated.
+  // Attends to both memories several times, so that seeds are used and become outdated.
   void ExpectSame(Memory* coded, Memory* plain, TestRandom& random) {
     for (const PositionPolicy policy :
          {PositionPolicy::kAsStored, PositionPolicy::kFixedDistance, PositionPolicy::kClamped}) {
@@ -66,7 +66,7 @@ TEST_F(CodesTest, SameBitsAsTheScanOfTheKeys) {
   ASSERT_EQ(ByCode(), before) << "the memory to compare with was searched by codes as well";
   ExpectSame(coded.get(), plain.get(), random);
   EXPECT_GT(ByCode(), before + 1000 * kTokens);
-  // What was found last may be gone by now.
+  // Tokens that the last query retrieved may be evicted by now.
   for (Memory* memory : {coded.get(), plain.get()}) ASSERT_OK(memory->Evict(900));
   ExpectSame(coded.get(), plain.get(), random);
   for (Memory* memory : {coded.get(), plain.get()}) ASSERT_OK(memory->Truncate(kTokens - 200));
@@ -75,7 +75,7 @@ TEST_F(CodesTest, SameBitsAsTheScanOfTheKeys) {
   ExpectSame(coded.get(), plain.get(), random);
 }
 
-TEST_F(CodesTest, SnapshotsForksAndReopenedMemoriesAnswerAlike) {
+TEST_F(CodesTest, SnapshotsForksAndReopenedMemoriesGiveTheSameBits) {
   TestRandom random(6);
   std::shared_ptr<Memory> coded = Create("coded", 65536), plain = Create("plain", 256);
   ExpectSame(coded.get(), plain.get(), random);

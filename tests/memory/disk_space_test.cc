@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Room given back: drops and forks of many small memories are cheap, and files stay in proportion to what is stored.
+// Disk in proportion: drops and forks of many small memories are cheap, and files stay in proportion to the rows.
 
 #include <chrono>
 #include <cmath>
@@ -20,7 +20,7 @@
 namespace mneme {
 namespace {
 
-// RocksDB deletes files a little after what made them useless.
+// RocksDB deletes files some time after they became obsolete.
 uint64_t DiskUsageBelow(const std::string& folder, uint64_t most) {
   uint64_t bytes = DiskUsage(folder);
   for (int i = 0; i < 100 && bytes > most; ++i) {
@@ -30,7 +30,7 @@ uint64_t DiskUsageBelow(const std::string& folder, uint64_t most) {
   return bytes;
 }
 
-class RoomTest : public testing::Test {
+class DiskSpaceTest : public testing::Test {
  protected:
   std::shared_ptr<Memory> New(const std::string& name, int64_t tokens) {
     absl::StatusOr<std::shared_ptr<Memory>> memory = store_->CreateMemory(name, card_, MemoryOptions());
@@ -55,7 +55,7 @@ class RoomTest : public testing::Test {
   std::unique_ptr<Store> store_ = OpenStore(folder_.store());
 };
 
-TEST_F(RoomTest, ManySmallDropsAreCheapAndGiveBackTheirRoom) {
+TEST_F(DiskSpaceTest, ManySmallDropsAreCheapAndFreeTheirDisk) {
   constexpr int kMemories = 1000;
   Make("kept", 100);
   for (int i = 0; i < kMemories; ++i) Make(absl::StrCat(i), 60);
@@ -77,7 +77,7 @@ TEST_F(RoomTest, ManySmallDropsAreCheapAndGiveBackTheirRoom) {
   EXPECT_EQ(store_->Stats()->database.orphans_collected, 0u);
 }
 
-TEST_F(RoomTest, ManySmallForksWriteNoFilesOfTheirOwn) {
+TEST_F(DiskSpaceTest, ManySmallForksWriteNoFilesOfTheirOwn) {
   constexpr int kForks = 500;
   const std::shared_ptr<Memory> parent = New("parent", 20);
   const int64_t files = Files();
@@ -88,7 +88,7 @@ TEST_F(RoomTest, ManySmallForksWriteNoFilesOfTheirOwn) {
     ASSERT_OK(store_->CloseMemory(*fork));
   }
   EXPECT_LE(Files(), files + 10);
-  // A fork is its own: the parent's rows may go.
+  // A fork does not depend on its parent, which can be dropped.
   ASSERT_OK(store_->CloseMemory(parent));
   ASSERT_OK(store_->DropMemory("parent"));
   store_.reset();
@@ -106,7 +106,7 @@ TEST_F(RoomTest, ManySmallForksWriteNoFilesOfTheirOwn) {
   ASSERT_OK(store_->CloseMemory(fork));
 }
 
-TEST_F(RoomTest, ABatchDropsAllOrNone) {
+TEST_F(DiskSpaceTest, ABatchDropsAllOrNone) {
   for (const char* name : {"a", "b", "c"}) Make(name, 5);
   const std::shared_ptr<Memory> open = *store_->OpenMemory("b", nullptr);
   const absl::Status refused = store_->DropMemories({"a", "b", "c"});
@@ -121,7 +121,7 @@ TEST_F(RoomTest, ABatchDropsAllOrNone) {
   EXPECT_EQ(store_->Stats()->database.memory_count, 0u);
 }
 
-TEST_F(RoomTest, EvictedAndTruncatedRowsOfShortMemoriesGiveBackTheirRoom) {
+TEST_F(DiskSpaceTest, EvictedAndTruncatedRowsOfShortMemoriesFreeTheirDisk) {
   constexpr int kMemories = 100;
   for (const bool evict : {true, false}) {
     SCOPED_TRACE(evict ? "evict" : "truncate");
@@ -144,7 +144,7 @@ TEST_F(RoomTest, EvictedAndTruncatedRowsOfShortMemoriesGiveBackTheirRoom) {
   }
 }
 
-TEST_F(RoomTest, ABudgetMakesRoomOfWhatWasDropped) {
+TEST_F(DiskSpaceTest, ADiskBudgetFreesDroppedMemories) {
   for (int i = 0; i < 100; ++i) Make(absl::StrCat(i), 60);
   for (int i = 0; i < 100; ++i) ASSERT_OK(store_->DropMemory(absl::StrCat(i)));  // less than is collected by itself
   store_.reset();
@@ -153,7 +153,7 @@ TEST_F(RoomTest, ABudgetMakesRoomOfWhatWasDropped) {
   options.disk_budget_bytes = static_cast<int64_t>(DiskUsage(folder_.store())) + (int64_t{700} << 10);
   store_.reset();
   store_ = OpenStore(folder_.store(), options);
-  // Each round fits, and twenty of them would not without what each has dropped.
+  // One round fits into the budget; twenty fit only if each frees the disk of the last.
   for (int round = 0; round < 20; ++round) {
     Make("round", 300);
     ASSERT_OK(store_->DropMemory("round"));

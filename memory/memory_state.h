@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef MNEME_MEMORY_STATE_H_
-#define MNEME_MEMORY_STATE_H_
+#ifndef MNEME_MEMORY_MEMORY_STATE_H_
+#define MNEME_MEMORY_MEMORY_STATE_H_
 
 #include <cstdint>
 #include <memory>
@@ -21,8 +21,8 @@ struct SegmentView {
   int64_t end() const { return first_token + rows; }
 };
 
-// Everything a reader of a memory needs, immutable: replaced as a whole by append (where it evicts), commit, truncate,
-// evict and index builds. Only the tail's rows grow in place, and each reader fixes how many it sees.
+// All that a reader of a memory needs. Immutable: append (where it evicts), commit, truncate, evict and index builds
+// replace it as a whole. Only the tail's rows grow in place, and each reader fixes how many of them it sees.
 struct MemoryState {
   std::vector<SegmentView> sealed;  // in token order; gaps only where tokens were evicted
   std::shared_ptr<Segment> tail;
@@ -36,19 +36,24 @@ struct MemoryState {
   int64_t LayerEnd(size_t layer) const { return tail_first + tail->LayerRows(layer); }
   int64_t WholeEnd() const { return tail_first + tail->WholeRows(); }
 
-  // Tokens held of [0, end).
+  // Returns: how many of the tokens [0, end) are held, not evicted.
   int64_t HeldBelow(int64_t end) const {
     const int64_t evicted_end = first_kept < end ? first_kept : end;
     return end - (evicted_end > pinned_tokens ? evicted_end - pinned_tokens : 0);
+  }
+
+  // Returns: whether no token of `view` is held.
+  bool IsEvicted(const SegmentView& view) const {
+    return view.first_token >= pinned_tokens && view.end() <= first_kept;
   }
 };
 
 // What every layer of one step sees.
 struct Snapshot {
   std::shared_ptr<const MemoryState> state;
-  std::pmr::vector<int64_t> layer_ends;  // token index one past the newest row, by layer of the card
+  std::pmr::vector<int64_t> layer_ends;  // by layer of the card: the token index after the newest row
 };
 
 }  // namespace mneme
 
-#endif  // MNEME_MEMORY_STATE_H_
+#endif  // MNEME_MEMORY_MEMORY_STATE_H_
