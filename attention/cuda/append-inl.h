@@ -5,8 +5,9 @@
 #include "attention/cuda/problem.h"
 #include "attention/cuda/select-inl.h"
 
-// Writes new rows at the end of a memory's rows on the device, one warp a row, in the memory's element type. The end is
-// read from the device, so a captured append goes on where the last replay ended; AdvanceEnd then moves it.
+// Writes new rows at the end of a memory's rows on the device, in the memory's element type; one warp writes one row.
+// The end is read on the device, so a captured append continues where the last replay ended. AdvanceEnd then moves the
+// end.
 namespace mneme::cuda {
 
 struct AppendArgs {
@@ -63,7 +64,7 @@ MNEME_DEVICE void AppendRows(Block& block, const AppendArgs& args) {
   }
 }
 
-// One thread, after all rows are written.
+// Runs on one thread, after all rows are written.
 MNEME_HOST_DEVICE void AdvanceEnd(MemoryRows* rows, int64_t tokens) {
   if (rows->end + tokens <= rows->capacity) rows->end += tokens;
 }

@@ -7,16 +7,16 @@
 
 namespace mneme::cuda {
 
-// What checks of arguments share: the one form of what is wrong.
-inline std::string Wrong(const std::string& name, const std::string& expected, const std::string& actual) {
+// The one form of messages about wrong arguments.
+inline std::string ArgumentError(const std::string& name, const std::string& expected, const std::string& actual) {
   return name + ": expected " + expected + ", got " + actual;
 }
-inline std::string Wrong(const std::string& name, const std::string& expected, int64_t actual) {
-  return Wrong(name, expected, std::to_string(actual));
+inline std::string ArgumentError(const std::string& name, const std::string& expected, int64_t actual) {
+  return ArgumentError(name, expected, std::to_string(actual));
 }
 
-// Whether the kernels are built for it.
-inline bool IsDim(int32_t dim) {
+// Whether there are kernels for rows of `dim` elements.
+inline bool HasKernelsForDim(int32_t dim) {
   return dim == 64 || dim == 128 || dim == 256;
 }
 

@@ -25,12 +25,12 @@ __global__ void __launch_bounds__(kFinishWarps* kLanes)
 std::string Prepare(const AttendProblem& problem, const AttendBounds& bounds, AttendPlan* plan) {
   if (plan == nullptr) return "plan: expected a pointer, got NULL";
   if (std::string wrong = CheckProblem(problem, bounds); !wrong.empty()) return wrong;
-  // The instance and its shared memory do not depend on the room; how finely its work is cut does.
+  // The kernel instance and its shared memory do not depend on the number of blocks; only the size of pieces does.
   const AttendPlan draft = PlanAttend(problem, bounds, DeviceRoom{}, kSearchWarps);
   DeviceRoom room;
   const cudaError_t error =
       problem.type == DType::kF16 ? SearchRoomF16(problem, draft, &room) : SearchRoomBF16(problem, draft, &room);
-  if (error != cudaSuccess) return Said("Prepare", error);
+  if (error != cudaSuccess) return CudaErrorText("Prepare", error);
   *plan = PlanAttend(problem, bounds, room, kSearchWarps);
   return "";
 }
@@ -47,14 +47,14 @@ std::string Attend(const AttendProblem& problem, const AttendPlan& plan, void* w
   if (plan.ranges + plan.splits > 0) {
     error =
         problem.type == DType::kF16 ? LaunchSearchF16(problem, plan, at, on) : LaunchSearchBF16(problem, plan, at, on);
-    if (error != cudaSuccess) return Said("search", error);
+    if (error != cudaSuccess) return CudaErrorText("search", error);
   }
   const auto shared = static_cast<int32_t>(FinishSharedOf(plan.ranges, problem.top_k, kFinishWarps * kLanes).bytes);
   error = AllowShared(FinishKernel, shared);
-  if (error != cudaSuccess) return Said("finish", error);
+  if (error != cudaSuccess) return CudaErrorText("finish", error);
   FinishKernel<<<static_cast<unsigned>(problem.tokens * problem.q_heads), kFinishWarps * kLanes,
                  static_cast<size_t>(shared), on>>>(problem, plan, at);
-  return Said("finish", cudaGetLastError());
+  return CudaErrorText("finish", cudaGetLastError());
 }
 
 }  // namespace mneme::cuda

@@ -6,8 +6,8 @@
 #include "attention/cuda/score-inl.h"
 #include "attention/cuda/select-inl.h"
 
-// The queries that one block takes together. The (token, head of the group) pairs of a sequence and KV head are its
-// columns, token by token; a block takes a tile of them, so each key is read once for all.
+// The queries that one block takes together. The columns of a sequence and KV head are its (token, head of the group)
+// pairs, token by token. A block takes a tile of columns, so each key is read once for all of them.
 namespace mneme::cuda {
 
 struct ColumnTile {
@@ -18,18 +18,18 @@ struct ColumnTile {
   int32_t group;
 
   MNEME_DEVICE bool Has(int column) const { return first + column < queries * group; }
-  // Of a column that the tile has: number of the query within its sequence, and the query head.
+  // The number of a column's query within its sequence, and its query head. Requires: the tile has the column.
   MNEME_DEVICE int64_t Query(int column) const { return (first + column) / group; }
   MNEME_DEVICE int32_t Head(int column) const {
     return kv_head * group + static_cast<int32_t>((first + column) % group);
   }
-  // Its row of [tokens, q_heads].
+  // The column's row in [tokens, q_heads].
   MNEME_DEVICE int64_t Pair(int column, int32_t q_heads) const {
     return (first_token + Query(column)) * q_heads + Head(column);
   }
 };
 
-// What ranks the rows of a memory for one column, in shared memory.
+// How one column ranks the rows of a memory. Lies in shared memory.
 struct Column {
   uint64_t threshold;  // only keys above it may be among the best
   int64_t position;
@@ -50,17 +50,17 @@ MNEME_HOST_DEVICE float SoftCapped(float score, float soft_cap) {
   return soft_cap > 0 ? soft_cap * tanhf(score / soft_cap) : score;
 }
 
-// What a row that is not pinned gets for its age.
+// The part of a row's logit that depends on its age: bias and decay, for rows that are not pinned.
 MNEME_HOST_DEVICE float AgeTerm(float bias, float decay, int64_t age, float decay_beyond) {
   if (decay == 0.0f) return bias;
   const float ratio = static_cast<float>(age) / decay_beyond;
   return ratio > 1.0f ? bias - decay * log2f(ratio) : bias;
 }
 
-// Brings the tile's queries to shared memory as 16-bit rows (kQueryStride). For each column, lane 0 of the warp that
-// staged it calls write(column, factor): products with it are to be multiplied by the factor. Rows of bytes enter f16
-// products: there a query is multiplied by the power of two that brings its greatest element to 2^14 … 2^15, so a bf16
-// query keeps its range, and what f16 cannot hold lies below 2^-38 of the greatest.
+// Copies the tile's queries to shared memory as 16-bit rows (kQueryStride). For each column, lane 0 of the warp that
+// copied it calls write(column, factor): products with the column must be multiplied by the factor. Rows of bytes are
+// multiplied as f16. For them a query is scaled by the power of two that brings its greatest element to 2^14 … 2^15; so
+// a bf16 query keeps its range, and f16 loses only what is below 2^-38 of the greatest element.
 template <class Rows, int kDim, int kColumns, class Block, class Write>
 MNEME_DEVICE void StageQueries(Block& block, const AttendProblem& problem, const void* source, const ColumnTile& tile,
                                uint16_t* queries, const Write& write) {

@@ -8,8 +8,8 @@
 
 namespace mneme::cuda {
 
-// "" or what CUDA says went wrong with `what`.
-inline std::string Said(const char* what, cudaError_t error) {
+// Returns: "" for success, else `what` with CUDA's message.
+inline std::string CudaErrorText(const char* what, cudaError_t error) {
   return error == cudaSuccess ? "" : std::string(what) + ": " + cudaGetErrorString(error);
 }
 

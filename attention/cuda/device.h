@@ -6,8 +6,8 @@
 
 namespace mneme::cuda {
 
-// "off" in a build without CUDA; else the runtime's version and the devices that this process sees: "13.0 on NVIDIA
-// H200", "13.0 without a device". Creates no context and leaves the current device as it is. Thread-safe.
+// Returns: "off" in a build without CUDA; else the runtime's version and the devices that this process sees, like "13.0
+// on NVIDIA H200" or "13.0 without a device". Creates no context and does not change the current device. Thread-safe.
 std::string Describe();
 
 }  // namespace mneme::cuda

@@ -6,8 +6,8 @@
 
 namespace mneme::cuda {
 
-// A block of threads on the device: all that the kernels' bodies ask of CUDA. The tests have another one
-// (tests/attention/cuda/emulator.h), which runs the same bodies on the host.
+// A block of threads on the device: everything that kernel bodies need of CUDA. The tests have another class with the
+// same members (tests/attention/cuda/emulator.h), which runs the same bodies on the host.
 //   Sync, SyncOr      all threads of the block; SyncOr: whether any thread's argument was true
 //   WarpSync, WarpSum, ShuffleXor, Multiply    all lanes of a warp together
 template <int kWarpCount>
@@ -43,7 +43,8 @@ class DeviceBlock {
 
   __device__ __forceinline__ Vec16 Load16(const void* data) const { return *static_cast<const Vec16*>(data); }
   __device__ __forceinline__ Vec8 Load8(const void* data) const { return *static_cast<const Vec8*>(data); }
-  // Rows that pass once, and that nothing writes while the kernel runs: they do not go into the first-level cache.
+  // Loads rows that are read once, bypassing the first-level cache. Requires: nothing writes them while the kernel
+  // runs.
   __device__ __forceinline__ Vec16 LoadStream16(const void* data) const {
     Vec16 v;
     asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -52,7 +53,7 @@ class DeviceBlock {
     return v;
   }
 
-  // c += a * b, the whole warp: 16 rows, 8 columns, 16 deep.
+  // c += a * b by the whole warp: a is 16 x 16, b is 16 x 8.
   template <Product kProduct>
   __device__ __forceinline__ void Multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) const {
     if constexpr (kProduct == Product::kF16) {

@@ -50,13 +50,13 @@ std::string DeviceRows::Create(const RowsShape& shape, DeviceBudget* budget, std
     return "budget: expected " + std::to_string(at.bytes) + " bytes of room, got " +
            std::to_string(budget->bytes() - budget->used());
   }
-  // From here on the destructor gives back what was taken.
+  // From here on the destructor gives the bytes back.
   std::unique_ptr<DeviceRows> made(new DeviceRows(shape, budget, at.bytes));
   cudaError_t error = cudaMalloc(reinterpret_cast<void**>(&made->memory_), static_cast<size_t>(at.bytes));
   if (error != cudaSuccess) {
     cudaGetLastError();
     made->memory_ = nullptr;
-    return Said("cudaMalloc", error);
+    return CudaErrorText("cudaMalloc", error);
   }
   made->staging_ = made->memory_ + at.staging;
   made->rows_ = reinterpret_cast<MemoryRows*>(made->memory_ + at.rows);
@@ -70,9 +70,9 @@ std::string DeviceRows::Create(const RowsShape& shape, DeviceBudget* budget, std
   content.capacity = shape.capacity;
   SetRowsKernel<<<1, 1, 0, cudaStreamPerThread>>>(made->rows_, content);
   error = cudaGetLastError();
-  // Whatever stream comes next finds the rows in place.
+  // Waits, so that work on any stream finds the rows in place.
   if (error == cudaSuccess) error = cudaStreamSynchronize(cudaStreamPerThread);
-  if (error != cudaSuccess) return Said("Create", error);
+  if (error != cudaSuccess) return CudaErrorText("Create", error);
   *rows = std::move(made);
   return "";
 }
@@ -98,7 +98,7 @@ std::string DeviceRows::Queue(int64_t tokens, const RowsToAppend& source, bool v
   const auto launch = [&] {
     const int64_t blocks = CeilDivide(args.tokens * args.heads, kAppendWarps);
     AppendKernel<<<static_cast<unsigned>(blocks), kAppendWarps * kLanes, 0, on>>>(args);
-    return Said("append", cudaGetLastError());
+    return CudaErrorText("append", cudaGetLastError());
   };
   if (source.on_device) return launch();
 
@@ -116,7 +116,7 @@ std::string DeviceRows::Queue(int64_t tokens, const RowsToAppend& source, bool v
                                 static_cast<size_t>(first * source.row_stride + h * source.head_stride) * each,
                             static_cast<size_t>(source.row_stride) * each, row_bytes, static_cast<size_t>(args.tokens),
                             cudaMemcpyHostToDevice, on);
-      if (error != cudaSuccess) return Said("append", error);
+      if (error != cudaSuccess) return CudaErrorText("append", error);
     }
     args.source = staging_;
     args.row_stride = args.dim;
@@ -129,13 +129,13 @@ std::string DeviceRows::Queue(int64_t tokens, const RowsToAppend& source, bool v
 std::string DeviceRows::Append(int64_t tokens, const RowsToAppend& keys, const RowsToAppend& values, void* stream) {
   const auto on = static_cast<cudaStream_t>(stream);
   bool captured = false;
-  if (std::string wrong = Said("append", IsCaptured(on, &captured)); !wrong.empty()) return wrong;
+  if (std::string wrong = CudaErrorText("append", IsCaptured(on, &captured)); !wrong.empty()) return wrong;
   if (std::string wrong = CheckAppend(shape_, size_, tokens, keys, values, captured); !wrong.empty()) return wrong;
   if (tokens == 0) return "";
   if (std::string wrong = Queue(tokens, keys, false, stream); !wrong.empty()) return wrong;
   if (std::string wrong = Queue(tokens, values, true, stream); !wrong.empty()) return wrong;
   AdvanceKernel<<<1, 1, 0, on>>>(rows_, tokens);
-  if (std::string wrong = Said("append", cudaGetLastError()); !wrong.empty()) return wrong;
+  if (std::string wrong = CudaErrorText("append", cudaGetLastError()); !wrong.empty()) return wrong;
   if (!captured) size_ += tokens;
   return "";
 }
@@ -150,9 +150,9 @@ std::string DeviceRows::SetVisible(int64_t begin, int64_t end, int64_t pinned, v
   if (pinned < 0) return "pinned: expected at least 0, got " + std::to_string(pinned);
   const auto on = static_cast<cudaStream_t>(stream);
   bool captured = false;
-  if (std::string wrong = Said("SetVisible", IsCaptured(on, &captured)); !wrong.empty()) return wrong;
+  if (std::string wrong = CudaErrorText("SetVisible", IsCaptured(on, &captured)); !wrong.empty()) return wrong;
   SetVisibleKernel<<<1, 1, 0, on>>>(rows_, begin, end, pinned);
-  if (std::string wrong = Said("SetVisible", cudaGetLastError()); !wrong.empty()) return wrong;
+  if (std::string wrong = CudaErrorText("SetVisible", cudaGetLastError()); !wrong.empty()) return wrong;
   if (!captured) size_ = end;
   return "";
 }

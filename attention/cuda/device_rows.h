@@ -11,7 +11,7 @@
 
 namespace mneme::cuda {
 
-// Bytes of device memory that all rows which share the budget may take. Thread-safe.
+// Limits the device memory of all DeviceRows that share the budget. Thread-safe.
 class DeviceBudget {
  public:
   explicit DeviceBudget(int64_t bytes) : bytes_(bytes) {}
@@ -19,7 +19,7 @@ class DeviceBudget {
   int64_t bytes() const { return bytes_; }
   int64_t used() const { return used_.load(); }
 
-  // True if there was room; the bytes are then taken until they are given back.
+  // Returns: whether there was room. If so, the bytes stay taken until they are given back.
   bool Take(int64_t bytes);
   void Give(int64_t bytes) { used_ -= bytes; }
 
@@ -45,41 +45,40 @@ struct RowsShape {
   int64_t capacity = 0;      // rows, at least 1
 };
 
-// "" or what is wrong with it.
+// Returns: "" or what is wrong with the shape.
 std::string CheckRowsShape(const RowsShape& shape);
-// Of device memory, all that DeviceRows of this shape take.
+// Returns: the bytes of device memory that DeviceRows of this shape take.
 int64_t DeviceRowsBytes(const RowsShape& shape);
 
-// The keys and values of one memory in one layer, resident on the device that was current at Create. Errors are text,
-// "" for success. Not thread-safe; work of several streams on the same rows is the caller's to order.
+// The keys and values of one memory in one layer, on the device that was current at Create. Errors are text, "" for
+// success. Not thread-safe. The caller orders the work of several streams on the same rows.
 class DeviceRows {
  public:
-  // Takes its bytes from `budget`, which outlives it, and allocates them.
+  // Takes the bytes from `budget`, which must outlive the object, and allocates them.
   static std::string Create(const RowsShape& shape, DeviceBudget* budget, std::unique_ptr<DeviceRows>* rows);
-  // Frees the memory; as cudaFree, it waits for the device.
+  // Frees the memory. Like cudaFree, it waits for the device.
   ~DeviceRows();
   DeviceRows(const DeviceRows&) = delete;
   DeviceRows& operator=(const DeviceRows&) = delete;
 
-  // Queues the rows of `tokens` new tokens on `stream`, rounded to the rows' type (i8: as EncodeRow does it). All of
-  // them or none. From the device, the source must stay until the stream has done the work; from the host, pageable
-  // memory may be reused when the call returns, pinned memory is as the device's.
+  // Queues an append of the rows of `tokens` new tokens on `stream`, rounded to the rows' type (i8: as EncodeRow
+  // rounds). It appends all of them or none. A source in device memory or pinned host memory must stay unchanged until
+  // the stream has done the work; pageable host memory may be reused when the call returns.
   //
-  // While `stream` is being captured nothing is appended yet: each replay of the graph appends anew, all of its tokens
-  // where there is room and none where there is not. Sources must lie on the device then. The host does not hear of
-  // replays, so size() counts neither them nor the capture; who replays counts, and tells the rows by SetVisible before
-  // an append that is not captured.
+  // While `stream` is being captured, nothing is appended. Each replay of the graph appends all of its tokens if there
+  // is room, else none. Sources must then lie on the device. size() counts neither the capture nor replays, because the
+  // host does not learn of them; the caller counts replays, and calls SetVisible before an append that is not captured.
   std::string Append(int64_t tokens, const RowsToAppend& keys, const RowsToAppend& values, void* stream);
 
-  // Queues that rows of [begin, end) are visible, and those below `pinned` are pinned. The next append writes at `end`,
-  // and size() is `end` from now on; not so while `stream` is being captured, as above.
+  // Queues a change: rows [begin, end) are visible, rows below `pinned` are pinned, and the next append writes at
+  // `end`. size() becomes `end`, except while `stream` is being captured.
   std::string SetVisible(int64_t begin, int64_t end, int64_t pinned, void* stream);
 
   const RowsShape& shape() const { return shape_; }
-  // Rows when the queued work is done, but for what replayed graphs appended.
+  // The number of rows when the queued work is done, not counting what replayed graphs append.
   int64_t size() const { return size_; }
   int64_t bytes() const { return bytes_; }
-  // On the device: an entry of AttendProblem::memories. Valid as long as this object.
+  // An entry for AttendProblem::memories, in device memory. Valid as long as this object.
   const MemoryRows* device() const { return rows_; }
 
  private:

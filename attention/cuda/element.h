@@ -16,7 +16,7 @@ MNEME_HOST_DEVICE int64_t ElementBytes(DType type) {
   return type == DType::kF32 ? 4 : type == DType::kI8 ? 1 : 2;
 }
 
-// ---- single values, rounded to nearest even; the host's versions give the device's bits
+// Conversions of single values, rounded to nearest even. The host's versions give the device's bits.
 
 MNEME_HOST_DEVICE float F16ToF32(uint16_t bits) {
 #if defined(__CUDA_ARCH__)
@@ -58,7 +58,7 @@ MNEME_HOST_DEVICE uint16_t F32ToBF16(float value) {
   return static_cast<uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
 }
 
-// Of a 16-bit type.
+// Requires: `type` is a 16-bit type.
 MNEME_HOST_DEVICE float Widen(DType type, uint16_t bits) {
   return type == DType::kF16 ? F16ToF32(bits) : BF16ToF32(bits);
 }
@@ -79,11 +79,11 @@ MNEME_HOST_DEVICE float LoadElement(DType type, const void* data, int64_t index)
   return Widen(type, static_cast<const uint16_t*>(data)[index]);
 }
 
-// ---- rows as the tensor cores take them: pairs of 16-bit elements
+// Rows in the form that tensor cores take: pairs of 16-bit elements.
 
 enum class Product { kF16, kBF16 };  // element type of a tensor-core product; sums are f32
 
-// Two f16 numbers 1024 + u, u = byte + 128, less 1152 each: the signed bytes, exactly.
+// Subtracts 1152 from two f16 numbers 1024 + u with u = byte + 128. The results are the signed bytes, exactly.
 MNEME_HOST_DEVICE uint32_t Subtract1152(uint32_t pair) {
 #if defined(__CUDA_ARCH__)
   const uint32_t offset = 0x64806480u;
@@ -101,10 +101,10 @@ MNEME_HOST_DEVICE uint32_t Subtract1152(uint32_t pair) {
 #endif
 }
 
-// What a kernel is told about the rows that it streams.
-//   kProduct   the type of the product that they enter
+// The types of rows that a kernel reads.
+//   kProduct   the element type of the product
 //   kPerLoad   elements in 16 bytes
-//   Unpack     16 bytes as kPerLoad / 2 pairs, in order
+//   Unpack     converts 16 bytes to kPerLoad / 2 pairs, in order
 struct F16Rows {
   static constexpr DType kType = DType::kF16;
   static constexpr Product kProduct = Product::kF16;

@@ -5,11 +5,11 @@
 #include "attention/cuda/columns-inl.h"
 #include "attention/cuda/workspace.h"
 
-// The second kernel, one block for each query token and head: ranks the candidates of all ranges, gathers the values of
-// the k best, softmax over them, and fuses the result with the states of the local splits.
+// The second kernel. Each block serves one query token and head: it ranks the candidates of all ranges, gathers the
+// values of the k best, applies softmax, and fuses the result with the states of the local splits.
 namespace mneme::cuda {
 
-// Where the block's shared memory holds what, in bytes.
+// The layout of the block's shared memory, in bytes.
 struct FinishShared {
   int64_t candidates, scratch, found, weights, sums, partials, counter, bytes;
 };
@@ -40,7 +40,7 @@ MNEME_HOST_DEVICE int32_t SequenceOf(const int64_t* offsets, int32_t batch, int6
   return first;
 }
 
-// Eight elements of a row of values.
+// Loads eight elements of a row of values.
 template <class Block>
 MNEME_DEVICE void LoadEight(Block& block, DType type, const void* values, int64_t index, float (&eight)[8]) {
   if (type == DType::kI8) {
@@ -60,7 +60,7 @@ MNEME_DEVICE void LoadEight(Block& block, DType type, const void* values, int64_
 MNEME_HOST_DEVICE float StateWeight(float sum, float greatest) {
   return sum == -Infinity() ? 0.0f : expf(sum - greatest);
 }
-// The greater one; NaN if either is NaN.
+// Returns: the greater one; NaN if either is NaN.
 MNEME_HOST_DEVICE float GreaterSum(float a, float b) {
   return a != a || b <= a ? a : b;
 }
@@ -80,7 +80,7 @@ MNEME_DEVICE void Finish(Block& block, const AttendProblem& problem, const Atten
   auto* const weights = reinterpret_cast<float*>(block.shared() + at.weights);
   auto* const sums = reinterpret_cast<float*>(block.shared() + at.sums);
 
-  // What the search found.
+  // Rank the candidates of the search.
   MemoryRows memory;
   uint32_t kept = 0;
   if (plan.ranges > 0) {
@@ -105,7 +105,7 @@ MNEME_DEVICE void Finish(Block& block, const AttendProblem& problem, const Atten
     }
   }
 
-  // Softmax over it. Rows are added in their order of rank, by fixed threads: the same bits each time.
+  // Softmax. Fixed threads add the rows in their order of rank, so that the bits are the same each time.
   float memory_sum = -Infinity();  // log-sum-exp
   float memory_mass = 0.0f;
   const float greatest = kept == 0 ? -Infinity() : LogitOf(found[0]);
@@ -140,7 +140,7 @@ MNEME_DEVICE void Finish(Block& block, const AttendProblem& problem, const Atten
   }
   block.Sync();
 
-  // The local states, and fusion.
+  // Merge the local states, and fuse.
   int splits = 0;
   if (plan.splits > 0) {
     splits = static_cast<int>(SlicesUsed(problem.local_offsets[sequence + 1] - problem.local_offsets[sequence],

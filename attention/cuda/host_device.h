@@ -7,10 +7,10 @@
 
 #include <math.h>
 
-// The bodies of the kernels are templates over a block of threads. nvcc compiles them for the device
-// (device_block.cuh); the tests compile the same text for the host, where a block is emulated thread by thread.
-//   MNEME_HOST_DEVICE   plain functions that the host calls too: orders, splits, sizes
-//   MNEME_DEVICE        what runs inside a block
+// Kernel bodies are templates over a block of threads. nvcc compiles them for the device (device_block.cuh). The tests
+// compile the same code for the host, where a block is emulated thread by thread.
+//   MNEME_HOST_DEVICE   marks functions that the host calls, too
+//   MNEME_DEVICE        marks functions that run within a block
 #if defined(__CUDACC__)
 #define MNEME_HOST_DEVICE __host__ __device__ __forceinline__
 #define MNEME_DEVICE __device__ __forceinline__
@@ -19,7 +19,7 @@
 #define MNEME_DEVICE inline
 #endif
 
-// Register arrays are indexed by constants alone, or they would lie in memory.
+// Unrolls loops over register arrays: an array that is indexed by a variable would lie in memory.
 #if defined(__CUDA_ARCH__)
 #define MNEME_UNROLL _Pragma("unroll")
 #else
@@ -30,7 +30,7 @@ namespace mneme::cuda {
 
 inline constexpr int kLanes = 32;
 
-// What one thread moves at once.
+// The bytes that one thread moves at once.
 struct alignas(16) Vec16 {
   uint32_t x[4];
 };

@@ -6,20 +6,20 @@
 #include "attention/cuda/workspace.h"
 
 // Dense attention of one tile of columns over one split of a sequence's local rows, with a running maximum and sum
-// (Milakov and Gimelshein 2018). Logits of kLocalChunk rows are made by all warps; then each warp owns some columns,
-// and its lanes own the dims of their outputs.
+// (online softmax, Milakov and Gimelshein 2018). All warps compute the logits of kLocalChunk rows; then each warp owns
+// some columns, and its lanes own dimensions of their outputs.
 namespace mneme::cuda {
 
 template <int kDim, int kColumns>
 struct LocalShared {
-  // The four threads of a row write two columns each: rows four words apart in bank keep them apart.
+  // The four threads of a row write two columns each. Rows four words apart keep them in different banks.
   static constexpr int kStride = kLocalChunk + 4;
   uint16_t queries[kColumns * kQueryStride<kDim>];
   float scales[kColumns];
   float logits[kColumns * kStride];
 };
 
-// Local row `row` of `rows` for query `query` of `queries`.
+// Whether query `query` of `queries` sees local row `row` of `rows`. Requires: the mask is not kBits.
 MNEME_HOST_DEVICE bool LocalVisible(LocalMaskKind mask, int64_t window, int64_t query, int64_t queries, int64_t row,
                                     int64_t rows) {
   const int64_t newest = query + rows - queries;
@@ -94,7 +94,7 @@ MNEME_DEVICE void AttendSplit(Block& block, const AttendProblem& problem, const 
       }
       most = WarpGreatestOf(block, most);
       most = greatest[m] != greatest[m] || most <= greatest[m] ? greatest[m] : most;
-      // While nothing is seen, weights are 0 and not exp(-infinity + infinity).
+      // If no row is seen yet, weights are 0; exp(-infinity + infinity) would be NaN.
       const bool none = most == -Infinity();
       const float kept = none ? 1.0f : expf(greatest[m] - most);
       float mass = 0.0f;
@@ -126,7 +126,7 @@ MNEME_DEVICE void AttendSplit(Block& block, const AttendProblem& problem, const 
       MNEME_UNROLL
       for (int m = 0; m < kMine; ++m) {
         const float weight = shared.logits[(block.warp() + m * Block::kWarps) * shared.kStride + at];
-        if (weight == 0.0f) continue;  // a hidden row may hold anything
+        if (weight == 0.0f) continue;  // a hidden row may hold anything, even NaN
         MNEME_UNROLL
         for (int p = 0; p < kMaxParts; ++p) {
           output[m][p][0] += weight * value[p][0];

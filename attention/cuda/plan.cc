@@ -14,8 +14,8 @@ namespace {
 
 constexpr int64_t kLeastRangeRows = 512;  // below it a block's start costs more than its rows
 
-std::string Absent(const char* name) {
-  return Wrong(name, "a pointer to device memory", std::string("NULL"));
+std::string NullError(const char* name) {
+  return ArgumentError(name, "a pointer to device memory", std::string("NULL"));
 }
 
 bool Aligned(const void* data, uintptr_t bytes) {
@@ -34,13 +34,14 @@ const char* TypeName(DType type) {
 
 std::string CheckLocalRows(const AttendProblem& p) {
   if ((p.local_keys == nullptr) != (p.local_values == nullptr)) {
-    return p.local_keys == nullptr ? Absent("local_keys") : Absent("local_values");
+    return p.local_keys == nullptr ? NullError("local_keys") : NullError("local_values");
   }
   if (p.local_keys == nullptr) return "";
-  if (p.local_offsets == nullptr) return Absent("local_offsets");
-  if (!Aligned(p.local_keys, 16)) return Wrong("local_keys", "an address aligned to 16 bytes", std::string("another"));
+  if (p.local_offsets == nullptr) return NullError("local_offsets");
+  if (!Aligned(p.local_keys, 16))
+    return ArgumentError("local_keys", "an address aligned to 16 bytes", std::string("another"));
   if (!Aligned(p.local_values, 16)) {
-    return Wrong("local_values", "an address aligned to 16 bytes", std::string("another"));
+    return ArgumentError("local_values", "an address aligned to 16 bytes", std::string("another"));
   }
   const struct {
     const char* name;
@@ -50,25 +51,25 @@ std::string CheckLocalRows(const AttendProblem& p) {
                  {"local_value_row_stride", p.local_value_row_stride},
                  {"local_value_head_stride", p.local_value_head_stride}};
   for (const auto& [name, stride] : strides) {
-    if (stride % 8 != 0) return Wrong(name, "a multiple of 8 elements", stride);
+    if (stride % 8 != 0) return ArgumentError(name, "a multiple of 8 elements", stride);
   }
   if (p.local_mask != LocalMaskKind::kNone && p.local_mask != LocalMaskKind::kCausal &&
       p.local_mask != LocalMaskKind::kSlidingWindow) {
-    return Wrong("local_mask", "a LocalMask", static_cast<int64_t>(p.local_mask));
+    return ArgumentError("local_mask", "a LocalMask", static_cast<int64_t>(p.local_mask));
   }
   if (p.local_mask == LocalMaskKind::kSlidingWindow && p.local_window < 1) {
-    return Wrong("local_window", "at least 1", p.local_window);
+    return ArgumentError("local_window", "at least 1", p.local_window);
   }
   return "";
 }
 
 std::string CheckRanking(const AttendProblem& p) {
-  if (p.tokens > 0 && p.decay != nullptr && p.positions == nullptr) return Absent("positions");
+  if (p.tokens > 0 && p.decay != nullptr && p.positions == nullptr) return NullError("positions");
   if (!(p.soft_cap >= 0) || !std::isfinite(p.soft_cap)) {
-    return Wrong("soft_cap", "a finite number from 0 on", std::to_string(p.soft_cap));
+    return ArgumentError("soft_cap", "a finite number from 0 on", std::to_string(p.soft_cap));
   }
   if (!(p.decay_beyond > 0) || !std::isfinite(p.decay_beyond)) {
-    return Wrong("decay_beyond", "a finite number above 0", std::to_string(p.decay_beyond));
+    return ArgumentError("decay_beyond", "a finite number above 0", std::to_string(p.decay_beyond));
   }
   return "";
 }
@@ -76,42 +77,43 @@ std::string CheckRanking(const AttendProblem& p) {
 }  // namespace
 
 std::string CheckProblem(const AttendProblem& p, const AttendBounds& bounds) {
-  if (p.tokens < 0) return Wrong("tokens", "at least 0", p.tokens);
-  if (p.batch < 1 || p.batch > 65535) return Wrong("batch", "1 to 65535", p.batch);
-  if (p.kv_heads < 1 || p.kv_heads > 65535) return Wrong("kv_heads", "1 to 65535", p.kv_heads);
+  if (p.tokens < 0) return ArgumentError("tokens", "at least 0", p.tokens);
+  if (p.batch < 1 || p.batch > 65535) return ArgumentError("batch", "1 to 65535", p.batch);
+  if (p.kv_heads < 1 || p.kv_heads > 65535) return ArgumentError("kv_heads", "1 to 65535", p.kv_heads);
   if (p.q_heads < 1 || p.q_heads % p.kv_heads != 0) {
-    return Wrong("q_heads", "a multiple of kv_heads = " + std::to_string(p.kv_heads), p.q_heads);
+    return ArgumentError("q_heads", "a multiple of kv_heads = " + std::to_string(p.kv_heads), p.q_heads);
   }
   if (p.tokens > INT32_MAX / p.q_heads) {
-    return Wrong("tokens", "at most " + std::to_string(INT32_MAX / p.q_heads) + " with so many heads", p.tokens);
+    return ArgumentError("tokens", "at most " + std::to_string(INT32_MAX / p.q_heads) + " with so many heads",
+                         p.tokens);
   }
-  if (!IsDim(p.key_dim)) return Wrong("key_dim", "64, 128 or 256", p.key_dim);
-  if (!IsDim(p.value_dim)) return Wrong("value_dim", "64, 128 or 256", p.value_dim);
-  if (p.top_k < 0 || p.top_k > kMaxTopK) return Wrong("top_k", "0 to " + std::to_string(kMaxTopK), p.top_k);
-  if (p.type != DType::kF16 && p.type != DType::kBF16) return Wrong("type", "f16 or bf16", TypeName(p.type));
+  if (!HasKernelsForDim(p.key_dim)) return ArgumentError("key_dim", "64, 128 or 256", p.key_dim);
+  if (!HasKernelsForDim(p.value_dim)) return ArgumentError("value_dim", "64, 128 or 256", p.value_dim);
+  if (p.top_k < 0 || p.top_k > kMaxTopK) return ArgumentError("top_k", "0 to " + std::to_string(kMaxTopK), p.top_k);
+  if (p.type != DType::kF16 && p.type != DType::kBF16) return ArgumentError("type", "f16 or bf16", TypeName(p.type));
   if (p.memory_type != p.type && p.memory_type != DType::kI8) {
-    return Wrong("memory_type", std::string(TypeName(p.type)) + " or i8", TypeName(p.memory_type));
+    return ArgumentError("memory_type", std::string(TypeName(p.type)) + " or i8", TypeName(p.memory_type));
   }
   if (p.output_type != DType::kF32 && p.output_type != DType::kF16 && p.output_type != DType::kBF16) {
-    return Wrong("output_type", "f32, f16 or bf16", TypeName(p.output_type));
+    return ArgumentError("output_type", "f32, f16 or bf16", TypeName(p.output_type));
   }
-  if (p.tokens > 0 && p.query == nullptr) return Absent("query");
-  if (!Aligned(p.query, 4)) return Wrong("query", "an address aligned to 4 bytes", std::string("another"));
+  if (p.tokens > 0 && p.query == nullptr) return NullError("query");
+  if (!Aligned(p.query, 4)) return ArgumentError("query", "an address aligned to 4 bytes", std::string("another"));
   if (!Aligned(p.memory_query, 4)) {
-    return Wrong("memory_query", "an address aligned to 4 bytes", std::string("another"));
+    return ArgumentError("memory_query", "an address aligned to 4 bytes", std::string("another"));
   }
-  if (p.query_offsets == nullptr) return Absent("query_offsets");
-  if (p.top_k > 0 && p.memories == nullptr) return Absent("memories");
-  if (p.tokens > 0 && p.output == nullptr) return Absent("output");
+  if (p.query_offsets == nullptr) return NullError("query_offsets");
+  if (p.top_k > 0 && p.memories == nullptr) return NullError("memories");
+  if (p.tokens > 0 && p.output == nullptr) return NullError("output");
   if (p.fusion != Fusion::kJoint && p.fusion != Fusion::kGated) {
-    return Wrong("fusion", "a Fusion", static_cast<int64_t>(p.fusion));
+    return ArgumentError("fusion", "a Fusion", static_cast<int64_t>(p.fusion));
   }
-  if (p.fusion == Fusion::kGated && p.gate == nullptr) return Absent("gate");
-  if (bounds.queries < 1) return Wrong("bounds.queries", "at least 1", bounds.queries);
+  if (p.fusion == Fusion::kGated && p.gate == nullptr) return NullError("gate");
+  if (bounds.queries < 1) return ArgumentError("bounds.queries", "at least 1", bounds.queries);
   if (bounds.memory_rows < 0 || bounds.memory_rows > UINT32_MAX) {
-    return Wrong("bounds.memory_rows", "0 to 4294967295", bounds.memory_rows);
+    return ArgumentError("bounds.memory_rows", "0 to 4294967295", bounds.memory_rows);
   }
-  if (bounds.local_rows < 0) return Wrong("bounds.local_rows", "at least 0", bounds.local_rows);
+  if (bounds.local_rows < 0) return ArgumentError("bounds.local_rows", "at least 0", bounds.local_rows);
   std::string wrong = CheckLocalRows(p);
   return wrong.empty() ? CheckRanking(p) : wrong;
 }

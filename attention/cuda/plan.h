@@ -6,21 +6,22 @@
 
 #include "attention/cuda/problem.h"
 
-// How the work of a call is cut into blocks: fixed on the host from bounds, before lengths are known. All that the
-// device knows better (how many rows a sequence has) it looks up itself.
+// How the work of a call is divided into blocks. The host fixes it by bounds of the lengths; the device reads the
+// lengths themselves (how many rows a sequence has).
 namespace mneme::cuda {
 
-// What the host knows of the lengths. Greater lengths are still computed rightly, only with a worse cut.
+// What the host knows about the lengths. Results are right for greater lengths, too, but the work is divided less
+// evenly.
 struct AttendBounds {
   int64_t queries = 1;      // of one sequence
   int64_t memory_rows = 0;  // of one memory
   int64_t local_rows = 0;   // of one sequence
-  // Nothing is known of memory_rows, as in a graph that is replayed while memories grow: as many ranges as the device
-  // can use, which it cuts itself by what each memory has.
+  // memory_rows is not known, as in a graph that is replayed while memories grow. Then there are as many ranges as the
+  // device can use, and the device divides each memory's rows among them.
   bool memory_grows = false;
 };
 
-// Query columns, (token, head of the group) pairs, that a block takes together.
+// Query columns, which are (token, head of the group) pairs, that a block takes together.
 inline constexpr int kDecodeColumns = 8;  // the N side of one tensor-core product
 inline constexpr int kPrefillColumns = 32;
 
@@ -30,7 +31,7 @@ inline constexpr int kMaxRanges = 64;
 inline constexpr int kMaxLocalSplits = 16;
 inline constexpr int kMaxCapacity = 512;  // candidates of one query in a block
 inline constexpr int kLocalChunk = 128;   // local rows whose logits a block holds
-inline constexpr int kRangeStep = 128;    // what the device cuts on its own is a multiple of so many rows
+inline constexpr int kRangeStep = 128;    // the ranges that the device makes are multiples of so many rows
 
 struct AttendPlan {
   int32_t columns = kDecodeColumns;  // kDecodeColumns or kPrefillColumns
@@ -48,16 +49,16 @@ struct AttendPlan {
   int32_t search_shared_bytes = 0;
 };
 
-// Blocks of the search that run at once: multiprocessors times blocks on each.
+// The blocks of the search that run at once: multiprocessors times blocks on each.
 struct DeviceRoom {
   int64_t blocks = 1;
 };
 
-// Says what is wrong with the problem: the argument's name, what is expected and what came; "" if nothing is. Looks at
-// no device memory: offsets, lengths and rows are the caller's word. The same for the bounds.
+// Checks the problem and the bounds. Returns: "" or the name of the wrong argument with what is expected and what was
+// given. It does not read device memory, so offsets, lengths and rows are not checked.
 std::string CheckProblem(const AttendProblem& problem, const AttendBounds& bounds);
 
-// For a problem that CheckProblem lets pass. `search_warps`: of a block of the search.
+// search_warps: the warps of a block of the search. Requires: CheckProblem finds nothing wrong.
 AttendPlan PlanAttend(const AttendProblem& problem, const AttendBounds& bounds, DeviceRoom room, int search_warps);
 
 // Rows [first, last) of piece `index` of `count` pieces of `rows_each`; the last piece takes the rest.
@@ -71,13 +72,13 @@ MNEME_HOST_DEVICE RowSlice Slice(int64_t begin, int64_t end, int64_t index, int6
   return {Least(first, end), Least(last, end)};
 }
 
-// Rows of each range, but for the last, of a memory of which `rows` are visible: the plan's, or more where that many
-// ranges would leave some over.
+// Returns: the rows of each range but the last, for a memory with `rows` visible rows: the plan's range_rows, or more
+// if the plan's ranges would not cover all rows.
 MNEME_HOST_DEVICE int64_t RangeRows(const AttendPlan& plan, int64_t rows) {
   return Greatest(plan.range_rows, RoundUp(CeilDivide(rows, plan.ranges), kRangeStep));
 }
 
-// How many of the pieces have a row.
+// Returns: how many of the pieces have a row.
 MNEME_HOST_DEVICE int64_t SlicesUsed(int64_t rows, int64_t count, int64_t rows_each) {
   return rows <= 0 || count <= 0 ? 0 : Least(count, CeilDivide(rows, rows_each));
 }

@@ -6,12 +6,12 @@
 #include "attention/fusion.h"
 #include "attention/local_mask.h"
 
-// What the fused kernels are given: plain data, with raw pointers to device memory. Everything that changes from step
-// to step (lengths, row pointers, offsets) is read on the device, so a captured CUDA graph may be replayed.
+// The arguments of the fused kernels: plain data, with pointers to device memory. Everything that changes from step to
+// step (lengths, row pointers, offsets) is read on the device, so that a captured CUDA graph may be replayed.
 namespace mneme::cuda {
 
-// The rows of one memory in one layer, as they lie on the device. Row r of head h begins at element
-// (h * capacity + r) * dim and stands for the token of index r.
+// The rows of one memory in one layer, on the device. Row r of head h begins at element (h * capacity + r) * dim and
+// belongs to the token with index r.
 struct MemoryRows {
   const void* keys = nullptr;           // [kv_heads, capacity, key_dim], aligned to 16 bytes
   const void* values = nullptr;         // [kv_heads, capacity, value_dim], aligned to 16 bytes
@@ -21,11 +21,11 @@ struct MemoryRows {
   int64_t begin = 0;                    // rows of [begin, end) are visible, 0 <= begin, end <= capacity
   int64_t end = 0;
   int64_t pinned = 0;  // rows below it take neither bias nor decay
-  int64_t kept = 0;    // rows of [pinned, kept) are not visible: evicted from behind the pinned ones
+  int64_t kept = 0;    // rows [pinned, kept) are not visible: they were evicted, the pinned rows before them were not
 };
 
-// One call: decode or a block of a prompt, for `batch` sequences of ragged lengths, each with its memory. Sequence b
-// owns the query tokens of [query_offsets[b], query_offsets[b + 1]) and the local rows of [local_offsets[b],
+// One call: a decode step or a block of a prompt, for `batch` sequences of different lengths, each with its memory.
+// Sequence b has the query tokens [query_offsets[b], query_offsets[b + 1]) and the local rows [local_offsets[b],
 // local_offsets[b + 1]). Query head h reads KV head h / (q_heads / kv_heads).
 struct AttendProblem {
   int64_t tokens = 0;  // query tokens of all sequences

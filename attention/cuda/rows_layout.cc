@@ -8,17 +8,18 @@ namespace {
 
 std::string CheckSource(const std::string& name, const RowsToAppend& source, int64_t dim, int64_t kv_heads,
                         bool captured) {
-  if (source.data == nullptr) return Wrong(name + ".data", "a pointer", "NULL");
+  if (source.data == nullptr) return ArgumentError(name + ".data", "a pointer", "NULL");
   if (source.type != DType::kF32 && source.type != DType::kF16 && source.type != DType::kBF16) {
-    return Wrong(name + ".type", "f32, f16 or bf16", "another");
+    return ArgumentError(name + ".type", "f32, f16 or bf16", "another");
   }
   if (!source.on_device) {
-    if (captured) return Wrong(name + ".on_device", "device memory, as the stream is being captured", "the host's");
+    if (captured)
+      return ArgumentError(name + ".on_device", "device memory, as the stream is being captured", "the host's");
     if (source.row_stride < dim) {
-      return Wrong(name + ".row_stride", "at least " + std::to_string(dim), source.row_stride);
+      return ArgumentError(name + ".row_stride", "at least " + std::to_string(dim), source.row_stride);
     }
     if (kv_heads > 1 && source.head_stride < dim) {
-      return Wrong(name + ".head_stride", "at least " + std::to_string(dim), source.head_stride);
+      return ArgumentError(name + ".head_stride", "at least " + std::to_string(dim), source.head_stride);
     }
   }
   return "";
@@ -36,15 +37,15 @@ bool DeviceBudget::Take(int64_t bytes) {
 
 std::string CheckRowsShape(const RowsShape& shape) {
   if (shape.kv_heads < 1 || shape.kv_heads > 65535) {
-    return Wrong("shape.kv_heads", "1 to 65535", shape.kv_heads);
+    return ArgumentError("shape.kv_heads", "1 to 65535", shape.kv_heads);
   }
-  if (!IsDim(shape.key_dim)) return Wrong("shape.key_dim", "64, 128 or 256", shape.key_dim);
-  if (!IsDim(shape.value_dim)) return Wrong("shape.value_dim", "64, 128 or 256", shape.value_dim);
+  if (!HasKernelsForDim(shape.key_dim)) return ArgumentError("shape.key_dim", "64, 128 or 256", shape.key_dim);
+  if (!HasKernelsForDim(shape.value_dim)) return ArgumentError("shape.value_dim", "64, 128 or 256", shape.value_dim);
   if (shape.type != DType::kF16 && shape.type != DType::kBF16 && shape.type != DType::kI8) {
-    return Wrong("shape.type", "f16, bf16 or i8", "another");
+    return ArgumentError("shape.type", "f16, bf16 or i8", "another");
   }
   if (shape.capacity < 1 || shape.capacity > UINT32_MAX) {
-    return Wrong("shape.capacity", "1 to 4294967295", shape.capacity);
+    return ArgumentError("shape.capacity", "1 to 4294967295", shape.capacity);
   }
   return "";
 }
@@ -70,11 +71,11 @@ int64_t DeviceRowsBytes(const RowsShape& shape) {
 
 std::string CheckAppend(const RowsShape& shape, int64_t size, int64_t tokens, const RowsToAppend& keys,
                         const RowsToAppend& values, bool captured) {
-  if (tokens < 0) return Wrong("tokens", "at least 0", tokens);
+  if (tokens < 0) return ArgumentError("tokens", "at least 0", tokens);
   const int64_t room = captured ? shape.capacity : shape.capacity - size;
   if (tokens > room) {
-    return Wrong("tokens", "at most " + std::to_string(room) + ", the room " + (captured ? "there is" : "that is left"),
-                 tokens);
+    return ArgumentError(
+        "tokens", "at most " + std::to_string(room) + ", the room " + (captured ? "there is" : "that is left"), tokens);
   }
   if (tokens == 0) return "";
   std::string wrong = CheckSource("keys", keys, shape.key_dim, shape.kv_heads, captured);

@@ -17,32 +17,32 @@ cudaEvent_t EventOf(void* event) {
   return static_cast<cudaEvent_t>(event);
 }
 
-// Makes a device the thread's current one for as long as this lives. A host may be capturing meanwhile: what is done
-// here is no part of that, unless it is queued on the stream that is captured, and must not spoil it.
-class Current {
+// While it lives, `device` is the thread's current device, and CUDA allows calls that do not belong to a capture: the
+// host may be capturing a stream meanwhile, which these calls must not invalidate.
+class CurrentDeviceScope {
  public:
-  explicit Current(int device) {
+  explicit CurrentDeviceScope(int device) {
     if (cudaGetDevice(&before_) != cudaSuccess) before_ = device;
     if (before_ != device) cudaSetDevice(device);
     device_ = device;
     cudaThreadExchangeStreamCaptureMode(&mode_);
   }
-  ~Current() {
+  ~CurrentDeviceScope() {
     cudaThreadExchangeStreamCaptureMode(&mode_);
     if (before_ != device_) cudaSetDevice(before_);
   }
-  Current(const Current&) = delete;
-  Current& operator=(const Current&) = delete;
+  CurrentDeviceScope(const CurrentDeviceScope&) = delete;
+  CurrentDeviceScope& operator=(const CurrentDeviceScope&) = delete;
 
  private:
   int before_ = 0, device_ = 0;
   cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
 };
 
-// An error that is reported is no longer CUDA's last one, which the host may look at.
-std::string Told(const char* what, cudaError_t error) {
+// Clears CUDA's last error, so that the host does not find an error that mneme has reported.
+std::string TakeCudaError(const char* what, cudaError_t error) {
   if (error != cudaSuccess) cudaGetLastError();
-  return Said(what, error);
+  return CudaErrorText(what, error);
 }
 
 class CudaRuntime final : public Runtime {
@@ -50,91 +50,91 @@ class CudaRuntime final : public Runtime {
   explicit CudaRuntime(int device) : device_(device) {}
 
   std::string NewStream(void** stream) override {
-    const Current current(device_);
+    const CurrentDeviceScope current(device_);
     cudaStream_t made = nullptr;
     const cudaError_t error = cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking);
     *stream = made;
-    return Told("cudaStreamCreate", error);
+    return TakeCudaError("cudaStreamCreate", error);
   }
   void DeleteStream(void* stream) override {
-    const Current current(device_);
+    const CurrentDeviceScope current(device_);
     cudaStreamDestroy(StreamOf(stream));
   }
   std::string NewEvent(void** event) override {
-    const Current current(device_);
+    const CurrentDeviceScope current(device_);
     cudaEvent_t made = nullptr;
     const cudaError_t error = cudaEventCreateWithFlags(&made, cudaEventDisableTiming);
     *event = made;
-    return Told("cudaEventCreate", error);
+    return TakeCudaError("cudaEventCreate", error);
   }
   void DeleteEvent(void* event) override {
-    const Current current(device_);
+    const CurrentDeviceScope current(device_);
     cudaEventDestroy(EventOf(event));
   }
   std::string Record(void* event, void* stream) override {
-    const Current current(device_);
-    return Told("cudaEventRecord", cudaEventRecord(EventOf(event), StreamOf(stream)));
+    const CurrentDeviceScope current(device_);
+    return TakeCudaError("cudaEventRecord", cudaEventRecord(EventOf(event), StreamOf(stream)));
   }
   std::string Wait(void* stream, void* event) override {
-    const Current current(device_);
-    return Told("cudaStreamWaitEvent", cudaStreamWaitEvent(StreamOf(stream), EventOf(event), 0));
+    const CurrentDeviceScope current(device_);
+    return TakeCudaError("cudaStreamWaitEvent", cudaStreamWaitEvent(StreamOf(stream), EventOf(event), 0));
   }
   std::string Synchronise(void* event) override {
-    const Current current(device_);
-    return Told("cudaEventSynchronize", cudaEventSynchronize(EventOf(event)));
+    const CurrentDeviceScope current(device_);
+    return TakeCudaError("cudaEventSynchronize", cudaEventSynchronize(EventOf(event)));
   }
   bool Done(void* event) override {
-    const Current current(device_);
+    const CurrentDeviceScope current(device_);
     const cudaError_t error = cudaEventQuery(EventOf(event));
     if (error == cudaErrorNotReady) cudaGetLastError();
     return error == cudaSuccess;
   }
   std::string IsCaptured(void* stream, bool* captured) override {
-    const Current current(device_);
+    const CurrentDeviceScope current(device_);
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     const cudaError_t error = cudaStreamIsCapturing(StreamOf(stream), &status);
     *captured = status != cudaStreamCaptureStatusNone;
-    return Told("cudaStreamIsCapturing", error);
+    return TakeCudaError("cudaStreamIsCapturing", error);
   }
 
   std::string Allocate(int64_t bytes, void* stream, void** data) override {
-    const Current current(device_);
+    const CurrentDeviceScope current(device_);
     *data = nullptr;
-    return Told("cudaMallocAsync", cudaMallocAsync(data, static_cast<size_t>(bytes), StreamOf(stream)));
+    return TakeCudaError("cudaMallocAsync", cudaMallocAsync(data, static_cast<size_t>(bytes), StreamOf(stream)));
   }
   void Free(void* data, void* stream) override {
-    const Current current(device_);
+    const CurrentDeviceScope current(device_);
     cudaFreeAsync(data, StreamOf(stream));
   }
   std::string AllocateHost(int64_t bytes, void** data) override {
-    const Current current(device_);
+    const CurrentDeviceScope current(device_);
     *data = nullptr;
-    return Told("cudaMallocHost", cudaMallocHost(data, static_cast<size_t>(bytes)));
+    return TakeCudaError("cudaMallocHost", cudaMallocHost(data, static_cast<size_t>(bytes)));
   }
   void FreeHost(void* data) override {
-    const Current current(device_);
-    cudaFreeHost(data);  // which waits for the device's work with it
+    const CurrentDeviceScope current(device_);
+    cudaFreeHost(data);  // waits for the device's work that uses it
   }
 
   std::string Copy(const CopyShape& shape, void* stream) override {
     if (shape.bytes == 0 || shape.rows == 0) return "";
-    const Current current(device_);
-    // Addresses tell which side is which.
+    const CurrentDeviceScope current(device_);
+    // CUDA tells by the addresses which side is the host's.
     if (shape.rows == 1) {
-      return Told("cudaMemcpyAsync", cudaMemcpyAsync(shape.to, shape.from, static_cast<size_t>(shape.bytes),
-                                                     cudaMemcpyDefault, StreamOf(stream)));
+      return TakeCudaError("cudaMemcpyAsync", cudaMemcpyAsync(shape.to, shape.from, static_cast<size_t>(shape.bytes),
+                                                              cudaMemcpyDefault, StreamOf(stream)));
     }
-    return Told("cudaMemcpy2DAsync",
-                cudaMemcpy2DAsync(shape.to, static_cast<size_t>(shape.to_pitch), shape.from,
-                                  static_cast<size_t>(shape.from_pitch), static_cast<size_t>(shape.bytes),
-                                  static_cast<size_t>(shape.rows), cudaMemcpyDefault, StreamOf(stream)));
+    return TakeCudaError("cudaMemcpy2DAsync",
+                         cudaMemcpy2DAsync(shape.to, static_cast<size_t>(shape.to_pitch), shape.from,
+                                           static_cast<size_t>(shape.from_pitch), static_cast<size_t>(shape.bytes),
+                                           static_cast<size_t>(shape.rows), cudaMemcpyDefault, StreamOf(stream)));
   }
   std::string Prepare(const AttendProblem& problem, const AttendBounds& bounds, AttendPlan* plan) override {
-    const Current current(device_);
+    const CurrentDeviceScope current(device_);
     return cuda::Prepare(problem, bounds, plan);
   }
   std::string Attend(const AttendProblem& problem, const AttendPlan& plan, void* workspace, void* stream) override {
-    const Current current(device_);
+    const CurrentDeviceScope current(device_);
     return cuda::Attend(problem, plan, workspace, stream);
   }
 
@@ -147,7 +147,7 @@ class CudaRuntime final : public Runtime {
 int32_t DeviceCount() {
   int devices = 0;
   if (cudaGetDeviceCount(&devices) == cudaSuccess) return devices;
-  cudaGetLastError();  // ours, not one for the host to find
+  cudaGetLastError();  // clears the error, so that the host does not find it
   return 0;
 }
 
@@ -156,14 +156,14 @@ std::string OpenRuntime(int32_t ordinal, std::unique_ptr<Runtime>* runtime) {
   const int32_t devices = DeviceCount();
   if (devices == 0) return "there is no CUDA device";
   if (ordinal < 0 || ordinal >= devices) {
-    return Wrong("ordinal", "0 to " + std::to_string(devices - 1), int64_t{ordinal});
+    return ArgumentError("ordinal", "0 to " + std::to_string(devices - 1), int64_t{ordinal});
   }
-  const Current current(ordinal);
+  const CurrentDeviceScope current(ordinal);
   int pools = 0, major = 0;
   cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, ordinal);
-  if (error != cudaSuccess) return Told("cudaDeviceGetAttribute", error);
-  if (major < 8) return Wrong("device", "compute capability 8.0 or newer", int64_t{major});
+  if (error != cudaSuccess) return TakeCudaError("cudaDeviceGetAttribute", error);
+  if (major < 8) return ArgumentError("device", "compute capability 8.0 or newer", int64_t{major});
   if (pools == 0) return "device: expected memory pools (cudaMallocAsync), got a driver without them";
   *runtime = std::make_unique<CudaRuntime>(ordinal);
   return "";

@@ -5,9 +5,9 @@
 #include "attention/cuda/columns-inl.h"
 #include "attention/cuda/workspace.h"
 
-// Search of one range of a memory for one tile of columns. Each warp streams sixteen keys a step; logits that may
-// still be among a column's k best become candidates in shared memory. When a column's candidates might not fit the
-// next step, a warp keeps the k best of them, whose least is the column's new threshold.
+// Searches one range of a memory for one tile of columns. In each step each warp reads sixteen keys; rows whose logit
+// reaches a column's threshold become candidates in shared memory. When the candidates of another step may not fit, a
+// warp keeps the k best of them, and the least of these becomes the column's threshold.
 namespace mneme::cuda {
 
 template <int kDim, int kColumns>
@@ -21,7 +21,8 @@ struct ScanShared {
   }
 };
 
-// Lets a column forget all candidates but its best. The whole warp calls; the threshold is there after a barrier.
+// Drops all candidates of a column but the k best, and raises its threshold, which is visible after a barrier.
+// Requires: the whole warp calls.
 template <class Block>
 MNEME_DEVICE void Trim(Block& block, Column& column, uint64_t* candidates) {
   const uint64_t least = KeepBest(block, candidates, &column.count, column.top_k);
@@ -97,7 +98,7 @@ MNEME_DEVICE void ScanRange(Block& block, const AttendProblem& problem, const At
         }
       }
     }
-    // Whoever took a place beyond the limit tells the others: no count is read before the barrier.
+    // The thread that took a place beyond the limit tells the others, so that no count is read before the barrier.
     if (block.SyncOr(full)) {
       for (int c = block.warp(); c < kColumns; c += Block::kWarps) {
         if (shared.columns[c].count > limit) {

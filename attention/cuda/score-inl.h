@@ -4,10 +4,10 @@
 
 #include "attention/cuda/element.h"
 
-// Dot products of sixteen keys and eight queries on the tensor cores: mma.m16n8k16, keys as its 16 rows, queries as
-// its 8 columns. Keys go from global memory straight to the registers of the product, never through shared memory: the
-// sum over the dims may be taken in any order, so which dims a thread holds is ours to choose, as long as keys and
-// queries agree. A thread takes 16 contiguous bytes of its row at a time; the four threads of a row take 64.
+// Dot products of sixteen keys and eight queries on the tensor cores: mma.m16n8k16 with keys as its 16 rows and queries
+// as its 8 columns. Keys are loaded from global memory directly to the registers of the product, without shared memory.
+// The sum over the dimensions may be taken in any order, so a thread may hold any dimensions, as long as keys and
+// queries agree. A thread loads 16 contiguous bytes of its row at a time; the four threads of a row load 64.
 //
 // The product's layout (PTX ISA, "Matrix Fragments for mma.m16n8k16"), with lane = 4 * group + member:
 //   keys     a[0], a[1] rows group, group + 8 at two dims; a[2], a[3] the same rows at two more
@@ -18,14 +18,14 @@ namespace mneme::cuda {
 inline constexpr int kTileRows = 16;
 inline constexpr int kTileColumns = 8;
 
-// Where rows of one head lie.
+// The rows of one head.
 struct KeySource {
   const char* rows;
   int64_t row_bytes;    // a multiple of 16
   const float* scales;  // I8Rows only
 };
 
-// A warp's sixteen keys, as loaded: for each thread its part of rows group and group + 8.
+// A warp's sixteen keys as loaded: each thread holds its part of rows group and group + 8.
 template <class Rows, int kDim>
 struct KeyTile {
   static constexpr int kLoads = kDim / (4 * Rows::kPerLoad);
@@ -50,7 +50,7 @@ MNEME_DEVICE void LoadKeys(Block& block, const KeySource& source, int64_t first,
 }
 
 // Queries lie in shared memory as 16-bit rows of this many elements: 64 bytes more than a multiple of 128, so that
-// eight threads reading two rows side by side meet no bank twice.
+// eight threads that read two neighbouring rows use different banks.
 template <int kDim>
 inline constexpr int kQueryStride = kDim + 32;
 
@@ -69,8 +69,8 @@ MNEME_DEVICE void QueryPairs(Block& block, const uint16_t* queries, int column_t
   }
 }
 
-// The queries of a block as the products take them. One tile of columns stays in registers for the whole scan; more
-// are read from shared memory for each product.
+// The queries of a block in the form that the products take. A single tile of columns stays in registers for the whole
+// scan; several tiles are read from shared memory for each product.
 template <class Rows, int kDim, int kColumnTiles>
 struct QueryParts {
   static constexpr bool kInRegisters = kColumnTiles == 1;
@@ -87,7 +87,7 @@ struct QueryParts {
   }
 };
 
-// scores[t]: of the tile's keys and column tile t, as the product leaves them.
+// scores[t]: the products of the keys and column tile t, in the product's layout.
 template <class Block, class Rows, int kDim, int kColumnTiles>
 MNEME_DEVICE void ScoreKeys(Block& block, const KeyTile<Rows, kDim>& tile,
                             const QueryParts<Rows, kDim, kColumnTiles>& queries, float (&scores)[kColumnTiles][4]) {
@@ -121,7 +121,7 @@ MNEME_DEVICE void ScoreKeys(Block& block, const KeyTile<Rows, kDim>& tile,
   }
 }
 
-// Of a thread's score e: its key within the tile, and its column within the column tile.
+// For element e of a thread's scores: the key within the tile, and the column within the column tile.
 template <class Block>
 MNEME_DEVICE int ScoreRow(Block& block, int e) {
   return block.lane() / 4 + 8 * (e / 2);

@@ -5,8 +5,8 @@
 #include "attention/cuda/local-inl.h"
 #include "attention/cuda/scan-inl.h"
 
-// The first kernel. Its grid is (column tiles * pieces, KV heads, sequences); the pieces of a sequence are the splits
-// of its local rows and the ranges of its memory. Blocks whose piece is empty end at once.
+// The first kernel. Its grid is (column tiles * pieces, KV heads, sequences). The pieces of a sequence are the splits
+// of its local rows and the ranges of its memory. Blocks with an empty piece end at once.
 namespace mneme::cuda {
 
 template <class MemoryKind, class LocalKind, int kDim, int kColumnTiles, class Block>
@@ -21,7 +21,7 @@ MNEME_DEVICE void Search(Block& block, const AttendProblem& problem, const Atten
   tile.queries = problem.query_offsets[sequence + 1] - tile.first_token;
   tile.kv_head = static_cast<int32_t>(block.y());
   tile.group = problem.q_heads / problem.kv_heads;
-  // As a rule one turn: more only if a sequence has more queries than the plan's bound.
+  // Usually one round; more only if a sequence has more queries than the plan's bound.
   for (tile.first = block.x() / pieces * kColumns; tile.first < tile.queries * tile.group;
        tile.first += int64_t{plan.column_tiles} * kColumns) {
     if (piece < plan.splits) {
@@ -36,14 +36,14 @@ MNEME_DEVICE void Search(Block& block, const AttendProblem& problem, const Atten
   }
 }
 
-// Shared memory of a block of the search, in bytes.
+// Returns: the bytes of shared memory of a block of the search.
 template <int kDim, int kColumnTiles>
 MNEME_HOST_DEVICE int64_t SearchSharedBytes(int64_t capacity) {
   constexpr int kColumns = kColumnTiles * kTileColumns;
   return Greatest<int64_t>(sizeof(LocalShared<kDim, kColumns>), ScanShared<kDim, kColumns>::Bytes(capacity));
 }
 
-// Which instance of Search a problem wants: calls `visit` with the row types, the dim and the tiles as types.
+// Calls `visit` with the kernel instance for a problem: the row types, the dimension and the tiles as types.
 template <class Memory_, class Local_, int kDim_, int kColumnTiles_>
 struct SearchInstance {
   using Memory = Memory_;
@@ -52,7 +52,7 @@ struct SearchInstance {
   static constexpr int kColumnTiles = kColumnTiles_;
 };
 
-// For problems whose queries are of type Local::kType.
+// Requires: the problem's queries are of type Local::kType.
 template <class Local, class Visit>
 void ForInstanceOf(const AttendProblem& problem, const AttendPlan& plan, const Visit& visit) {
   const auto with_dim = [&]<class Memory, int kDim>() {

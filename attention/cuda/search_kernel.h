@@ -12,7 +12,7 @@ namespace mneme::cuda {
 
 inline constexpr int kSearchWarps = 8;
 
-// How many blocks of the problem's instance run on the current device at once.
+// Returns: how many blocks of the problem's instance run on the current device at once.
 cudaError_t SearchRoomF16(const AttendProblem& problem, const AttendPlan& plan, DeviceRoom* room);
 cudaError_t SearchRoomBF16(const AttendProblem& problem, const AttendPlan& plan, DeviceRoom* room);
 
@@ -21,7 +21,7 @@ cudaError_t LaunchSearchF16(const AttendProblem& problem, const AttendPlan& plan
 cudaError_t LaunchSearchBF16(const AttendProblem& problem, const AttendPlan& plan, const Workspace& workspace,
                              cudaStream_t stream);
 
-// More than 48 KiB of dynamic shared memory has to be asked for.
+// Allows the kernel more than 48 KiB of dynamic shared memory, which CUDA requires.
 template <class Kernel>
 cudaError_t AllowShared(Kernel* kernel, int32_t bytes) {
   return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,

@@ -5,8 +5,9 @@
 #include "attention/cuda/plan.h"
 #include "attention/cuda/rank_key.h"
 
-// Choosing the k greatest of a set of rank keys, by the bits of the k-th from the top: a bit is set if at least k keys
-// are as great as what is set so far. Keys differ, so the answer is one set, whatever their order in memory.
+// Selects the k greatest of a set of rank keys by finding the bits of the k-th greatest key, the highest bit first: a
+// bit is set if at least k keys are not less than the number so far. Keys differ, so the result does not depend on
+// their order.
 namespace mneme::cuda {
 
 template <class Block>
@@ -16,7 +17,7 @@ MNEME_DEVICE float WarpSumOf(Block& block, float value) {
   return value;
 }
 
-// The greatest of a warp's values; NaN if one is NaN.
+// Returns: the greatest of a warp's values; NaN if one is NaN.
 template <class Block>
 MNEME_DEVICE float WarpGreatestOf(Block& block, float value) {
   MNEME_UNROLL
@@ -27,9 +28,9 @@ MNEME_DEVICE float WarpGreatestOf(Block& block, float value) {
   return value;
 }
 
-// Leaves the k greatest of keys[0 … *count) in keys[0 … k), in no particular order, and returns the least of them.
-// 1 <= k < *count <= kMaxCapacity. The whole warp calls; `keys` and `count` lie in shared memory and no other warp
-// touches them meanwhile.
+// Moves the k greatest of keys[0 … *count) to keys[0 … k), in any order. Returns: the least of them.
+// Requires: 1 <= k < *count <= kMaxCapacity; the whole warp calls; `keys` and `count` lie in shared memory, and no
+// other warp uses them meanwhile.
 template <class Block>
 MNEME_DEVICE uint64_t KeepBest(Block& block, uint64_t* keys, uint32_t* count, uint32_t k) {
   constexpr int kEach = kMaxCapacity / kLanes;
@@ -52,7 +53,7 @@ MNEME_DEVICE uint64_t KeepBest(Block& block, uint64_t* keys, uint32_t* count, ui
   }
   if (block.lane() == 0) *count = 0;
   block.WarpSync();
-  // Few bits may tell the k from the rest; the least of them tells more.
+  // The bits so far separate the k greatest from the others; the least of the k is a higher threshold.
   uint64_t least = ~uint64_t{0};
   MNEME_UNROLL
   for (int i = 0; i < kEach; ++i) {
@@ -67,8 +68,8 @@ MNEME_DEVICE uint64_t KeepBest(Block& block, uint64_t* keys, uint32_t* count, ui
   return least;
 }
 
-// The sum of `value` over the block, for every thread. `partials` [2][kWarps] in shared memory; calls in a row give
-// `turn` 0 and 1 alternately, so that one barrier a call is enough.
+// Returns: the sum of `value` over the block, to every thread. partials: [2][kWarps] in shared memory. turn: 0 and 1 in
+// alternate calls, so that one barrier for each call is enough.
 template <class Block>
 MNEME_DEVICE uint32_t BlockSumOf(Block& block, uint32_t value, uint32_t* partials, int turn) {
   uint32_t* const mine = partials + turn * Block::kWarps;
@@ -80,9 +81,9 @@ MNEME_DEVICE uint32_t BlockSumOf(Block& block, uint32_t value, uint32_t* partial
   return sum;
 }
 
-// Writes the k greatest of keys[0 … n) that are rows to best[0 … k), greatest first, and returns how many there are
-// (fewer than k if there are fewer rows). All of it in shared memory: `scratch` [k], `partials` [2][kWarps] and
-// `counter`. The whole block calls, after a barrier that makes `keys` visible; the result is visible when it returns.
+// Writes the k greatest of keys[0 … n) that are not kNoRow to best[0 … k), greatest first. Returns: how many there are;
+// fewer than k if there are fewer rows. The result is visible to all threads. Requires: the whole block calls, after a
+// barrier that makes `keys` visible; all arguments lie in shared memory, `scratch` [k] and `partials` [2][kWarps].
 template <class Block>
 MNEME_DEVICE uint32_t SortedBest(Block& block, const uint64_t* keys, uint32_t n, uint32_t k, uint64_t* scratch,
                                  uint64_t* best, uint32_t* partials, uint32_t* counter) {

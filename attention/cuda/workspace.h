@@ -6,9 +6,9 @@
 
 namespace mneme::cuda {
 
-// What the search leaves for the last kernel, in the caller's workspace (AttendPlan).
+// The results of the search for the second kernel, in the caller's workspace (AttendPlan).
 struct Workspace {
-  uint64_t* candidates;  // [tokens, q_heads, ranges, top_k] rank keys in no order, kNoRow pads
+  uint64_t* candidates;  // [tokens, q_heads, ranges, top_k] rank keys in any order, filled up with kNoRow
   float* local_outputs;  // [tokens, q_heads, splits, value_dim]
   float* local_sums;     // [tokens, q_heads, splits] log-sum-exps
 };

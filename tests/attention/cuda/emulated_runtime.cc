@@ -382,7 +382,7 @@ int32_t DeviceCount() {
 
 std::string OpenRuntime(int32_t ordinal, std::unique_ptr<Runtime>* runtime) {
   if (DeviceCount() == 0) return "there is no CUDA device";
-  if (ordinal != 0) return Wrong("ordinal", "0", int64_t{ordinal});
+  if (ordinal != 0) return ArgumentError("ordinal", "0", int64_t{ordinal});
   *runtime = EmulatedDevice::Get().NewRuntime();
   return "";
 }
