@@ -10,8 +10,8 @@
 namespace mneme {
 namespace {
 
-// A long block of queries is cut into blocks of at most so many query rows and floats: each converted tile of local
-// rows serves all of them, and their queries, weights and outputs stay in the second-level cache beside it.
+// A long block of queries is divided into blocks of at most kMaxBlockRows query rows and kMaxBlockFloats floats. Each
+// converted tile of local rows serves a whole block, whose queries, weights and outputs stay in the second-level cache.
 constexpr int64_t kMaxBlockRows = 96;
 constexpr int64_t kMaxBlockFloats = 32 * 1024;
 

@@ -7,7 +7,7 @@
 namespace mneme {
 namespace {
 
-// At most so many rows are sorted by counting the rows above each.
+// The most rows that are sorted by counting the rows above each.
 constexpr size_t kFew = 64;
 
 // Sorts rows, best first. Returns: false, with the rows unchanged, if there are more than kFew or some scores are

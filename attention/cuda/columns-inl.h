@@ -33,8 +33,8 @@ struct ColumnTile {
 struct Column {
   uint64_t threshold;  // only keys above it may be among the best
   int64_t position;
-  float floor;  // the logit of `threshold`
-  float scale;  // of the product as it was made: the head's, and what staging took off the query
+  float threshold_logit;  // the logit of `threshold`
+  float scale;            // of the product as it was made: the head's, and what staging took off the query
   float bias;
   float decay;
   uint32_t count;  // candidates

@@ -65,6 +65,8 @@ MNEME_HOST_DEVICE float GreaterSum(float a, float b) {
   return a != a || b <= a ? a : b;
 }
 
+// Longer than 60 lines, because its phases share registers, shared memory and barriers: as functions they would pass
+// each other a dozen references.
 template <class Block>
 MNEME_DEVICE void Finish(Block& block, const AttendProblem& problem, const AttendPlan& plan,
                          const Workspace& workspace) {

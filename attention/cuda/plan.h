@@ -31,7 +31,7 @@ inline constexpr int kMaxRanges = 64;
 inline constexpr int kMaxLocalSplits = 16;
 inline constexpr int kMaxCapacity = 512;  // candidates of one query in a block
 inline constexpr int kLocalChunk = 128;   // local rows whose logits a block holds
-inline constexpr int kRangeStep = 128;    // the ranges that the device makes are multiples of so many rows
+inline constexpr int kRangeStep = 128;    // rows: the ranges that the device makes are multiples of it
 
 struct AttendPlan {
   int32_t columns = kDecodeColumns;  // kDecodeColumns or kPrefillColumns

@@ -28,10 +28,12 @@ MNEME_DEVICE void Trim(Block& block, Column& column, uint64_t* candidates) {
   const uint64_t least = KeepBest(block, candidates, &column.count, column.top_k);
   if (block.lane() == 0) {
     column.threshold = least;
-    column.floor = LogitOf(least);
+    column.threshold_logit = LogitOf(least);
   }
 }
 
+// Longer than 60 lines, because its phases share registers, shared memory and barriers: as functions they would pass
+// each other a dozen references.
 template <class Rows, int kDim, int kColumnTiles, class Block>
 MNEME_DEVICE void ScanRange(Block& block, const AttendProblem& problem, const AttendPlan& plan,
                             const Workspace& workspace, const ColumnTile& tile, const MemoryRows& memory, int range) {
@@ -48,7 +50,7 @@ MNEME_DEVICE void ScanRange(Block& block, const AttendProblem& problem, const At
     column.top_k = tile.Has(c) ? HeadTopK(problem, head) : 0u;
     column.count = 0;
     column.threshold = column.top_k == 0 ? ~uint64_t{0} : kNoRow;
-    column.floor = column.top_k == 0 ? Infinity() : -Infinity();
+    column.threshold_logit = column.top_k == 0 ? Infinity() : -Infinity();
     column.scale = factor * (problem.scale == nullptr ? 1.0f : problem.scale[head]);
     column.bias = problem.bias == nullptr ? 0.0f : problem.bias[head];
     column.decay = problem.decay == nullptr ? 0.0f : problem.decay[head];
@@ -88,7 +90,7 @@ MNEME_DEVICE void ScanRange(Block& block, const AttendProblem& problem, const At
         if constexpr (Rows::kType == DType::kI8) score *= now.scale[e / 2];
         float logit = SoftCapped(score, problem.soft_cap);
         if (!pinned) logit += AgeTerm(column.bias, column.decay, column.position - row, problem.decay_beyond);
-        if (visible && logit >= column.floor) {  // NaN never is
+        if (visible && logit >= column.threshold_logit) {  // NaN never is
           const uint64_t key = RankKey(logit, static_cast<uint32_t>(row));
           if (key > column.threshold) {
             const uint32_t at = block.AtomicAdd(&column.count, 1u);

@@ -17,7 +17,7 @@ constexpr int64_t kChunkRows = KeyCodes::kChunkRows;
 constexpr int64_t kTrialBlocks = 8;
 constexpr int64_t kTrialShare = 8;
 
-// A sampled block is prefetched while the block so many places before it is scanned.
+// While a sampled block is scanned, the block this many places after it is prefetched.
 constexpr int64_t kSamplePrefetch = 4;
 
 // A row very likely reaches its estimate less this share of the margin. The margin covers an error in the worst

@@ -46,7 +46,7 @@ class Candidates {
 
   // Drops the candidates that cannot reach `threshold` or the estimated threshold, which it may raise.
   void Prune(float threshold);
-  // Whether so many remain after Prune that their keys should be read now.
+  // Whether, after Prune, there are still too many to keep, so that their keys should be read now.
   bool Crowded() const { return size_ > max_size_ / 2; }
 
   // -infinity: there is none.

@@ -19,7 +19,7 @@ namespace {
 // Fewer rows than this are compared by their keys, because coding the queries would take longer.
 constexpr int64_t kMinCodedRows = 64;
 
-// A scan keeps the buffers of so many queries for the next.
+// A scan keeps the buffers of at most this many queries for the next scan.
 constexpr size_t kMaxKeptQueries = 512;
 
 }  // namespace

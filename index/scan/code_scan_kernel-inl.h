@@ -16,7 +16,7 @@
 //                             how far ahead codes are prefetched into the first-level and the second-level cache
 //   DotBlock<kQ>(codes, dim, values, prefetch_l1, prefetch_l2, sums)
 //                             adds values · codes of the rows of part p to sums[q][p], for a group of kQ queries, and
-//                             prefetches the codes that lie so many bytes ahead
+//                             prefetches the codes that lie prefetch_l1 and prefetch_l2 bytes ahead
 
 namespace mneme::codes {
 namespace {

@@ -66,14 +66,14 @@ TEST(RotaryTest, PositionZeroChangesNothingAndTheRestStays) {
   for (const RotaryLayout layout : {RotaryLayout::kHalves, RotaryLayout::kInterleaved, RotaryLayout::kNone}) {
     const Rotary rotary = MakeRotary(layout, 5, 1e4);
     const std::vector<float> row = RandomRow(random, 13);
-    std::vector<float> turned = row;
-    Rotate(rotary, 0, turned.data());
-    EXPECT_EQ(turned, row);
-    RotateQueryByDistance(rotary, 0, turned.data());
-    EXPECT_EQ(turned, row);
-    Rotate(rotary, 3, turned.data());
-    for (size_t i = 10; i < 13; ++i) EXPECT_EQ(turned[i], row[i]);
-    EXPECT_EQ(turned == row, layout == RotaryLayout::kNone);
+    std::vector<float> rotated = row;
+    Rotate(rotary, 0, rotated.data());
+    EXPECT_EQ(rotated, row);
+    RotateQueryByDistance(rotary, 0, rotated.data());
+    EXPECT_EQ(rotated, row);
+    Rotate(rotary, 3, rotated.data());
+    for (size_t i = 10; i < 13; ++i) EXPECT_EQ(rotated[i], row[i]);
+    EXPECT_EQ(rotated == row, layout == RotaryLayout::kNone);
   }
 }
 

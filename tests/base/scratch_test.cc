@@ -29,7 +29,7 @@ void* Use(size_t bytes, size_t most, uint32_t seed = 1) {
   return first;
 }
 
-TEST(ScratchTest, GivesMemoryThatIsAlignedAndNobodyElses) {
+TEST(ScratchTest, GivesMemoryThatIsAlignedAndItsOwn) {
   std::mt19937 random(7);
   Scratch scratch;
   struct Taken {
@@ -127,7 +127,7 @@ TEST(ScratchTest, SurvivesWhatThereIsNoMemoryFor) {
 }
 
 #if defined(__SANITIZE_ADDRESS__)
-TEST(ScratchDeathTest, TellsAddressSanitizerWhatIsNobodys) {
+TEST(ScratchDeathTest, TellsAddressSanitizerWhatIsFree) {
   const auto touch_too_late = [] {
     Scratch below;
     volatile char* place;

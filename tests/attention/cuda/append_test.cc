@@ -187,7 +187,7 @@ TEST(RowsLayoutTest, NamesWhatIsWrong) {
   EXPECT_THAT(append_with([](auto& v) { v.head_stride = 0; }), StartsWith("values.head_stride: "));
 }
 
-// How many rows there are when a graph is replayed, nobody knows when it is captured.
+// When a graph is captured, the number of rows at its replay is not known.
 TEST(RowsLayoutTest, ACapturedAppendIsHeldToTheWholeRoomAndToDeviceMemory) {
   const RowsShape shape{1, 64, 64, DType::kF16, 100};
   const float data[1] = {};

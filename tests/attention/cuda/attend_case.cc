@@ -31,7 +31,7 @@ void Push(std::vector<uint8_t>& bytes, uint16_t bits) {
   bytes.push_back(static_cast<uint8_t>(bits >> 8));
 }
 
-// One row; a row that nobody may read is NaN throughout.
+// One row; a hidden row is NaN throughout.
 void PushRow(std::mt19937& random, DType type, int64_t dim, bool exact, bool hidden, std::vector<uint8_t>& bytes,
              std::vector<float>& scales) {
   if (type == DType::kI8) {

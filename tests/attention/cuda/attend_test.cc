@@ -195,7 +195,7 @@ TEST(CudaAttendTest, ManyRowsOfOneLogitFillTheCandidatesAndTheLowestWin) {
         ASSERT_EQ(answer.found[static_cast<size_t>(i)], first + step * (i % top_k)) << "top_k " << top_k;
       }
     };
-    // Later rows no worse than earlier ones: each must be turned away by its index alone.
+    // Later rows are no worse than earlier ones, so that only the index excludes each of them.
     expect(0, 1);
     // Each better than the one before: every row enters, every candidate but the last k is dropped.
     for (int64_t row = 0; row < 1200; ++row) SetKey(c, row, F32ToF16(static_cast<float>(row)));

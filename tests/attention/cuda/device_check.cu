@@ -347,7 +347,7 @@ void GraphsFollowTheLength() {
     Expect(fabsf(output[9] - 1.0f) < 1e-5f, "step " + std::to_string(step) + ": output " + std::to_string(output[9]));
     Expect(rows->size() == 0, "a replay counts as " + std::to_string(rows->size()) + " rows");
   }
-  // Told how many there are, the rows take no more from outside a graph, and after a cut again as many as fit.
+  // After SetVisible, an append outside of a graph finds no room; after a cut there is room again.
   Check(rows->SetVisible(0, 3, 0, stream.get()));
   Expect(rows->size() == 3 && !rows->Append(1, source, source, stream.get()).empty(), "full rows take one more");
   Check(rows->SetVisible(0, 1, 0, stream.get()));

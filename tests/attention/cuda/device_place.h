@@ -53,7 +53,7 @@ class DevicePlace {
     return data;
   }
 
-  // Brings the outputs to where Output was told. After the work is done.
+  // Copies the outputs to where Output was given a place. Requires: the work is done.
   void Fetch() {
     for (const auto& fetch : outputs_) fetch();
   }
