@@ -81,7 +81,7 @@ struct Case {
     return local;
   }
 
-  // The double reference of query i, head g, and the size of the greatest sum of |products| behind a logit.
+  // The reference in double of query i and head g, and the greatest sum of |products| of a logit.
   reference::State Expected(const std::vector<std::vector<double>>& local_keys,
                             const std::vector<std::vector<double>>& local_values, int64_t i, int64_t g,
                             double* greatest_logit) const {
@@ -252,7 +252,7 @@ TEST_P(LocalTest, HiddenRowsMayHoldAnything) {
   }
 }
 
-// A row that one query sees and another does not: what the first meets there is no matter of the second's.
+// A row that one query sees must not affect another query that does not see it.
 TEST_P(LocalTest, PoisonStaysWithTheQueriesThatSeeIt) {
   TestRandom random(304);
   OwnedTensor keys(random, DType::kF32, 70, 1, 64, [&] { return random.Normal(); });
@@ -281,7 +281,7 @@ TEST_P(LocalTest, PoisonStaysWithTheQueriesThatSeeIt) {
   }
 }
 
-// Logits of -infinity weigh nothing, in the first tile and in later ones; alone they make the empty state.
+// Logits of -infinity have weight 0, in the first tile and in later ones; if there are no others, the state is empty.
 TEST_P(LocalTest, LogitsOfMinusInfinity) {
   TestRandom random(305);
   OwnedTensor keys(random, DType::kF32, 130, 1, 8, [] { return 1.0f; });

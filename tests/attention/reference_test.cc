@@ -200,7 +200,7 @@ TEST(ReferenceTest, ClampedDistance) {
   EXPECT_THAT(scores(4), Pointwise(DoubleNear(kDigits), {0.29, 0.29, 0.29, 0.29}));
 }
 
-// With YaRN's factor both sides carry it, and the elements that do not turn carry none.
+// YaRN's factor applies to both sides, and not to the elements that are not rotated.
 TEST(ReferenceTest, MagnitudeCountsOnBothSides) {
   Problem problem;
   problem.rotary.layout = RotaryLayout::kHalves;

@@ -15,7 +15,7 @@ TEST(CpuTest, TheBestTargetIsOneThatRuns) {
   EXPECT_TRUE(CpuHas(CpuTarget::kAvx2) || !CpuHas(CpuTarget::kAvx512));
 }
 
-// The variable is read once a process, so each wish gets a process of its own.
+// The variable is read once in a process, so each value is tested in a process of its own.
 TEST(CpuDeathTest, TheEnvironmentLowersTheTargetAndNeverRaisesIt) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   for (int i = 0; i < kCpuTargetCount; ++i) {

@@ -59,7 +59,8 @@ TEST(DTypeTest, ManyF16AreConvertedAsEachIs) {
     ASSERT_TRUE(std::isnan(expected) ? std::isnan(wide[i]) : std::memcmp(&wide[i], &expected, 4) == 0) << i;
     ASSERT_EQ(std::signbit(wide[i]), std::signbit(expected)) << i;
   }
-  // Every f16, what is halfway between neighbours, and next to that; infinities, NaN and what is too small.
+  // Every f16, the numbers halfway between neighbours and next to these, infinities, NaN and numbers that are too
+  // small.
   std::mt19937 random(5);
   std::vector<float> values;
   for (uint32_t i = 0; i < 0x10000; ++i) {

@@ -46,7 +46,7 @@ TEST(RowArrayTest, ArraysThatGrowTogetherKeepTheirRows) {
   EXPECT_LE(held, 2 * written) << "what is resident and not written stays less than what is written";
 }
 
-// Many rows at once, over the ends of arenas, and one by one behind them.
+// Many rows at once, across the ends of arenas, then rows one by one.
 TEST(RowArrayTest, AppendsOfAnySizeFollowOneAnother) {
   RowArray array(sizeof(int64_t));
   int64_t next = 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Index kinds on what they are for: keys that a real model computed, and queries that would search them. The recording
+// Index kinds on keys that a real model computed, and on queries that would search them. The recording
 // is made by `mneme-llama record`; MNEME_RECORDED_QK names it.
 #include <algorithm>
 #include <chrono>
@@ -76,7 +76,7 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// The recording, which has a layer; skips the test where there is none.
+// The recording, which has at least one layer. Skips the test if there is no recording.
 void ReadRecording(std::vector<RecordedLayer>* layers) {
   const char* path = std::getenv("MNEME_RECORDED_QK");
   if (path == nullptr) {
@@ -90,8 +90,8 @@ void ReadRecording(std::vector<RecordedLayer>* layers) {
 
 class RecordedKeysTest : public testing::TestWithParam<Case> {};
 
-// What was measured less a margin: ivf 0.956, ivfpq 0.956 and hnsw 0.712 in Gemma 3 270M's layer 5; in SmolLM2's layers
-// 3, 10, 20 and 28 at least 0.972, 0.971 and 0.941.
+// The measured recall less a margin: ivf 0.956, ivfpq 0.956 and hnsw 0.712 in Gemma 3 270M's layer 5; in SmolLM2's
+// layers 3, 10, 20 and 28 at least 0.972, 0.971 and 0.941.
 INSTANTIATE_TEST_SUITE_P(Kinds, RecordedKeysTest,
                          testing::Values(Case{"flat", 32, 8, 1.0}, Case{"ivf", 32, 8, 0.9}, Case{"ivfpq", 128, 8, 0.9},
                                          Case{"hnsw", 32, 1, 0.62}),
@@ -130,7 +130,7 @@ TEST_P(RecordedKeysTest, BestRowsAreFoundAndABlobFindsTheSame) {
       recall += Recall(**index, found, test.fetch, best) / heads;
       bytes += (*index)->MemoryBytes();
 
-      // Loading has only the blob to go by, so what answers alike was not built again.
+      // Loading has only the blob, so an index with the same answers was not built again.
       const auto blob = (*index)->Serialize();
       ASSERT_TRUE(blob.ok()) << blob.status();
       const auto loaded = LoadKeyIndex(*spec, *blob, layer.rows, layer.dim);

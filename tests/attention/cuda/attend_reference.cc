@@ -253,7 +253,7 @@ std::string Compare(const AttendCase& c, const AttendAnswer& answer, int64_t mos
       }
     }
 
-    // What was made of them.
+    // The output.
     ReferenceRow expected = best;
     expected.found = found;
     AttendToFound(c, pair, expected);

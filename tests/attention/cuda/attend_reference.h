@@ -29,10 +29,10 @@ struct AttendErrors {
   double output = 0, log_sum_exp = 0, logit = 0;
 };
 
-// "" if the answer is the reference's: the rows found are k best ones (exactly those of the reference if the case is
-// exact, ties by the lower index; otherwise a row may stand in for another whose logit is within rounding), and output,
-// log-sum-exp and share are those of softmax over them. Otherwise what differs first. Looks at up to `most_pairs` rows
-// of [tokens, q_heads], evenly spread.
+// Compares an answer with the reference. Returns: "" if they agree, else the first difference. They agree if the rows
+// found are k best ones (in an exact case the reference's rows; otherwise a row may replace another whose logit is
+// equal up to rounding), and output, log-sum-exp and share are those of softmax over them. Compares up to `most_pairs`
+// rows of [tokens, q_heads], evenly spread.
 std::string Compare(const AttendCase& c, const AttendAnswer& answer, int64_t most_pairs, AttendErrors* errors);
 
 }  // namespace mneme::cuda

@@ -21,7 +21,7 @@ inline void Check(const std::string& error) {
   if (!error.empty()) throw std::runtime_error(error);
 }
 
-// Arrays go to the device, each in an allocation of its own, and are freed with this.
+// Copies arrays to the device, each to an allocation of its own, which the destructor frees.
 class DevicePlace {
  public:
   DevicePlace() = default;

@@ -33,7 +33,7 @@ void EmulatedAttend(const AttendProblem& problem, const AttendPlan& plan, void* 
                         [&](EmulatedBlock<kFinishWarps>& block) { Finish(block, problem, plan, workspace); });
 }
 
-// The same with a workspace of its own, as device memory comes: full of something.
+// The same with a workspace that begins with random bytes, as device memory may.
 template <int kSearchWarps, int kFinishWarps>
 void EmulatedAttend(const AttendProblem& problem, const AttendPlan& plan, uint32_t seed) {
   std::vector<uint64_t> bytes(static_cast<size_t>(plan.workspace_bytes + 7) / 8, 0x7FF0DEADBEEF7FF1u);

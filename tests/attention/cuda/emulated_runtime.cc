@@ -144,7 +144,7 @@ void EmulatedDevice::LetSomeIdle() {
 
 void EmulatedDevice::SomeWork() {
   if (random_() % 128 == 0) LetSomeIdle();
-  // Often nothing at all, so that much is under way at a time.
+  // Often nothing runs, so that much work is queued at a time.
   for (uint32_t steps = random_() % 4; steps > 1 && Step(); --steps) {
   }
 }
@@ -163,7 +163,7 @@ bool EmulatedDevice::Step() {
   Stream& chosen = *ready[random_() % ready.size()];
   const Op op = std::move(chosen.ops.front());
   chosen.ops.pop_front();
-  if (!op.run || !failure_.empty()) return true;  // after a failure nothing is done any more
+  if (!op.run || !failure_.empty()) return true;  // after a failure no work runs
   try {
     op.run();
   } catch (const std::exception& error) {
@@ -259,7 +259,7 @@ class EmulatedRuntime final : public Runtime {
     device_.events_[*event] = std::make_unique<EmulatedDevice::Event>();
     return "";
   }
-  void DeleteEvent(void*) override {}  // those who wait for it still do
+  void DeleteEvent(void*) override {}  // streams that wait for it still do
   std::string Record(void* event, void* stream) override {
     const std::lock_guard lock(device_.mutex_);
     if (std::string wrong = device_.FailsOn(stream, "Record"); !wrong.empty()) return wrong;

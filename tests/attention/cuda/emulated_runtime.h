@@ -16,34 +16,33 @@
 
 namespace mneme::cuda {
 
-// A device on the CPU, with the kernels' own text in the emulator. A program that links emulated_runtime.cc has one
-// device of this sort: it stands behind OpenRuntime.
+// A device on the CPU, which runs the kernels' code in the emulator. In a program that links emulated_runtime.cc,
+// OpenRuntime returns this device.
 //
-// It is as unkind as a device may be. What is queued on a stream runs later, one stream or the other going ahead as a
-// random number has it, and only Synchronise makes sure; so whoever forgets to wait, or gives memory away too early,
-// gets wrong numbers. Memory comes full of NaN and is filled with NaN when it is freed. Device memory cannot be read or
-// written but by what is queued: the host that follows such a pointer is stopped by a signal. Work that fails makes
-// Synchronise fail from then on, as on a device; so does a kernel whose rows, or whose own arrays, were freed.
-// Thread-safe.
+// It makes mistakes show. Queued work runs late, streams take turns at random, and only Synchronise guarantees that
+// work is done; so code that forgets to wait, or frees memory too early, gets wrong numbers. Memory is full of NaN when
+// it is allocated and when it is freed. Only queued work may use device memory: a host that dereferences such a pointer
+// gets a signal. After work that fails, Synchronise fails, as on a device; so it does after a kernel whose rows or
+// arrays were freed. Thread-safe.
 class EmulatedDevice {
  public:
-  // What was captured of a stream, to be run as often as wished.
+  // Captured work, which may be replayed any number of times.
   using Graph = std::vector<std::function<void()>>;
 
   static EmulatedDevice& Get();
 
-  // Begins anew: a seed for the order of work, no failure.
+  // Starts over, with a seed for the order of work and without a failure.
   void Reset(uint32_t seed);
 
   // Whether there is a device at all, for DeviceCount.
   void SetPresent(bool present) { present_ = present; }
   bool present() const { return present_; }
-  // Makes the `number`-th call from now on that can fail (0: the next) fail; -1: none.
+  // Makes one of the next calls that can fail fail: 0 is the next one; -1: none.
   void FailCall(int64_t number);
-  // As CUDA captures: from now on what is queued on `stream` is not run but becomes part of a graph. What cannot be
-  // part of one, and what may wait for anything outside of it, fails and spoils the graph.
+  // From now on, work that is queued on `stream` does not run but becomes part of a graph, as in CUDA. Calls that
+  // cannot be captured, or may wait for work outside of the graph, fail and invalidate the graph.
   void BeginCapture(void* stream);
-  // Null if the capture was spoilt.
+  // Returns: null if the graph was invalidated.
   std::unique_ptr<Graph> EndCapture(void* stream);
   void Replay(const Graph& graph, void* stream);
 
@@ -78,14 +77,14 @@ class EmulatedDevice {
 
   EmulatedDevice();
   std::string Fails(const char* what);
-  // The same of a call that no graph can have a part in.
+  // The same for a call that cannot be captured.
   std::string FailsOn(void* stream, const char* what);
   Stream& At(void* stream);
   void Queue(void* stream, std::function<void()> run);
   void SomeWork();
-  // Some streams do nothing while others can: what must be waited for is not there by chance.
+  // Lets some streams idle, so that work that must be waited for is not done by chance.
   void LetSomeIdle();
-  // Runs the first op of some stream that can go on; false if none can.
+  // Runs the first op of some stream that can continue. Returns: false if none can.
   bool Step();
   std::string RunUntil(const std::function<bool()>& done);
   void* Take(int64_t bytes);

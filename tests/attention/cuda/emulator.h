@@ -16,14 +16,13 @@
 
 #include "attention/cuda/element.h"
 
-// Runs a kernel's body on the host, each thread of a block a coroutine with its own stack. Which warp goes ahead, and
-// in which order its threads do, is drawn at random wherever they stop: at every barrier, every exchange within a warp,
-// and now and then at an atomic operation or a load. So warps, and threads of one warp, run apart as far as the code
-// lets them, and what a missing barrier leaves to chance goes wrong for some seed. Shared memory begins as random
-// bytes.
+// Runs a kernel's body on the host. Each thread of a block is a coroutine with its own stack. Threads stop at every
+// barrier, at every exchange within a warp, and sometimes at an atomic operation or a load; which warp and thread
+// continues is random. So threads run as far apart as the code allows, and a missing barrier gives wrong results for
+// some seed. Shared memory begins with random bytes.
 //
-// What ends a run with std::runtime_error: threads that wait at different barriers, a barrier that a thread has left
-// out, lanes that do not all come to a warp's exchange, writes beyond shared memory.
+// A run ends with std::runtime_error if threads wait at different barriers, if a thread misses a barrier, if some lane
+// of a warp misses an exchange, or if a thread writes beyond shared memory.
 namespace mneme::cuda {
 
 // The threads of one block at a time.
@@ -44,7 +43,7 @@ class Emulator {
   enum class Meeting { kSync, kSyncOr, kWarpSync, kWarpSum, kShuffle, kMultiply };
   bool Sync(int thread, Meeting meeting, bool value);
 
-  // What a lane brings to and takes from a meeting of its warp.
+  // The data that a lane gives to and gets from an exchange within its warp.
   struct Lane {
     uint64_t value;
     int mask;

@@ -7,7 +7,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
-// The emulator is only worth something if it finds what is wrong.
+// The emulator must find mistakes.
 namespace mneme::cuda {
 namespace {
 

@@ -152,7 +152,7 @@ TEST(PlanTest, PiecesCoverEveryRowOnceWhateverTheLength) {
   }
 }
 
-// A graph is captured once, and its memory grows from nothing to a million tokens.
+// A graph that is captured once, while its memory grows from 0 to a million tokens.
 TEST(PlanTest, AMemoryThatGrowsHasTheRangesOfALongOne) {
   AttendProblem p = Good();
   p.tokens = p.batch = 1;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is particular to FAISS's kinds on a GPU; what they share with the others is in key_index_test.cc.
+// Tests of FAISS's kinds on a GPU alone. key_index_test.cc tests what they share with the other kinds.
 
 #include <faiss/IndexFlat.h>
 
@@ -169,7 +169,7 @@ TEST(GpuShapeTest, IsThatOfTheKindOnTheHost) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("a GPU takes 1, 2, 3, 4, 8, 12"));
 }
 
-// What a device does in a build is this index's work. With one on the host in its place, all must be as without it.
+// A build with an assigner on the host must give the same index as a build without an assigner.
 TEST(GpuBuildTest, ListsAreTrainedAndFilledByTheAssigner) {
   const Rows data;
   const OneOpenMpThread one;

@@ -194,7 +194,7 @@ TEST_P(CodeScanTest, EqualsTheKeyScanWhereBlocksAreSampled) {
   }
 }
 
-// Random rows, of which those that `good` says point the query's way.
+// Random rows. Those with good(row) point in the query's direction.
 template <typename Good>
 Data MakeGoodRows(std::mt19937& random, int64_t rows, const Good& good) {
   constexpr int64_t kDim = 64;
@@ -261,7 +261,7 @@ TEST_P(CodeScanTest, CodesThatGoOnElsewhereInAChunk) {
   for (int64_t i = 0; i < kDim; ++i) data.queries.push_back(normal(random));
   std::vector<float> row(kDim);
   for (int64_t r = 0; r < kRows; ++r) {
-    // The chunk before is good, so its mean makes most of what the best rows reach, which lie behind the place.
+    // The chunk before is good, so its mean makes most of the dot products of the best rows, which begin at kPlace.
     const float good = r >= kPlace && r < kPlace + 8 ? 6.0f : r / KeyCodes::kChunkRows == kChunk - 1 ? 5.0f : 0.0f;
     for (size_t i = 0; i < row.size(); ++i) row[i] = 0.1f * normal(random) + good * data.queries[i];
     data.keys->Append(row.data(), 1);
@@ -439,7 +439,7 @@ TEST_P(CodeScanTest, NoRowExceedsItsBound) {
         }
         const Row& row = rows[static_cast<size_t>(r)];
         ASSERT_TRUE(row.seen);
-        // What the scan adds for f32's rounding, which this query was made without.
+        // The scan adds this for f32's rounding; the query above was made without it.
         const double room = (static_cast<double>(dim) + 64) * 0x1p-23 * std::sqrt(norm * size) * 4 + 1e-36;
         const float most = row.bound.estimate + row.bound.margin;
         ASSERT_FALSE(most < dot - room) << "keys " << static_cast<int>(kind) << " dim " << dim << " row " << r << ": "

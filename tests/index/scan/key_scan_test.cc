@@ -239,7 +239,7 @@ TEST_P(KeyScanTest, SameBitsWhateverRangeCountAndThread) {
   }
 }
 
-// Thresholds drop rows early in many ways; none may drop a row that belongs in.
+// Thresholds drop rows early in many ways, but never one of the k best.
 TEST_P(KeyScanTest, FewBestAreTheFirstOfAll) {
   std::mt19937 random(12);
   for (int trial = 0; trial < 60; ++trial) {
