@@ -130,16 +130,18 @@ void Memory::ShowRows(const MemoryState& now, size_t layer, int64_t n, bool unus
     }
     now.tail->PublishRows(layer, n);
   };
-  const auto exceeds_bound = [&](int64_t end) {
-    return options_.max_tokens > 0 && now.HeldBelow(end) > options_.max_tokens;
-  };
-  if ((!unusual || now.has_positions) && !exceeds_bound(now.WholeEnd() + n)) return show();
+  const bool bounded = options_.max_tokens > 0;
+  const auto exceeds_bound = [&](int64_t end) { return now.HeldBelow(end) > options_.max_tokens; };
+  // Without a bound, one token of many layers does not pay for WholeEnd, which reads the rows of every layer.
+  const bool may_evict = bounded && exceeds_bound(now.WholeEnd() + n);
+  if ((!unusual || now.has_positions) && !may_evict) return show();
   MutexLock lock(&state_mutex_);
   auto next = std::make_shared<MemoryState>(*state_);
   show();
   next->has_positions |= unusual;
   const int64_t end = next->WholeEnd();
-  if (exceeds_bound(end)) next->first_kept = end - (options_.max_tokens - std::min(options_.pinned_tokens, end));
+  if (bounded && exceeds_bound(end))
+    next->first_kept = end - (options_.max_tokens - std::min(options_.pinned_tokens, end));
   state_ = std::move(next);
 }
 
