@@ -8,7 +8,7 @@ namespace mneme::cli {
 StoreHandle::StoreHandle(const std::string& path, mneme_store_mode mode, Log log, int threads) : log_(std::move(log)) {
   mneme_store_options options = MNEME_STORE_OPTIONS_INIT;
   options.mode = mode;
-  options.create_if_missing = 0;
+  options.must_exist = 1;
   options.threads = threads;
   options.log = [](void* context, mneme_log_level, const char* message) {
     static_cast<StoreHandle*>(context)->Tell(message);

@@ -39,7 +39,7 @@ static void Remember(mneme_memory* memory) {
   static float rows[kTokens * kHeads * kDim];
   for (int i = 0; i < kTokens * kHeads * kDim; ++i) rows[i] = (float)rand() / (float)RAND_MAX - 0.5f;
   const int64_t shape[] = {kTokens, kHeads, kDim};
-  const mneme_tensor tensor = {rows, MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, shape, NULL};
+  const mneme_tensor tensor = mneme_tensor_contiguous(rows, MNEME_DTYPE_F32, 3, shape);
   Append(memory, &tensor, &tensor);
   printf("remembered %d tokens; run me again\n", kTokens);
 }
@@ -48,8 +48,8 @@ static void Remember(mneme_memory* memory) {
 static void Recall(mneme_memory* memory) {
   float query[kHeads * kDim], output[kHeads * kDim];
   const int64_t shape[] = {1, kHeads, kDim};
-  const mneme_tensor query_tensor = {query, MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, shape, NULL};
-  const mneme_tensor output_tensor = {output, MNEME_DTYPE_F32, MNEME_DEVICE_CPU, 0, 3, shape, NULL};
+  const mneme_tensor query_tensor = mneme_tensor_contiguous(query, MNEME_DTYPE_F32, 3, shape);
+  const mneme_tensor output_tensor = mneme_tensor_contiguous(output, MNEME_DTYPE_F32, 3, shape);
   mneme_memory_read_args read = MNEME_MEMORY_READ_ARGS_INIT;
   read.begin = 123, read.tokens = 1, read.keys = &query_tensor;
   Check(mneme_memory_read(memory, &read), "read token 123");

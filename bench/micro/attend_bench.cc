@@ -33,8 +33,7 @@ int64_t AvailableBytes() {
 }
 
 // Of an element as it is stored.
-constexpr int64_t kBytes[] = {/*MNEME_DTYPE_F32*/ 4, /*MNEME_DTYPE_F16*/ 2, /*MNEME_DTYPE_BF16*/ 2,
-                              /*MNEME_DTYPE_I8*/ 1};
+constexpr int64_t kBytes[] = {0, 4, 2, 2, 1};  // an element of each mneme_dtype
 
 // Layer-steps of a memory: in each, new tokens attend to all of its rows and to 512 local ones, joint.
 struct Steps {

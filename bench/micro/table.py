@@ -9,7 +9,7 @@ import os
 import re
 import sys
 
-TYPES = {0: "f32", 1: "f16", 2: "bf16", 3: "i8"}
+TYPES = {0: "f32", 1: "f16", 2: "bf16", 3: "i8"}  # DType; mneme_dtype counts from 1
 
 
 def benchmarks_of(path):
@@ -62,7 +62,7 @@ def attend_lines(attends):
         shares = [share(run, "of_codes"), share(run, "of_peak")]
         if a["queries"] > 1:
             shares[0] = "–"  # products, not reading, bound a block
-        yield (f"| {a['N']:,} | {a['d']} | {a['G']} | {a['heads']} | {a['queries']} | {a['k']} | {TYPES[a['type']]} | "
+        yield (f"| {a['N']:,} | {a['d']} | {a['G']} | {a['heads']} | {a['queries']} | {a['k']} | {TYPES[a['type'] - 1]} | "
                f"{a['like'] / 100:.1f} | {run['best_ms']:.2f} | {run['median_ms']:.2f} | {shares[0]} | {shares[1]} | "
                f"{run['keys']:.0f} |")
 

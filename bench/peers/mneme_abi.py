@@ -6,8 +6,8 @@ import ctypes as c
 
 import numpy as np
 
-F32, F16 = 0, 1
-STORED = {"f32": 0, "f16": 1, "bf16": 2, "i8": 3}  # what a memory may keep its rows as
+F32, F16 = 1, 2
+STORED = {"f32": 1, "f16": 2, "bf16": 3, "i8": 4}  # what a memory may keep its rows as
 BYTES = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1}
 CPU = 1
 MEMORY_ONLY = 2
@@ -35,7 +35,7 @@ LayerDesc = _struct(
     ("rotary_inverse_frequencies", _P), ("rotary_magnitude", _F))
 
 StoreOptions = _struct(
-    "StoreOptions", ("mode", _I32), ("create_if_missing", _I32), ("threads", _I32), ("background", _I32),
+    "StoreOptions", ("mode", _I32), ("must_exist", _I32), ("threads", _I32), ("background", _I32),
     ("ignore_index_blobs", _I32), ("ram_budget_bytes", _I64), ("disk_budget_bytes", _I64), ("parallel_for", _P),
     ("parallel_for_context", _P), ("parallel_for_width", _I32), ("log", _P), ("log_context", _P))
 
@@ -45,7 +45,7 @@ MemoryOptions = _struct(
 
 AppendArgs = _struct(
     "AppendArgs", ("layer", _I32), ("keys", TensorPointer), ("values", TensorPointer), ("positions", _P),
-    ("token_ids", _P), ("has_stream", _I32), ("stream", _P))
+    ("token_ids", _P), ("stream", _P))
 
 AttendArgs = _struct(
     "AttendArgs", ("layer", _I32), ("query", TensorPointer), ("memory_query", TensorPointer), ("query_offsets", _P),
@@ -56,7 +56,7 @@ AttendArgs = _struct(
     ("distance", _P), ("memory_bias", _P), ("decay", _P), ("scale", _P), ("gate", _P), ("default_top_k", _I64),
     ("default_distance", _F), ("decay_beyond", _F), ("output", TensorPointer), ("log_sum_exp", _P),
     ("retrieved_tokens", _P), ("retrieved_scores", _P), ("retrieved_stride", _I64), ("memory_mass", _P),
-    ("statuses", _P), ("has_stream", _I32), ("stream", _P))
+    ("statuses", _P), ("stream", _P))
 
 SearchArgs = _struct(
     "SearchArgs", ("layer", _I32), ("query", TensorPointer), ("query_offsets", _P), ("query_positions", _P),
@@ -105,11 +105,10 @@ class Memory:
         kv_heads, rows, dim = keys.shape
         self._q_heads, self._dim = kv_heads * group, dim
         self._store, self._memory, card = _P(), _P(), _P()
-        options = _new(StoreOptions, create_if_missing=1, threads=threads)
+        options = _new(StoreOptions, threads=threads)
         library.store_open(folder.encode(), c.byref(options), c.byref(self._store))
         library.card_create(b"peers", b"0", c.byref(card))
-        layer = _new(LayerDesc, q_heads=self._q_heads, kv_heads=kv_heads, key_dim=dim, value_dim=dim, scale=scale,
-                     rotary_magnitude=1.0)
+        layer = _new(LayerDesc, q_heads=self._q_heads, kv_heads=kv_heads, key_dim=dim, value_dim=dim, scale=scale)
         library.card_add_layer(card, c.byref(layer))
         memory = _new(MemoryOptions, stored_dtype=STORED[stored])
         library.memory_create(self._store, b"m", card, c.byref(memory), c.byref(self._memory))
@@ -127,7 +126,7 @@ class Memory:
         """query f32 [q_heads, dim] -> tokens [q_heads, k]."""
         query, tokens = np.empty((1, self._q_heads, self._dim), np.float32), np.empty((1, self._q_heads, k), np.int64)
         query_tensor = tensor(query)
-        args = _new(SearchArgs, query=c.pointer(query_tensor), decay_beyond=1.0, top_k=k, tokens=tokens.ctypes.data)
+        args = _new(SearchArgs, query=c.pointer(query_tensor), top_k=k, tokens=tokens.ctypes.data)
 
         def search(values):
             query[0] = values
@@ -142,7 +141,7 @@ class Memory:
         arrays = [query, output] + ([] if local_keys is None else [local_keys, local_values])
         tensors = [tensor(array) for array in arrays]
         args = _new(AttendArgs, query=c.pointer(tensors[0]), output=c.pointer(tensors[1]), default_top_k=k,
-                    decay_beyond=1.0, retrieved_tokens=tokens.ctypes.data, retrieved_stride=k)
+                    retrieved_tokens=tokens.ctypes.data, retrieved_stride=k)
         if local_keys is None:
             args.fusion = MEMORY_ONLY
         else:

@@ -1,31 +1,43 @@
-// SPDX-License-Identifier: Apache-2.0
-/* mneme: external key-value memory for transformers. The C ABI, and the only public interface.
+/* SPDX-License-Identifier: Apache-2.0 */
+/** @file mneme.h
  *
- * A host appends the keys and values that its attention layers compute to a memory, and each of these layers then
- * attends to the top-k most relevant rows of the whole past together with the host's own local window. Memories live
- * in a store (a folder) and outlive the process.
+ * mneme: external key-value memory for transformers. This C ABI is its only public interface.
  *
- * Conventions
- *   Status       Every call that can fail returns mneme_status; MNEME_OK is 0. mneme_last_error() then says which
- *                argument was wrong, what was expected and what came. Outputs are untouched after a caller's error.
- *   Ownership    Handles are created and released by the library; releasing or closing NULL does nothing and is fine.
- *                Nothing that an argument points to is kept after the call returns, unless its comment says so.
- *   Structs      Every argument, option and output struct starts with its size: initialise it with its *_INIT macro.
- *                Structs only grow at the end, so older callers keep working with newer libraries.
- *   Tensors      DLPack's fields: data, element type, device, shape, strides in elements (NULL: row-major). The last
- *                dim is contiguous. Tensors of mneme_memory_append and mneme_attend may lie on the device of the
- * memory's store (mneme_store_options.device_budget_bytes) and any of them in host memory; all others in host memory.
- * Streams has_stream and a handle (a cudaStream_t; 0 is one, too) order the call's work with device tensors after what
- * is queued there. Without has_stream, what fills the inputs must be done, and the outputs are there when the call
- * returns. A stream that is being captured is refused (MNEME_STATUS_FAILED_PRECONDITION) but by mneme_attend with a
- * mneme_graph. Numbers      Sizes and token indices are int64_t. Layers are the host's own layer numbers, as the card
- * has them. Logarithms are natural unless a comment says otherwise. Threads      The same memory: mneme_attend,
- * _search, _memory_info and snapshots from any number of threads, also during any other call; append, commit, truncate,
- * evict, fork and maintain one at a time, a second one gets MNEME_STATUS_ABORTED ("busy"). close and drop: no other
- * call of that memory may be running. Different memories: free. Calls of one mneme_graph follow each other. Handles may
- * be used from any thread. mneme_last_error is the thread's own. Callbacks    must not call back into the same store. A
- * progress callback that returns non-zero cancels the call (MNEME_STATUS_CANCELLED); what was done so far stays
- * consistent.
+ * A host appends the keys and values that its attention layers compute to a memory. Each of these layers then attends
+ * to the top-k most relevant rows of the whole past together with the host's own local window. Memories live in a
+ * store, which is a folder, and outlive the process.
+ *
+ * **Status.** Every call that can fail returns a mneme_status; MNEME_OK is 0. mneme_last_error() then names the
+ * argument, what was expected and what came. After a caller's error the outputs are untouched.
+ *
+ * **Lifetimes.** The library keeps nothing that an argument points to after the call returns, except callbacks with
+ * their context, which must live until the store is closed.
+ *
+ * **Close and release.** Each handle is given back once: a store and a memory by their `_close`, which returns a status
+ * and changes nothing when it is refused; a card, a snapshot and a graph by their `_release`, which never fails, and a
+ * call that still uses one keeps it to its end. Both take NULL and do nothing then. A store is closed last:
+ * MNEME_STATUS_FAILED_PRECONDITION says what of it is still held.
+ *
+ * **Structs.** Every option, argument and output struct starts with its size and is right after `{sizeof(T)}`: zero is
+ * the default of every field, and the `_INIT` macros say no more. Structs only grow at the end, so that callers and
+ * libraries of different age work together. A field that this library does not know must be zero.
+ *
+ * **Tensors.** Those of mneme_memory_append and mneme_attend may lie in host memory or on the device of the memory's
+ * store (mneme_store_options.device_budget_bytes); all others lie in host memory.
+ *
+ * **Streams.** A mneme_stream orders a call's work on device tensors after what is queued there. Without one (NULL)
+ * the inputs must be complete, and the outputs are when the call returns. A stream that is being captured is refused
+ * (MNEME_STATUS_FAILED_PRECONDITION), except by mneme_attend with a mneme_graph.
+ *
+ * **Numbers.** Sizes and token indices are int64_t. Layers have the host's own numbers, as in the card. Logarithms are
+ * natural unless a comment says otherwise.
+ *
+ * **Threads.** Handles may be used from any thread. Of one memory, mneme_attend, mneme_search, mneme_memory_get_info
+ * and snapshots may be called from any number of threads, also during any other call; append, commit, truncate, evict,
+ * fork, read and maintain run one at a time, and a second one gets MNEME_STATUS_ABORTED; close and drop want no other
+ * call of that memory. Calls of different memories are free. Calls of one mneme_graph follow each other.
+ *
+ * **Callbacks** must not call back into the same store, except for mneme_last_error.
  */
 #ifndef MNEME_H_
 #define MNEME_H_
@@ -33,10 +45,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(_WIN32)
-#define MNEME_API __declspec(dllexport)
-#else
 #define MNEME_API __attribute__((visibility("default")))
+
+/* The value of a struct of which only the size is set. */
+#ifdef __cplusplus
+template <typename Struct>
+inline Struct mneme_struct_init() {
+  Struct result = {};
+  result.struct_size = sizeof(Struct);
+  return result;
+}
+#define MNEME_STRUCT_INIT(type) mneme_struct_init<type>()
+#else
+#define MNEME_STRUCT_INIT(type) \
+  { .struct_size = sizeof(type) }
 #endif
 
 #ifdef __cplusplus
@@ -45,440 +67,518 @@ extern "C" {
 
 /* ------------------------------------------------------------------------------------------------ library */
 
-#define MNEME_ABI_VERSION 0u /* the ABI's major number; 0 until the first release: may still change */
+/** The ABI's major number. 0 until the first release: anything may still change. */
+#define MNEME_ABI_VERSION 0u
 
-/* Numbered like the canonical codes of Abseil and gRPC. */
+/** How a call ended. Numbered like the canonical codes of Abseil and gRPC; numbers that are missing are not used. */
 typedef enum mneme_status {
   MNEME_OK = 0,
-  MNEME_STATUS_CANCELLED = 1,
-  MNEME_STATUS_INVALID_ARGUMENT = 3,
-  MNEME_STATUS_NOT_FOUND = 5,
-  MNEME_STATUS_ALREADY_EXISTS = 6,
-  MNEME_STATUS_PERMISSION_DENIED = 7,   /* no right to a file, or a read-only file system */
-  MNEME_STATUS_RESOURCE_EXHAUSTED = 8,  /* a budget, the disk or memory is full; too many open files */
-  MNEME_STATUS_FAILED_PRECONDITION = 9, /* e.g. another model's card, a store open by another writer */
-  MNEME_STATUS_ABORTED = 10,            /* busy: another call of the same memory is running */
-  MNEME_STATUS_OUT_OF_RANGE = 11,
-  MNEME_STATUS_UNIMPLEMENTED = 12, /* not in this build */
-  MNEME_STATUS_INTERNAL = 13,
-  MNEME_STATUS_UNAVAILABLE = 14, /* input or output failed; may pass */
-  MNEME_STATUS_DATA_LOSS = 15    /* damaged data; never served */
+  MNEME_STATUS_CANCELLED = 1,           /**< a progress callback asked for it */
+  MNEME_STATUS_INVALID_ARGUMENT = 3,    /**< an argument is wrong in itself, or does not fit the others */
+  MNEME_STATUS_NOT_FOUND = 5,           /**< no store or memory of this name */
+  MNEME_STATUS_ALREADY_EXISTS = 6,      /**< a memory of this name is there */
+  MNEME_STATUS_PERMISSION_DENIED = 7,   /**< no right to a file, or a read-only file system */
+  MNEME_STATUS_RESOURCE_EXHAUSTED = 8,  /**< a budget, the disk or memory is full; too many open files */
+  MNEME_STATUS_FAILED_PRECONDITION = 9, /**< e.g. another model's card, a store that another writer has open */
+  MNEME_STATUS_ABORTED = 10,            /**< busy: another call of the same memory is running */
+  MNEME_STATUS_OUT_OF_RANGE = 11,       /**< tokens that are evicted or not there */
+  MNEME_STATUS_UNIMPLEMENTED = 12,      /**< not in this build, or a field that this library does not know */
+  MNEME_STATUS_INTERNAL = 13,           /**< a bug in mneme or below it */
+  MNEME_STATUS_UNAVAILABLE = 14,        /**< input or output failed, or the device did; it may pass */
+  MNEME_STATUS_DATA_LOSS = 15           /**< stored data are damaged; they are never served */
 } mneme_status;
 
-/* Whose fault a status is. */
+/** Whose fault a status is. */
 typedef enum mneme_class {
   MNEME_CLASS_OK = 0,
-  MNEME_CLASS_CALLER = 1,    /* mend the call */
-  MNEME_CLASS_TRANSIENT = 2, /* try again, later or with more room */
-  MNEME_CLASS_DATA = 3,      /* what is stored is damaged */
-  MNEME_CLASS_INTERNAL = 4   /* a bug in mneme or below it */
+  MNEME_CLASS_CALLER = 1,    /**< correct the call */
+  MNEME_CLASS_TRANSIENT = 2, /**< try again, later or with more room */
+  MNEME_CLASS_DATA = 3,      /**< what is stored is damaged */
+  MNEME_CLASS_INTERNAL = 4   /**< a bug in mneme or below it */
 } mneme_class;
 
+/** MNEME_ABI_VERSION of the library that is loaded. */
 MNEME_API uint32_t mneme_abi_version(void);
 
-/* "0.1.0 (faiss 1.7.3, rocksdb 7.8.3, rows avx2, codes avx2, cuda off)"; built with CUDA, "cuda 13.0 on NVIDIA H200" or
- * "cuda 13.0 without a device". Static. */
+/** The library's version and what it is built with, such as "0.1.0 (faiss 1.7.3, rocksdb 7.8.3, rows avx2, codes avx2,
+ * cuda off)". Built with CUDA: "cuda 13.0 on NVIDIA H200" or "cuda 13.0 without a device". Static. */
 MNEME_API const char* mneme_version(void);
 
-/* The message of this thread's last failed call; "" if none failed yet. Valid until the thread's next mneme call. */
+/** The message of this thread's last failed call; "" if none has failed. Valid until the thread's next mneme call. */
 MNEME_API const char* mneme_last_error(void);
 
-/* "INVALID_ARGUMENT"; "?" for a number that is no status. Static. */
+/** A status's name without prefix, such as "INVALID_ARGUMENT"; "?" for a number that is no status. Static. */
 MNEME_API const char* mneme_status_name(mneme_status status);
+
+/** Whose fault `status` is. A number that is no status is MNEME_CLASS_INTERNAL. */
 MNEME_API mneme_class mneme_status_classify(mneme_status status);
 
 /* ------------------------------------------------------------------------------------------------ tensors */
 
+/** Element types. */
 typedef enum mneme_dtype {
-  MNEME_DTYPE_F32 = 0,
-  MNEME_DTYPE_F16 = 1,
-  MNEME_DTYPE_BF16 = 2,
-  MNEME_DTYPE_I8 = 3 /* stored rows only: int8 with one scale a row */
+  MNEME_DTYPE_DEFAULT = 0, /**< of an option: the type that its comment names; of a tensor: refused */
+  MNEME_DTYPE_F32 = 1,
+  MNEME_DTYPE_F16 = 2,
+  MNEME_DTYPE_BF16 = 3,
+  MNEME_DTYPE_I8 = 4 /**< of stored rows only: int8 with one scale a row */
 } mneme_dtype;
 
-/* DLPack's device types. */
+/** Where a tensor lies. DLPack's numbers. */
 typedef enum mneme_device_type { MNEME_DEVICE_CPU = 1, MNEME_DEVICE_CUDA = 2 } mneme_device_type;
 
-/* A borrowed tensor. Frozen for ever. */
+/** A borrowed tensor. Frozen: it never grows. The last dimension is contiguous. */
 typedef struct mneme_tensor {
-  void* data;
-  int32_t dtype;          /* mneme_dtype */
-  int32_t device_type;    /* mneme_device_type */
-  int32_t device_ordinal; /* 0 for the CPU */
+  void* data;             /**< aligned to its element type */
+  int32_t dtype;          /**< mneme_dtype */
+  int32_t device_type;    /**< mneme_device_type */
+  int32_t device_ordinal; /**< 0 for the CPU */
   int32_t ndim;
-  const int64_t* shape;   /* [ndim] */
-  const int64_t* strides; /* [ndim], in elements; NULL: row-major */
+  const int64_t* shape;   /**< [ndim] */
+  const int64_t* strides; /**< [ndim], in elements; NULL: row-major */
 } mneme_tensor;
+
+/** A contiguous tensor in host memory. `data` and `shape` [ndim] stay the caller's. */
+static inline mneme_tensor mneme_tensor_contiguous(const void* data, mneme_dtype dtype, int32_t ndim,
+                                                   const int64_t* shape) {
+  mneme_tensor tensor;
+  tensor.data = (void*)data;
+  tensor.dtype = (int32_t)dtype;
+  tensor.device_type = MNEME_DEVICE_CPU;
+  tensor.device_ordinal = 0;
+  tensor.ndim = ndim;
+  tensor.shape = shape;
+  tensor.strides = NULL;
+  return tensor;
+}
+
+/** A stream of the store's device. Frozen: it never grows. */
+typedef struct mneme_stream {
+  void* handle; /**< a cudaStream_t; NULL is CUDA's default stream */
+} mneme_stream;
 
 /* ------------------------------------------------------------------------------------------------ handles */
 
-typedef struct mneme_card mneme_card;
-typedef struct mneme_store mneme_store;
-typedef struct mneme_memory mneme_memory;
-typedef struct mneme_snapshot mneme_snapshot;
-typedef struct mneme_graph mneme_graph;
+typedef struct mneme_card mneme_card;         /**< what a memory is made by: a model and its layers */
+typedef struct mneme_store mneme_store;       /**< an open folder of memories */
+typedef struct mneme_memory mneme_memory;     /**< an open memory: a named sequence of tokens */
+typedef struct mneme_snapshot mneme_snapshot; /**< a memory as it was at one moment */
+typedef struct mneme_graph mneme_graph;       /**< calls of mneme_attend that are captured in a CUDA graph */
 
-/* Called with the work done and the work there is in all, in a unit that its function names (0: not known yet).
- * Non-zero cancels. */
+/** Reports progress, on the calling thread. A result other than 0 cancels the call (MNEME_STATUS_CANCELLED); what was
+ * done by then stays and is consistent.
+ * @param context  as given with the callback
+ * @param done     work that is done, in the unit that the function names
+ * @param total    work in all; 0: not known yet */
 typedef int (*mneme_progress_fn)(void* context, int64_t done, int64_t total);
 
 /* ------------------------------------------------------------------------------------------------ model card */
 
+/** Which elements of a row a rotary embedding turns together. */
 typedef enum mneme_rotary_layout {
   MNEME_ROTARY_NONE = 0,
-  MNEME_ROTARY_INTERLEAVED = 1, /* pairs (2i, 2i + 1): GGUF files of the Llama family */
-  MNEME_ROTARY_HALVES = 2       /* pairs (i, i + pairs): Qwen, Gemma, Hugging Face */
+  MNEME_ROTARY_INTERLEAVED = 1, /**< pairs (2i, 2i + 1): GGUF files of the Llama family */
+  MNEME_ROTARY_HALVES = 2       /**< pairs (i, i + pairs): Qwen, Gemma, Hugging Face */
 } mneme_rotary_layout;
 
-/* One layer that shall have a memory. */
+/** One layer that has a memory. */
 typedef struct mneme_layer_desc {
   size_t struct_size;
-  int32_t layer; /* the host's number for it */
-  int32_t q_heads;
-  int32_t kv_heads; /* divides q_heads; query head h belongs to KV head h / (q_heads / kv_heads) */
+  int32_t layer;    /**< the host's number for it, 0 or more */
+  int32_t q_heads;  /**< 1 or more */
+  int32_t kv_heads; /**< divides q_heads; query head h belongs to KV head h / (q_heads / kv_heads) */
   int32_t key_dim;
   int32_t value_dim;
-  float scale;           /* score = scale * q·k, e.g. 1 / sqrt(key_dim), in whichever way that is rounded */
-  float soft_cap;        /* logit = soft_cap * tanh(score / soft_cap); 0: none */
-  int32_t window;        /* the model's own sliding window in tokens; 0: global */
-  int32_t rotary_layout; /* mneme_rotary_layout */
-  int32_t rotary_pairs;  /* the first 2 * pairs elements of a row turn */
-  const float* rotary_inverse_frequencies; /* [rotary_pairs]; pair i turns by position * inverse_frequencies[i] */
-  float rotary_magnitude;                  /* YaRN's attention factor; 1 otherwise */
+  float scale;                             /**< score = scale * q·k; 0: 1 / sqrt(key_dim) */
+  float soft_cap;                          /**< logit = soft_cap * tanh(score / soft_cap); 0: none */
+  int32_t window;                          /**< the model's own sliding window in tokens; 0: global attention */
+  int32_t rotary_layout;                   /**< mneme_rotary_layout */
+  int32_t rotary_pairs;                    /**< the first 2 * pairs elements of a row turn */
+  const float* rotary_inverse_frequencies; /**< [rotary_pairs]; pair i turns by position * inverse_frequencies[i] rad */
+  float rotary_magnitude;                  /**< YaRN's attention factor; 0: 1 */
 } mneme_layer_desc;
-#define MNEME_LAYER_DESC_INIT \
-  { sizeof(mneme_layer_desc), 0, 0, 0, 0, 0, 1.0f, 0.0f, 0, MNEME_ROTARY_NONE, 0, NULL, 1.0f }
+#define MNEME_LAYER_DESC_INIT MNEME_STRUCT_INIT(mneme_layer_desc)
 
-/* What memories of a model are made by: a memory refuses a host whose card differs. model_name and
- * weights_fingerprint are the host's own words, 1 to 1023 bytes; the fingerprint should change with the weights. */
+/** Makes a card without layers. A memory refuses a host whose card differs from the one that it was made by.
+ * @param model_name           the host's own words, 1 to 1023 bytes
+ * @param weights_fingerprint  the host's own words, 1 to 1023 bytes, which should change with the weights
+ * @param card                 out; given back by mneme_card_release */
 MNEME_API mneme_status mneme_card_create(const char* model_name, const char* weights_fingerprint, mneme_card** card);
-/* Layers in ascending order of their number. */
+
+/** Adds a layer; layers come in ascending order of their number. Not while another thread uses the card. */
 MNEME_API mneme_status mneme_card_add_layer(mneme_card* card, const mneme_layer_desc* layer);
+
+/** Gives a card back. Memories that were made by it keep their own copy. */
 MNEME_API void mneme_card_release(mneme_card* card);
 
 /* ------------------------------------------------------------------------------------------------ store */
 
+/** What a store is opened for. */
 typedef enum mneme_store_mode {
-  MNEME_MODE_READ_WRITE = 0, /* one process at a time */
-  MNEME_MODE_READ_ONLY = 1,  /* the store as it is now; any number of processes, also beside a writer */
-  MNEME_MODE_FOLLOW = 2      /* read-only; each mneme_memory_open sees what the writer has committed by then */
+  MNEME_MODE_READ_WRITE = 0, /**< one process at a time */
+  MNEME_MODE_READ_ONLY = 1,  /**< the store as it is now; any number of processes, also beside a writer */
+  MNEME_MODE_FOLLOW = 2      /**< read-only; each mneme_memory_open sees what the writer has committed by then */
 } mneme_store_mode;
 
-typedef enum mneme_log_level { MNEME_LOG_WARNING = 1 } mneme_log_level; /* more may come */
+/** How grave a message of the log is. More levels may come. */
+typedef enum mneme_log_level { MNEME_LOG_WARNING = 1 } mneme_log_level;
+
+/** Takes a message of the store's log, on any thread. `message` is valid during the callback only. */
 typedef void (*mneme_log_fn)(void* context, mneme_log_level level, const char* message);
 
-/* The host's own parallel-for: runs task(task_context, 0 … n - 1), each once, and returns when all have ended. */
+/** The host's own parallel-for: runs task(task_context, i) once for each i in [0, n), on any threads, and returns when
+ * all have ended. */
 typedef void (*mneme_parallel_for_fn)(void* context, size_t n, void (*task)(void* task_context, size_t i),
                                       void* task_context);
 
+/** How a store is opened. */
 typedef struct mneme_store_options {
   size_t struct_size;
-  int32_t mode;              /* mneme_store_mode */
-  int32_t create_if_missing; /* 1: yes */
-  int32_t threads;           /* the engine works on this many, the calling one included; 1: starts none */
-  int32_t background; /* 1: the engine may start one thread that builds indices; 0: mneme_memory_commit does it */
-  int32_t ignore_index_blobs; /* 1: index blobs are never parsed, indices are built anew (untrusted folders) */
-  int64_t ram_budget_bytes;   /* of sealed segments kept in memory: first the keys' codes, then keys, then values; rows
-                                 that have no room are read from disk one by one, with the same results; 0: all */
-  int64_t disk_budget_bytes;  /* mneme_memory_commit refuses to grow the store beyond; 0: none */
-  mneme_parallel_for_fn parallel_for; /* used instead of `threads` where given */
+  int32_t mode;               /**< mneme_store_mode */
+  int32_t must_exist;         /**< 1: MNEME_STATUS_NOT_FOUND where there is no store; 0: it is created (READ_WRITE) */
+  int32_t threads;            /**< the engine works on this many, the calling one included; 0 or 1: it starts none */
+  int32_t background;         /**< 1: one thread of the engine builds indices; 0: mneme_memory_commit does */
+  int32_t ignore_index_blobs; /**< 1: stored indices are never parsed but built anew (untrusted folders) */
+  int64_t ram_budget_bytes;   /**< for sealed segments in memory: first the keys' codes, then keys, then values; rows
+                                   without room are read from disk one by one, with the same results; 0: no bound */
+  int64_t disk_budget_bytes;  /**< mneme_memory_commit refuses to grow the store beyond; 0: no bound */
+  mneme_parallel_for_fn parallel_for; /**< used instead of `threads`; NULL: none */
   void* parallel_for_context;
-  int32_t parallel_for_width; /* how many tasks it runs at once */
-  mneme_log_fn log;           /* warnings and what was repaired; may come from any thread */
+  int32_t parallel_for_width; /**< how many tasks parallel_for runs at once, 1 or more where it is given */
+  mneme_log_fn log;           /**< takes warnings and reports of repairs; NULL: none */
   void* log_context;
-  int32_t device_ordinal;      /* the CUDA device of the next field */
-  int64_t device_budget_bytes; /* of device memory: memories that are attended to are copied there and searched there as
-                                  far as they have room, the rest by the CPU, with the same rows found but for logits
-                                  equal within rounding; 0: no device. Where there is none the log says so, and the CPU
-                                  does it all */
+  int32_t device_ordinal;      /**< the CUDA device that the next field is of */
+  int64_t device_budget_bytes; /**< of device memory: memories that are attended to are copied there and searched there
+                                    as far as they have room, the rest by the CPU; the rows found are the same, except
+                                    for logits that are equal within rounding. 0: no device. Without such a device the
+                                    log says so, and the CPU does all */
 } mneme_store_options;
-#define MNEME_STORE_OPTIONS_INIT \
-  { sizeof(mneme_store_options), MNEME_MODE_READ_WRITE, 1, 1, 0, 0, 0, 0, NULL, NULL, 0, NULL, NULL, 0, 0 }
+#define MNEME_STORE_OPTIONS_INIT MNEME_STRUCT_INIT(mneme_store_options)
 
-/* options NULL: the defaults of MNEME_STORE_OPTIONS_INIT. A folder that another process writes to is refused
- * (MNEME_STATUS_FAILED_PRECONDITION). */
+/** Opens a store, or creates it.
+ * @param path     a folder; it may be relative and is resolved once
+ * @param options  NULL: the defaults
+ * @param store    out; given back by mneme_store_close
+ * @return MNEME_STATUS_FAILED_PRECONDITION for a folder that another writer has open */
 MNEME_API mneme_status mneme_store_open(const char* path, const mneme_store_options* options, mneme_store** store);
-/* Refused (MNEME_STATUS_FAILED_PRECONDITION) while memories are open. */
+
+/** Closes a store. Refused (MNEME_STATUS_FAILED_PRECONDITION) while a memory, snapshot or graph of it is held, and
+ * (MNEME_STATUS_ABORTED) while another call of it is running. */
 MNEME_API mneme_status mneme_store_close(mneme_store* store);
 
-/* name is valid during the callback only. Non-zero stops the listing (which then still returns MNEME_OK). */
+/** Takes one memory of a listing. A result other than 0 ends the listing.
+ * @param context  as given with the callback
+ * @param name     valid during the callback only
+ * @param tokens   committed tokens that are held
+ * @param bytes    of their rows */
 typedef int (*mneme_memory_visitor_fn)(void* context, const char* name, int64_t tokens, int64_t bytes);
-/* Committed sizes, by name, without loading anything. */
+
+/** Calls `visitor` for each memory with its committed size, in order of their names. Loads nothing. MNEME_OK also when
+ * the visitor ends it. */
 MNEME_API mneme_status mneme_store_list(mneme_store* store, mneme_memory_visitor_fn visitor, void* context);
 
+/** What mneme_store_verify found. */
 typedef struct mneme_store_verify_report {
   size_t struct_size;
   int64_t memories;
-  int64_t damaged_memories; /* whose manifest or rows are damaged; messages go to the store's log */
-  int64_t damaged_values;   /* chunks, log records and table files that fail their checksum or are missing */
-  int64_t damaged_indexes;  /* and codes of keys: will be rebuilt */
+  int64_t damaged_memories; /**< whose manifest or rows are damaged; the store's log names them */
+  int64_t damaged_values;   /**< chunks, log records and table files that fail their checksum or are missing */
+  int64_t damaged_indexes;  /**< indices and codes of keys; they are rebuilt when they are needed */
   int64_t bytes_read;
 } mneme_store_verify_report;
-#define MNEME_STORE_VERIFY_REPORT_INIT \
-  { sizeof(mneme_store_verify_report), 0, 0, 0, 0, 0 }
-/* Reads everything that is committed against its checksums. MNEME_OK when it ran to its end, whatever it found.
- * Progress in bytes. */
+#define MNEME_STORE_VERIFY_REPORT_INIT MNEME_STRUCT_INIT(mneme_store_verify_report)
+
+/** Checks everything that is committed against its checksums. MNEME_OK when it ran to its end, whatever it found.
+ * @param progress  in bytes; NULL: none
+ * @param context   of `progress`
+ * @param report    out */
 MNEME_API mneme_status mneme_store_verify(mneme_store* store, mneme_progress_fn progress, void* context,
                                           mneme_store_verify_report* report);
 
+/** Sizes and counters of a store. Counters start at 0 when it is opened. A pair is one query head and one row. */
 typedef struct mneme_store_stats {
   size_t struct_size;
   int64_t memories;
   int64_t open_memories;
-  int64_t disk_bytes;         /* of the folder, now */
-  int64_t ram_bytes;          /* rows, codes and indices in memory, now */
-  int64_t appended_bytes;     /* rows committed since open */
-  int64_t written_bytes;      /* bytes written to disk for them: log, flushes, compaction */
-  int64_t indexes_built;      /* since open */
-  int64_t indexes_loaded;     /* from blobs, since open */
-  int64_t indexes_rebuilt;    /* of those built: because the blob was missing or damaged */
-  int64_t orphans_collected;  /* at open: segments and indices of commits that never ended */
-  int64_t code_scanned_pairs; /* (query head, row) pairs since open that exact search answered from the keys' codes */
-  int64_t key_scanned_pairs;  /* and those that it took from the keys: the newest rows, small memories */
-  int64_t reranked_pairs;     /* of those by code: what the code could not rule out, so that the key was read as well */
-  int64_t rescanned_pairs;    /* of those by code: a second time, since the best rows were worse than their codes had it
-                                 look */
-  int64_t codes_loaded;       /* from disk, since open: a layer's of a segment */
-  int64_t codes_rebuilt;      /* from the keys, since they were missing or damaged */
-  int64_t rows_read;          /* single keys and values read from disk, since open */
-  int64_t device_bytes;       /* of the device budget, in use now */
-  int64_t device_searched_sequences; /* sequences of mneme_attend whose memory the device searched, since open */
-  int64_t device_fallback_sequences; /* and those that the CPU searched, though the store has a device */
-  int64_t device_copied_rows;        /* tokens of a layer copied to the device, since open */
-  int64_t host_staged_calls;         /* calls with device tensors that passed through host memory, since open */
+  int64_t disk_bytes;                /**< of the folder, now */
+  int64_t ram_bytes;                 /**< rows, codes and indices in memory, now */
+  int64_t appended_bytes;            /**< rows that were committed */
+  int64_t written_bytes;             /**< written to disk for them: log, flushes, compaction */
+  int64_t indexes_built;             /**< indexes_rebuilt included */
+  int64_t indexes_loaded;            /**< from disk */
+  int64_t indexes_rebuilt;           /**< since the stored one was missing or damaged */
+  int64_t orphans_collected;         /**< when it was opened: segments and indices of commits that never ended */
+  int64_t code_scanned_pairs;        /**< that exact search answered from the keys' codes */
+  int64_t key_scanned_pairs;         /**< that it answered from the keys: the newest rows, small memories */
+  int64_t reranked_pairs;            /**< of code_scanned_pairs: the code did not rule the row out, its key was read */
+  int64_t rescanned_pairs;           /**< of code_scanned_pairs: scanned twice, since the first bound was too high */
+  int64_t codes_loaded;              /**< from disk: a layer's of a segment */
+  int64_t codes_rebuilt;             /**< from the keys, since they were missing or damaged */
+  int64_t rows_read;                 /**< single keys and values, from disk */
+  int64_t device_bytes;              /**< of the device budget, in use now */
+  int64_t device_searched_sequences; /**< of mneme_attend, whose memory the device searched */
+  int64_t device_fallback_sequences; /**< that the CPU searched although the store has a device */
+  int64_t device_copied_rows;        /**< tokens of a layer, copied to the device */
+  int64_t host_staged_calls;         /**< with device tensors that passed through host memory */
 } mneme_store_stats;
-#define MNEME_STORE_STATS_INIT \
-  { sizeof(mneme_store_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+#define MNEME_STORE_STATS_INIT MNEME_STRUCT_INIT(mneme_store_stats)
+
+/** Fills `stats`. From any thread, also during other calls. */
 MNEME_API mneme_status mneme_store_get_stats(mneme_store* store, mneme_store_stats* stats);
 
 /* ------------------------------------------------------------------------------------------------ memory */
 
+/** What a memory is created with. */
 typedef struct mneme_memory_options {
   size_t struct_size;
-  int32_t stored_dtype;   /* of keys and values: MNEME_DTYPE_F32, MNEME_DTYPE_F16, MNEME_DTYPE_BF16 or MNEME_DTYPE_I8 */
-  int32_t normalise_keys; /* 1: x / sqrt(|x|^2 + 1e-6) at append, as in Memorizing Transformers */
-  int32_t keys_rotated;   /* 1: the host appends rotated keys; only MNEME_POSITION_AS_STORED can be used then */
-  int64_t max_tokens;     /* the oldest are evicted beyond this, as they come; 0: unbounded */
-  int64_t max_bytes;      /* the same bound in bytes of rows; the tighter of the two holds; 0: unbounded */
-  int64_t pinned_tokens;  /* the first tokens, which are never evicted (attention sinks); part of the bound */
-  int64_t segment_tokens; /* tails of this many tokens are sealed, in a bounded memory of a sixteenth of its bound
-                             if that is less; 0: 4096; a multiple of 256 */
-  const char* index;      /* "auto", "scan", "flat", "ivf", "ivfpq", "hnsw", with numbers ("ivf,lists=256,probes=32"),
-                             "gpu-flat", "gpu-ivf", "gpu-ivfpq" where FAISS has them (docs/gpu.md), or
-                             "faiss:<factory string>"; NULL: "auto", which is the exact scan */
+  int32_t stored_dtype;   /**< mneme_dtype of keys and values; MNEME_DTYPE_DEFAULT: MNEME_DTYPE_F16 */
+  int32_t normalise_keys; /**< 1: appended keys become x / sqrt(|x|^2 + 1e-6), as in Memorizing Transformers */
+  int32_t keys_rotated;   /**< 1: the host appends rotated keys; only MNEME_POSITION_AS_STORED can be used then */
+  int64_t max_tokens;     /**< beyond this the oldest are evicted as new ones come; 0: no bound */
+  int64_t max_bytes;      /**< the same bound in bytes of rows; the tighter of the two holds; 0: no bound */
+  int64_t pinned_tokens;  /**< the first tokens, which are never evicted (attention sinks); they count in the bound */
+  int64_t segment_tokens; /**< a tail of this many is sealed, a multiple of 256, in a bounded memory at most a sixteenth
+                               of its bound; 0: 4096 */
+  const char* index;      /**< "auto", "scan", "flat", "ivf", "ivfpq", "hnsw", with numbers
+                               ("ivf,lists=256,probes=32"), "gpu-flat", "gpu-ivf", "gpu-ivfpq" where the library was
+                               built for them, or "faiss:<factory string>"; NULL: "auto", which is the exact scan */
 } mneme_memory_options;
-#define MNEME_MEMORY_OPTIONS_INIT \
-  { sizeof(mneme_memory_options), MNEME_DTYPE_F16, 0, 0, 0, 0, 0, 0, NULL }
+#define MNEME_MEMORY_OPTIONS_INIT MNEME_STRUCT_INIT(mneme_memory_options)
 
-/* name: 1 to 255 bytes of UTF-8. The new memory is durable (buffered) when this returns. options NULL: defaults. */
+/** Creates a memory, which is durable (MNEME_DURABILITY_BUFFERED) when this returns.
+ * @param name     1 to 255 bytes of UTF-8
+ * @param card     the model's; copied
+ * @param options  NULL: the defaults
+ * @param memory   out; given back by mneme_memory_close
+ * @return MNEME_STATUS_ALREADY_EXISTS where the store has a memory of this name */
 MNEME_API mneme_status mneme_memory_create(mneme_store* store, const char* name, const mneme_card* card,
                                            const mneme_memory_options* options, mneme_memory** memory);
-/* expected NULL: no check of the model. The same name twice: the same memory, counted, to be closed twice. */
+
+/** Opens a memory. A name that is open gives the same handle once more, to be closed once more.
+ * @param expected  the model's card, which must equal the memory's; NULL: no check
+ * @param memory    out; given back by mneme_memory_close
+ * @return MNEME_STATUS_NOT_FOUND without such a memory, MNEME_STATUS_FAILED_PRECONDITION for another model's */
 MNEME_API mneme_status mneme_memory_open(mneme_store* store, const char* name, const mneme_card* expected,
                                          mneme_memory** memory);
-/* A new memory that starts as this one's first `at_token` tokens and shares their rows, but for the newest few, which
- * are copied. Whole tokens of the parent are committed (buffered) on the way. Cost: O(segments). */
+
+/** Creates a memory that starts as this one's first `at_token` tokens and shares their rows, except for the newest few,
+ * which are copied. Commits whole tokens of the parent (MNEME_DURABILITY_BUFFERED). Time: O(segments).
+ * @param at_token  0 to the parent's next_token
+ * @param new_name  1 to 255 bytes of UTF-8
+ * @param fork      out; given back by mneme_memory_close */
 MNEME_API mneme_status mneme_memory_fork(mneme_memory* memory, int64_t at_token, const char* new_name,
                                          mneme_memory** fork);
-/* Refused while open. Disk is given back soon: when dropped rows are a part of the store worth a flush, when the disk
- * budget is short, by mneme_memory_maintain, and when the store is closed. */
+
+/** Deletes a memory. Refused (MNEME_STATUS_FAILED_PRECONDITION) while it is open. Its disk is given back when dropped
+ * rows are a part of the store worth a flush, when the disk budget is short, by mneme_memory_maintain, and when the
+ * store is closed. */
 MNEME_API mneme_status mneme_memory_drop(mneme_store* store, const char* name);
-/* All `count` memories or none, in one write. MNEME_STATUS_FAILED_PRECONDITION names one that is open,
- * MNEME_STATUS_NOT_FOUND one that there is not, MNEME_STATUS_INVALID_ARGUMENT one that is named twice. */
+
+/** Deletes all memories of `names` [count] or none, in one write. MNEME_STATUS_FAILED_PRECONDITION names one that is
+ * open, MNEME_STATUS_NOT_FOUND one that is not there, MNEME_STATUS_INVALID_ARGUMENT one that is named twice. */
 MNEME_API mneme_status mneme_memory_drop_many(mneme_store* store, const char* const* names, size_t count);
-/* What was not committed is gone. */
+
+/** Closes a memory. Tokens that were not committed are lost. Refused (MNEME_STATUS_ABORTED) while another call of it is
+ * running. */
 MNEME_API mneme_status mneme_memory_close(mneme_memory* memory);
 
+/** A memory's state. */
 typedef struct mneme_memory_info {
   size_t struct_size;
-  int64_t next_token;     /* index of the next token: whole tokens appended so far, evicted ones counted */
-  int64_t tokens;         /* whole tokens held now */
-  int64_t tokens_durable; /* next_token as of the last commit */
-  int64_t first_kept;     /* tokens [pinned_tokens, first_kept) are evicted */
+  int64_t next_token;     /**< index of the next token: whole tokens appended so far, evicted ones included */
+  int64_t tokens;         /**< whole tokens that are held */
+  int64_t tokens_durable; /**< next_token as of the last commit */
+  int64_t first_kept;     /**< tokens [pinned_tokens, first_kept) are evicted */
   int64_t pinned_tokens;
   int64_t segments;
-  int64_t tail_tokens;
-  int64_t indexes; /* sealed ranges that have an index now */
-  int64_t bytes;   /* of the rows of `tokens` */
-  int64_t ram_bytes;
+  int64_t tail_tokens; /**< that are not sealed yet */
+  int64_t indexes;     /**< sealed ranges that have an index now */
+  int64_t bytes;       /**< of the rows of `tokens` */
+  int64_t ram_bytes;   /**< rows, codes and indices in memory, now */
   int32_t layers;
-  int32_t stored_dtype;
+  int32_t stored_dtype; /**< mneme_dtype */
   int32_t keys_rotated;
   int32_t normalise_keys;
-  int64_t max_tokens; /* the bound in force, from max_tokens and max_bytes; 0: none */
+  int64_t max_tokens; /**< the bound in force, from max_tokens and max_bytes; 0: none */
   int64_t segment_tokens;
-  char model_name[256]; /* cut to fit, zero-terminated */
+  char model_name[256]; /**< cut to fit, zero-terminated, as the next two */
   char weights_fingerprint[256];
   char index[64];
 } mneme_memory_info;
-#define MNEME_MEMORY_INFO_INIT                                                             \
-  {                                                                                        \
-    sizeof(mneme_memory_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0}, {0}, { \
-      0                                                                                    \
-    }                                                                                      \
-  }
+#define MNEME_MEMORY_INFO_INIT MNEME_STRUCT_INIT(mneme_memory_info)
+
+/** Fills `info`. From any thread, also during other calls. */
 MNEME_API mneme_status mneme_memory_get_info(mneme_memory* memory, mneme_memory_info* info);
 
-/* New tokens of one layer. Layers may run ahead of each other; a token is whole when every layer has it. */
+/** New tokens of one layer. Layers may run ahead of each other; a token is whole when every layer has it. */
 typedef struct mneme_memory_append_args {
   size_t struct_size;
   int32_t layer;
-  const mneme_tensor* keys;   /* [tokens, kv_heads, key_dim] f32, f16 or bf16; all finite */
-  const mneme_tensor* values; /* [tokens, kv_heads, value_dim] */
-  const int64_t* positions;   /* [tokens] rotary positions; NULL: the token indices. The first layer to bring a token
-                                 decides; another layer must agree */
-  const int32_t* token_ids;   /* [tokens], kept for the host; NULL: none */
-  int32_t has_stream;
-  void* stream; /* of device tensors; the host waits until the rows have come to it: they are checked, and
-                   what the CPU and the disk read is its copy */
+  const mneme_tensor* keys;   /**< [tokens, kv_heads, key_dim] f32, f16 or bf16; all finite */
+  const mneme_tensor* values; /**< [tokens, kv_heads, value_dim] f32, f16 or bf16; all finite */
+  const int64_t* positions;   /**< [tokens] rotary positions; NULL: the token indices. The first layer that brings a
+                                   token decides; another layer must agree */
+  const int32_t* token_ids;   /**< [tokens], kept for the host and returned by mneme_memory_read; NULL: none */
+  const mneme_stream* stream; /**< of device tensors; NULL: none. The host waits until the rows have come to it */
 } mneme_memory_append_args;
-#define MNEME_MEMORY_APPEND_ARGS_INIT \
-  { sizeof(mneme_memory_append_args), 0, NULL, NULL, NULL, NULL, 0, NULL }
-/* The rows can be retrieved by the next call. Nothing is written to disk. Non-finite keys or values are refused. */
+#define MNEME_MEMORY_APPEND_ARGS_INIT MNEME_STRUCT_INIT(mneme_memory_append_args)
+
+/** Appends tokens of one layer, which the next call can retrieve. Writes nothing to disk.
+ * @return MNEME_STATUS_INVALID_ARGUMENT for a number that is not finite or beyond the stored type's range */
 MNEME_API mneme_status mneme_memory_append(mneme_memory* memory, const mneme_memory_append_args* args);
 
+/** What committed tokens survive. */
 typedef enum mneme_durability {
-  MNEME_DURABILITY_BUFFERED = 0, /* survives the death of the process */
-  MNEME_DURABILITY_SYNCED = 1    /* survives the loss of power */
+  MNEME_DURABILITY_BUFFERED = 0, /**< the death of the process */
+  MNEME_DURABILITY_SYNCED = 1    /**< a loss of power */
 } mneme_durability;
-/* Makes every whole token durable, in all layers or in none; the rest stays pending. tokens_durable may be NULL. */
+
+/** Makes every whole token durable, in all layers or in none; tokens that are not whole stay pending.
+ * @param tokens_durable  out: next_token of what is durable; NULL: not wanted */
 MNEME_API mneme_status mneme_memory_commit(mneme_memory* memory, mneme_durability durability, int64_t* tokens_durable);
 
-/* Forgets tokens at and after `tokens`: the next token index is `tokens`; 0: reset. Durable with the next commit. */
+/** Forgets the tokens from index `tokens` on, which is then the index of the next token; 0 empties the memory. Durable
+ * with the next commit. */
 MNEME_API mneme_status mneme_memory_truncate(mneme_memory* memory, int64_t tokens);
-/* Evicts the oldest tokens that are not pinned until at most keep_tokens are held, pinned ones included. Commits
- * (buffered); a segment gives disk back when half of it is evicted or more. */
+
+/** Evicts the oldest tokens that are not pinned until at most `keep_tokens` are held, pinned ones included. Commits
+ * (MNEME_DURABILITY_BUFFERED). A segment gives disk back when half of it or more is evicted. */
 MNEME_API mneme_status mneme_memory_evict(mneme_memory* memory, int64_t keep_tokens);
-/* Seals, merges and indexes what is due, now. Commits (buffered). Progress in rows. */
+
+/** Seals, merges and indexes what is due, now. Commits (MNEME_DURABILITY_BUFFERED).
+ * @param progress  in rows; NULL: none
+ * @param context   of `progress` */
 MNEME_API mneme_status mneme_memory_maintain(mneme_memory* memory, mneme_progress_fn progress, void* context);
 
-/* Fixes what every layer of a step sees, whatever is appended, truncated or evicted meanwhile. */
+/** Fixes what every layer of a step sees, whatever is appended, truncated or evicted meanwhile.
+ * @param snapshot  out; given back by mneme_snapshot_release */
 MNEME_API mneme_status mneme_snapshot_create(mneme_memory* memory, mneme_snapshot** snapshot);
+
+/** Gives a snapshot back. */
 MNEME_API void mneme_snapshot_release(mneme_snapshot* snapshot);
 
-/* Copies stored rows out: tokens [begin, begin + n) of one layer, decoded. Evicted or unknown tokens:
- * MNEME_STATUS_OUT_OF_RANGE. */
+/** Stored rows of tokens [begin, begin + tokens) of one layer, decoded. */
 typedef struct mneme_memory_read_args {
   size_t struct_size;
   int32_t layer;
-  int64_t begin;
-  const mneme_tensor* keys;   /* out, [n, kv_heads, key_dim] f32; may be NULL */
-  const mneme_tensor* values; /* out, [n, kv_heads, value_dim] f32; may be NULL */
-  int64_t* positions;         /* out, [n]; may be NULL */
-  int32_t* token_ids;         /* out, [n], -1 where none was given; may be NULL */
-  int64_t tokens;             /* n */
+  int64_t begin;              /**< the first token's index */
+  int64_t tokens;             /**< how many */
+  const mneme_tensor* keys;   /**< out, [tokens, kv_heads, key_dim] f32; NULL: not wanted */
+  const mneme_tensor* values; /**< out, [tokens, kv_heads, value_dim] f32; NULL: not wanted */
+  int64_t* positions;         /**< out, [tokens]; NULL: not wanted */
+  int32_t* token_ids;         /**< out, [tokens], -1 where none was given; NULL: not wanted */
 } mneme_memory_read_args;
-#define MNEME_MEMORY_READ_ARGS_INIT \
-  { sizeof(mneme_memory_read_args), 0, 0, NULL, NULL, NULL, NULL, 0 }
+#define MNEME_MEMORY_READ_ARGS_INIT MNEME_STRUCT_INIT(mneme_memory_read_args)
+
+/** Copies stored rows out.
+ * @return MNEME_STATUS_OUT_OF_RANGE for tokens that are evicted or not there */
 MNEME_API mneme_status mneme_memory_read(mneme_memory* memory, const mneme_memory_read_args* args);
 
 /* ------------------------------------------------------------------------------------------------ attend, search */
 
+/** At which distance from the query a memory's rows stand. */
 typedef enum mneme_position_policy {
-  MNEME_POSITION_AS_STORED = 0,      /* the memory query meets the keys as they are: rotated keys with a rotated query,
-                                        or unrotated ones with an unrotated query (NoPE) */
-  MNEME_POSITION_FIXED_DISTANCE = 1, /* unrotated keys; every row stands `distance` tokens before the query (InfLLM) */
-  MNEME_POSITION_WINDOW_START = 2,   /* unrotated keys; every row stands at local position 0, the query at
-                                        query_local_positions (Focused Transformer) */
-  MNEME_POSITION_CLAMPED = 3         /* unrotated keys; true distance up to `distance`, then that (ReRoPE) */
+  MNEME_POSITION_DEFAULT = 0,        /**< MNEME_POSITION_AS_STORED, where a comment does not say otherwise */
+  MNEME_POSITION_AS_STORED = 1,      /**< the memory query meets the keys as they are: rotated keys with a rotated
+                                          query, or unrotated keys with an unrotated one (NoPE) */
+  MNEME_POSITION_FIXED_DISTANCE = 2, /**< unrotated keys; every row is `distance` tokens before the query (InfLLM) */
+  MNEME_POSITION_WINDOW_START = 3,   /**< unrotated keys; every row is at local position 0, the query at its
+                                          query_local_positions (Focused Transformer) */
+  MNEME_POSITION_CLAMPED = 4         /**< unrotated keys; the true distance up to `distance`, then that (ReRoPE) */
 } mneme_position_policy;
 
+/** How attention over the memory and over the local window become one output. */
 typedef enum mneme_fusion {
-  MNEME_FUSION_JOINT = 0, /* one softmax over local and retrieved rows */
-  MNEME_FUSION_GATED = 1, /* sigmoid(gate) * memory + (1 - sigmoid(gate)) * local */
-  MNEME_FUSION_MEMORY_ONLY = 2,
-  MNEME_FUSION_LOCAL_ONLY = 3
+  MNEME_FUSION_JOINT = 0,       /**< one softmax over local and retrieved rows */
+  MNEME_FUSION_GATED = 1,       /**< sigmoid(gate) * memory + (1 - sigmoid(gate)) * local */
+  MNEME_FUSION_MEMORY_ONLY = 2, /**< the local window is left out */
+  MNEME_FUSION_LOCAL_ONLY = 3   /**< the memory is left out */
 } mneme_fusion;
 
-/* Query i of n and local row j of m of one sequence: */
+/** Which local rows a query sees: query i of n and local row j of m of one sequence. */
 typedef enum mneme_local_mask {
-  MNEME_MASK_CAUSAL = 0,         /* j <= i + offset */
-  MNEME_MASK_SLIDING_WINDOW = 1, /* i + offset - window < j <= i + offset */
-  MNEME_MASK_NONE = 2,
-  MNEME_MASK_BITS = 3 /* bit j of the query's row of mask_bits, least significant bit of the first byte first */
+  MNEME_MASK_CAUSAL = 0,         /**< j <= i + offset */
+  MNEME_MASK_SLIDING_WINDOW = 1, /**< i + offset - window < j <= i + offset */
+  MNEME_MASK_NONE = 2,           /**< all */
+  MNEME_MASK_BITS = 3            /**< bit j of the query's row of mask_bits, least significant bit of a byte first */
 } mneme_local_mask;
 
-/* Attention of all query heads of one layer over several sequences, packed one after another; sequence b owns queries
- * [query_offsets[b], query_offsets[b + 1]) and local rows [local_offsets[b], local_offsets[b + 1]).
+/** Attention of all query heads of one layer over several sequences, packed one after another: sequence b has the
+ * queries [query_offsets[b], query_offsets[b + 1]) and the local rows [local_offsets[b], local_offsets[b + 1]).
  *
- * A memory row is visible to sequence b if memory_begin[b] <= its token index < memory_end[b] (and it is not evicted).
- * The default end is every row that the layer has when the call starts. A host that appends rows while it still holds
- * them in its local window must set memory_end to the first local token's index, or they count twice.
+ * A memory's row is visible to sequence b if it is not evicted and memory_begin[b] <= its token index < memory_end[b].
+ * A host that appends rows while it still holds them in its local window sets memory_end to the index of the first
+ * local token; otherwise these rows count twice.
  *
- * logit of a memory row  = cap(scale * q·k) + (pinned ? 0 : memory_bias - decay * max(0, log2(age / decay_beyond)))
- *   age = the query's position - the row's token index; memory_bias in joint fusion only. Rows are ranked by it.
- * logit of a local row   = cap(scale * q·k)
- *
- * Per-head arrays have q_heads entries. */
+ * The logit of a local row is cap(scale * q·k), that of a memory's row
+ * cap(scale * q·k) + (pinned ? 0 : memory_bias - decay * max(0, log2(age / decay_beyond))), where cap is the card's
+ * soft cap, age is the query's position less the row's token index, and memory_bias is of joint fusion only. Rows are
+ * ranked by it. */
 typedef struct mneme_attend_args {
   size_t struct_size;
   int32_t layer;
   /* queries */
-  const mneme_tensor* query; /* [tokens, q_heads, key_dim], as the local keys want it (rotated) */
-  const mneme_tensor*
-      memory_query;             /* the same, as the memory's keys want it (unrotated for unrotated keys); NULL: query */
-  const int64_t* query_offsets; /* [batch + 1]; NULL with batch 1: all */
-  const int64_t* query_positions; /* [tokens] true positions, in token indices of the memory; NULL: query i of n of a
-                                     sequence with m local rows stands at memory_end + max(0, m - n) + i */
-  const int64_t* query_local_positions; /* [tokens], MNEME_POSITION_WINDOW_START only */
-  /* local window; both NULL: none */
-  const mneme_tensor* local_keys;   /* [local_tokens, kv_heads, key_dim] */
-  const mneme_tensor* local_values; /* [local_tokens, kv_heads, value_dim] */
-  const int64_t* local_offsets;     /* [batch + 1]; NULL with batch 1: all */
-  int32_t local_mask;               /* mneme_local_mask */
-  const int64_t* mask_offsets;      /* [batch]; NULL: m - n, the queries are the newest local rows */
-  int64_t mask_window;              /* MNEME_MASK_SLIDING_WINDOW: tokens */
-  const uint8_t* mask_bits;         /* MNEME_MASK_BITS: [tokens][mask_bits_stride] */
-  int64_t mask_bits_stride;         /* bytes */
+  const mneme_tensor* query;        /**< [tokens, q_heads, key_dim] f32, f16 or bf16, as the local keys want it */
+  const mneme_tensor* memory_query; /**< the same, as the memory's keys want it (unrotated for unrotated keys); NULL:
+                                         query */
+  const int64_t* query_offsets;     /**< [batch + 1]; NULL with batch 1: all */
+  const int64_t* query_positions;   /**< [tokens] true positions, in token indices of the memory; NULL: query i of n of
+                                         a sequence with m local rows is at memory_end + max(0, m - n) + i */
+  const int64_t* query_local_positions; /**< [tokens], of MNEME_POSITION_WINDOW_START only */
+  /* local window */
+  const mneme_tensor* local_keys;   /**< [local_tokens, kv_heads, key_dim]; NULL with local_values: none */
+  const mneme_tensor* local_values; /**< [local_tokens, kv_heads, value_dim] */
+  const int64_t* local_offsets;     /**< [batch + 1]; NULL with batch 1: all */
+  int32_t local_mask;               /**< mneme_local_mask */
+  const int64_t* mask_offsets;      /**< [batch]; NULL: m - n, the queries are the newest local rows */
+  int64_t mask_window;              /**< of MNEME_MASK_SLIDING_WINDOW: tokens, 1 or more */
+  const uint8_t* mask_bits;         /**< of MNEME_MASK_BITS: [tokens][mask_bits_stride] */
+  int64_t mask_bits_stride;         /**< bytes a query */
   /* memory */
-  const mneme_snapshot* const* snapshots; /* [batch], of the memories given, entries may be NULL; NULL: none */
-  const int64_t* memory_begin;            /* [batch]; NULL: 0 */
-  const int64_t* memory_end;              /* [batch]; NULL: all */
-  int32_t position_policy;                /* mneme_position_policy */
-  int32_t normalise_query;                /* 1: L2-normalise the memory query, for models trained so */
-  int32_t fusion;                         /* mneme_fusion */
-  /* per head; each may be NULL for the default below */
-  const int64_t* top_k;     /* 0: this head has no memory */
-  const float* distance;    /* tokens, for FIXED_DISTANCE and CLAMPED */
-  const float* memory_bias; /* added to retrieved logits in joint fusion; pinned rows exempt; 0 */
-  const float* decay;       /* >= 0; 0 */
-  const float* scale;       /* > 0; the card's */
-  const float* gate;        /* before the sigmoid; 0 */
-  int64_t default_top_k;    /* where top_k is NULL */
-  float default_distance;
-  float decay_beyond; /* tokens, >= 1 */
-  /* outputs; all but output may be NULL */
-  const mneme_tensor* output; /* [tokens, q_heads, value_dim] f32, f16 or bf16 */
-  float* log_sum_exp;         /* [tokens, q_heads]; of the rows that took part (gated: of local ∪ retrieved) */
-  int64_t* retrieved_tokens;  /* [tokens, q_heads, retrieved_stride], best first, -1 pads */
-  float* retrieved_scores;    /* the same shape: logits; -infinity pads */
-  int64_t retrieved_stride;   /* at most this many of the retrieved are reported */
-  float* memory_mass;         /* [tokens, q_heads] memory's share of the attention mass, 0 … 1 */
-  int32_t* statuses;          /* [batch] a mneme_status each: a sequence that fails gets zero output, the others
-                                 are served and the call returns MNEME_OK; NULL: the first failure ends the call */
-  int32_t has_stream;
-  void* stream; /* of device tensors. Where all tensors lie on the device, all visible rows do, too, and the kernels
-                   know the call (docs/gpu.md), it is queued and the host waits for it only if outputs lie in host
-                   memory: those above that are plain pointers. Queries are not looked at then: NaN gives NaN. Any other
-                   call passes through host memory, and the host waits until the output is on the device; see
-                   mneme_store_stats.host_staged_calls */
-  mneme_graph* graph; /* for a stream that is being captured; NULL: none. See mneme_graph */
+  const mneme_snapshot* const* snapshots; /**< [batch] of the memories given, NULL entries: none; NULL: none */
+  const int64_t* memory_begin;            /**< [batch]; NULL: 0 */
+  const int64_t* memory_end;              /**< [batch]; NULL: every row that the layer has when the call starts */
+  int32_t position_policy;                /**< mneme_position_policy */
+  int32_t normalise_query;                /**< 1: L2-normalise the memory query, for models trained so */
+  int32_t fusion;                         /**< mneme_fusion */
+  /* rules of each query head, [q_heads]; NULL: the same for all */
+  const int64_t* top_k;     /**< rows retrieved, 0: this head has no memory; NULL: default_top_k */
+  const float* distance;    /**< tokens, of FIXED_DISTANCE and CLAMPED; NULL: default_distance */
+  const float* memory_bias; /**< added to retrieved logits in joint fusion, pinned rows exempt; NULL: 0 */
+  const float* decay;       /**< nats for each doubling of age beyond decay_beyond, 0 or more; NULL: 0 */
+  const float* scale;       /**< above 0; NULL: the card's */
+  const float* gate;        /**< before the sigmoid; NULL: 0 */
+  int64_t default_top_k;    /**< where top_k is NULL; 0: 32 */
+  float default_distance;   /**< where distance is NULL */
+  float decay_beyond;       /**< tokens, 1 or more; 0: 1 */
+  /* outputs; all but the first may be NULL: not wanted */
+  const mneme_tensor* output; /**< [tokens, q_heads, value_dim] f32, f16 or bf16 */
+  float* log_sum_exp;         /**< [tokens, q_heads] over the rows that took part (gated: of local ∪ retrieved) */
+  int64_t* retrieved_tokens;  /**< [tokens, q_heads, retrieved_stride], best first, -1 pads */
+  float* retrieved_scores;    /**< [tokens, q_heads, retrieved_stride] logits; -infinity pads */
+  int64_t retrieved_stride;   /**< room for retrieved rows a head, 1 or more where they are wanted */
+  float* memory_mass;         /**< [tokens, q_heads] memory's share of the attention mass, 0 to 1 */
+  int32_t* statuses;          /**< [batch] of mneme_status: a sequence that fails gets zero output, the others are
+                                   served and the call returns MNEME_OK; NULL: the first failure ends the call */
+  const mneme_stream* stream; /**< of device tensors; NULL: none. A call whose tensors and visible rows all lie on the
+                                   device is queued where the kernels know it, and the host waits only for outputs in
+                                   host memory; queries are not checked then: NaN gives NaN. Any other call passes
+                                   through host memory, and the host waits (mneme_store_stats.host_staged_calls) */
+  mneme_graph* graph;         /**< for a stream that is being captured; NULL: none */
 } mneme_attend_args;
-#define MNEME_ATTEND_ARGS_INIT                                                                                         \
-  {                                                                                                                    \
-    sizeof(mneme_attend_args), 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, MNEME_MASK_CAUSAL, NULL, 0, NULL, 0, \
-        NULL, NULL, NULL, MNEME_POSITION_AS_STORED, 0, MNEME_FUSION_JOINT, NULL, NULL, NULL, NULL, NULL, NULL, 32,     \
-        0.0f, 1.0f, NULL, NULL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL                                               \
-  }
-/* memories [batch]: each sequence's own; several may be the same, entries may be NULL (no memory). Where all are NULL
- * no card is known: the scale is then 1 / sqrt(key_dim) unless args->scale says another, and there is no soft cap. */
+#define MNEME_ATTEND_ARGS_INIT MNEME_STRUCT_INIT(mneme_attend_args)
+
+/** Attends to memories and local windows. Where all memories are NULL no card is known: the scale is 1 / sqrt(key_dim)
+ * unless args->scale gives another, and there is no soft cap.
+ * @param memories  [batch] of one store: each sequence's own; several may be the same; NULL entries: no memory
+ * @param batch     sequences, 1 or more */
 MNEME_API mneme_status mneme_attend(mneme_memory* const* memories, size_t batch, const mneme_attend_args* args);
 
-/* Retrieval alone: the fields are those of mneme_attend_args. */
+/** Retrieval alone. Fields without a comment are those of mneme_attend_args. */
 typedef struct mneme_search_args {
   size_t struct_size;
   int32_t layer;
-  const mneme_tensor* query; /* [tokens, q_heads, key_dim], as the memory's keys want it */
+  const mneme_tensor* query; /**< [tokens, q_heads, key_dim] f32, f16 or bf16, as the memory's keys want it */
   const int64_t* query_offsets;
   const int64_t* query_positions;
   const int64_t* query_local_positions;
@@ -492,79 +592,69 @@ typedef struct mneme_search_args {
   const float* scale;
   float default_distance;
   float decay_beyond;
-  int64_t top_k;              /* >= 1 */
-  int64_t* tokens;            /* out, [tokens, q_heads, top_k], best first, -1 pads */
-  float* scores;              /* out, the same shape; -infinity pads; may be NULL */
-  const mneme_tensor* keys;   /* out, [tokens, q_heads, top_k, key_dim] f32, zeros where padded; may be NULL */
-  const mneme_tensor* values; /* out, [tokens, q_heads, top_k, value_dim] f32; may be NULL */
+  int64_t top_k;              /**< rows a query head; 0: 32 */
+  int64_t* tokens;            /**< out, [tokens, q_heads, top_k], best first, -1 pads */
+  float* scores;              /**< out, [tokens, q_heads, top_k] logits; -infinity pads; NULL: not wanted */
+  const mneme_tensor* keys;   /**< out, [tokens, q_heads, top_k, key_dim] f32, zeros pad; NULL: not wanted */
+  const mneme_tensor* values; /**< out, [tokens, q_heads, top_k, value_dim] f32, zeros pad; NULL: not wanted */
 } mneme_search_args;
-#define MNEME_SEARCH_ARGS_INIT                                                                                       \
-  {                                                                                                                  \
-    sizeof(mneme_search_args), 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, MNEME_POSITION_AS_STORED, 0, NULL, NULL, \
-        NULL, 0.0f, 1.0f, 32, NULL, NULL, NULL, NULL                                                                 \
-  }
+#define MNEME_SEARCH_ARGS_INIT MNEME_STRUCT_INIT(mneme_search_args)
+
+/** Finds each query head's best rows.
+ * @param memories  [batch] of one store, as of mneme_attend; at least one is not NULL
+ * @param batch     sequences, 1 or more */
 MNEME_API mneme_status mneme_search(mneme_memory* const* memories, size_t batch, const mneme_search_args* args);
 
-/* The mneme_attend calls of a step of decoding that a host captures into a CUDA graph once and replays:
- *
- *   mneme_graph_create(store, &graph);
- *   begin the capture of `stream`
- *     of each layer, with all else that it does: mneme_attend with args.graph and args.stream
- *   end it
- *   of each step:
- *     mneme_memory_append what earlier steps computed
- *     mneme_graph_update(graph, memories, batch, &args) with args.stream
- *     replay on `stream`
- *
- * Captured   Two kernels a call, nothing else. All tensors lie on the device and stay where they are; there is no
- * output but args.output, and docs/gpu.md says what else the kernels take. What they do not, snapshots, and what is
- *            mneme_graph_update's to say (memory_begin, memory_end, query_positions) is refused by name before anything
- *            is queued; after MNEME_STATUS_UNAVAILABLE the capture is to be thrown away. All calls of a graph have the
- *            same batch and query_offsets; layers whose memory_end or local_offsets differ take a graph each. Local
- *            windows should be as long as they will get, since the work is cut for them.
- * Replays    see what the last update let them see, whatever becomes of the memories meanwhile: appended to, truncated,
- *            evicted, closed or dropped. Rows that they may read stay in device memory, within the budget, until the
- *            next update. Before the first update, and after one that failed, they see no memory: right for local rows
- *            alone, and safe. They run one after the other, on the stream of the update before or behind it. Whatever
- *            happens to a memory, nothing has to be captured anew: addresses and lengths are read on the device. Only
- *            another shape, type, top_k or rule of a head takes another graph.
- * Release    frees what replays read: none may be under way or come; of an update one may be. A store is not closed
- * before. */
+/** Makes a graph: the mneme_attend calls of a decoding step that a host captures into a CUDA graph once and replays.
+ * mneme_attend with args.graph and a stream that is being captured becomes part of it; mneme_graph_update says what
+ * the replays see. In a captured call all tensors lie on the device, output is the only output, and snapshots,
+ * memory_begin, memory_end and query_positions are NULL; what cannot be captured is refused by name before anything is
+ * queued. After MNEME_STATUS_UNAVAILABLE the capture must be discarded.
+ * @param store  one with a device (MNEME_STATUS_FAILED_PRECONDITION otherwise)
+ * @param graph  out; given back by mneme_graph_release */
 MNEME_API mneme_status mneme_graph_create(mneme_store* store, mneme_graph** graph);
+
+/** Gives a graph back, with what its replays read: no replay may be under way or come after it. */
 MNEME_API void mneme_graph_release(mneme_graph* graph);
 
+/** What replays see of the memories. */
 typedef struct mneme_graph_update_args {
   size_t struct_size;
-  const int64_t* memory_begin;  /* [batch]; NULL: 0 */
-  const int64_t* memory_end;    /* [batch]; NULL: all rows that the layers have now */
-  const int64_t* local_offsets; /* [batch + 1], ascending from 0 to at most the local rows that were captured; NULL: as
-                                   they were then */
-  const int64_t* query_positions; /* [tokens]; NULL: as of mneme_attend_args, counted from what is visible now */
-  int32_t has_stream;
-  void* stream; /* of the replays; the host does not wait. Without has_stream replays must be done, and it waits */
+  const int64_t* memory_begin;    /**< [batch]; NULL: 0 */
+  const int64_t* memory_end;      /**< [batch]; NULL: all rows that the layers have now */
+  const int64_t* local_offsets;   /**< [batch + 1], ascending from 0 to at most the local rows that were captured; NULL:
+                                       as captured */
+  const int64_t* query_positions; /**< [tokens]; NULL: as of mneme_attend_args, from what is visible now */
+  const mneme_stream* stream;     /**< of the replays, and the host does not wait; NULL: no replay is under way, and the
+                                       host waits */
 } mneme_graph_update_args;
-#define MNEME_GRAPH_UPDATE_ARGS_INIT \
-  { sizeof(mneme_graph_update_args), NULL, NULL, NULL, NULL, 0, NULL }
-/* What replays see from now on: the memories as they are now, all layers as of one moment. memories [batch]: with the
- * layers and the type of rows that were captured; others than then are fine, and entries may be NULL (no memory).
- * MNEME_STATUS_RESOURCE_EXHAUSTED: their rows have no room on the device; the step is one for mneme_attend without a
- * graph. */
+#define MNEME_GRAPH_UPDATE_ARGS_INIT MNEME_STRUCT_INIT(mneme_graph_update_args)
+
+/** Sets what replays see from now on: the memories as they are now, all layers as of one moment. Before the first
+ * update and after a failed one they see no memory.
+ * @param memories  [batch] with the layers and row type that were captured; they may be other memories than then; NULL
+ *                  entries: no memory
+ * @param batch     as captured
+ * @return MNEME_STATUS_RESOURCE_EXHAUSTED where their rows have no room on the device; mneme_attend without a graph can
+ *         still run the step */
 MNEME_API mneme_status mneme_graph_update(mneme_graph* graph, mneme_memory* const* memories, size_t batch,
                                           const mneme_graph_update_args* args);
 
-/* Merges attention over two disjoint sets of rows: for hosts with a kernel of their own, and for shards. */
+/** Attention over two disjoint sets of rows, a and b, that become one. */
 typedef struct mneme_merge_args {
   size_t struct_size;
-  const mneme_tensor* a_output; /* [tokens, heads, value_dim] f32, f16 or bf16 */
-  const float* a_log_sum_exp;   /* [tokens, heads] */
-  const mneme_tensor* b_output;
-  const float* b_log_sum_exp;
-  const float* gate;          /* [heads]: sigmoid(gate) * a + (1 - sigmoid(gate)) * b instead; NULL: by log-sum-exp */
-  const mneme_tensor* output; /* out; may be a_output or b_output */
-  float* log_sum_exp;         /* out, may be NULL, or one of the inputs */
+  const mneme_tensor* a_output; /**< [tokens, heads, value_dim] f32, f16 or bf16 */
+  const float* a_log_sum_exp;   /**< [tokens, heads]; -infinity: an empty set */
+  const mneme_tensor* b_output; /**< [tokens, heads, value_dim] f32, f16 or bf16 */
+  const float* b_log_sum_exp;   /**< [tokens, heads] */
+  const float* gate;            /**< [heads]: sigmoid(gate) * a + (1 - sigmoid(gate)) * b; NULL: by log-sum-exp */
+  const mneme_tensor* output;   /**< out, [tokens, heads, value_dim]; may be a_output or b_output */
+  float* log_sum_exp;           /**< out, [tokens, heads]; may be one of the inputs; NULL: not wanted */
 } mneme_merge_args;
-#define MNEME_MERGE_ARGS_INIT \
-  { sizeof(mneme_merge_args), NULL, NULL, NULL, NULL, NULL, NULL, NULL }
+#define MNEME_MERGE_ARGS_INIT MNEME_STRUCT_INIT(mneme_merge_args)
+
+/** Merges attention, for hosts with a kernel of their own and for shards. The log-sum-exps may be NULL with a gate and
+ * without log_sum_exp. */
 MNEME_API mneme_status mneme_merge(const mneme_merge_args* args);
 
 #ifdef __cplusplus

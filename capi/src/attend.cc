@@ -236,8 +236,7 @@ absl::Status Attend(mneme_memory* const* memories, size_t batch_size, const mnem
   LayerCard of_tensors;
   const LayerCard& layer = card != nullptr ? *card : of_tensors;
   AttendRequest request(layer);
-  DeviceTensors on_device(batch.first != nullptr ? batch.first->store->store.get() : nullptr, args.has_stream,
-                          args.stream);
+  DeviceTensors on_device(batch.first != nullptr ? batch.first->store->store.get() : nullptr, args.stream);
   MNEME_RETURN_IF_ERROR(ReadQueries(args, card != nullptr, of_tensors, on_device, request));
   std::pmr::vector<HeadRule> heads(&scratch);
   std::pmr::vector<Sequence> sequences(&scratch);
@@ -323,16 +322,14 @@ using namespace mneme::capi;  // NOLINT
 
 mneme_status mneme_attend(mneme_memory* const* memories, size_t batch, const mneme_attend_args* args) {
   return Guard([&]() -> absl::Status {
-    MNEME_ASSIGN_OR_RETURN(const mneme_attend_args given,
-                           ReadStruct<mneme_attend_args>("args", args, MNEME_ATTEND_ARGS_INIT));
+    MNEME_ASSIGN_OR_RETURN(const mneme_attend_args given, ReadStruct("args", args));
     return capi::Attend(memories, batch, given);
   });
 }
 
 mneme_status mneme_search(mneme_memory* const* memories, size_t batch, const mneme_search_args* args) {
   return Guard([&]() -> absl::Status {
-    MNEME_ASSIGN_OR_RETURN(const mneme_search_args given,
-                           ReadStruct<mneme_search_args>("args", args, MNEME_SEARCH_ARGS_INIT));
+    MNEME_ASSIGN_OR_RETURN(const mneme_search_args given, ReadStruct("args", args));
     return capi::Search(memories, batch, given);
   });
 }

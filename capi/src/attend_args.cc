@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "base/status.h"
+#include "capi/src/defaults.h"
 
 namespace mneme::capi {
 namespace {
@@ -25,7 +26,7 @@ absl::Status CheckEach(absl::string_view name, const float* values, int64_t n, a
 absl::Status CheckPolicy(const RetrieveArgs& args, const Batch& batch) {
   if (args.position_policy < MNEME_POSITION_AS_STORED || args.position_policy > MNEME_POSITION_CLAMPED) {
     return absl::InvalidArgumentError(
-        absl::StrCat("args.position_policy: expected a mneme_position_policy (0 to 3), got ", args.position_policy));
+        absl::StrCat("args.position_policy: expected a mneme_position_policy (0 to 4), got ", args.position_policy));
   }
   if (args.position_policy == MNEME_POSITION_WINDOW_START && args.query_local_positions == nullptr) {
     return NullArgument("args.query_local_positions (needed by MNEME_POSITION_WINDOW_START)");
@@ -129,10 +130,6 @@ const LayerCard* Batch::Layer(int32_t layer) const {
   return &card.layers[static_cast<size_t>(card.FindLayer(layer))];
 }
 
-float UsualScale(int64_t key_dim) {
-  return static_cast<float>(1.0 / std::sqrt(static_cast<double>(key_dim)));
-}
-
 absl::Status CheckPositions(absl::string_view name, const int64_t* positions, int64_t n) {
   if (positions == nullptr) return absl::OkStatus();
   for (int64_t i = 0; i < n; ++i) {
@@ -183,7 +180,7 @@ absl::Status ReadRetrieve(const RetrieveArgs& args, const Batch& batch, const La
         absl::StrCat("args.normalise_query: expected 0 or 1, got ", args.normalise_query));
   }
   request.normalise_query = args.normalise_query != 0;
-  request.policy = static_cast<PositionPolicy>(args.position_policy);
+  request.policy = static_cast<PositionPolicy>(args.position_policy - MNEME_POSITION_AS_STORED);
   request.query_positions = args.query_positions;
   request.query_local_positions = args.query_local_positions;
   request.decay_beyond = args.decay_beyond;

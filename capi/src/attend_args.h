@@ -57,9 +57,6 @@ absl::Status ReadRetrieve(const RetrieveArgs& args, const Batch& batch, const La
                           RetrieveRequest& request, std::pmr::vector<HeadRule>& heads,
                           std::pmr::vector<Sequence>& sequences);
 
-// Returns: 1 / sqrt(key_dim), the scale of a call without a card.
-float UsualScale(int64_t key_dim);
-
 // Token indices and positions beyond this are invalid. Differences of valid ones cannot overflow.
 inline constexpr int64_t kMaxPosition = int64_t{1} << 48;
 

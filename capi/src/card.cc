@@ -77,8 +77,7 @@ mneme_status mneme_card_create(const char* model_name, const char* weights_finge
 mneme_status mneme_card_add_layer(mneme_card* card, const mneme_layer_desc* layer) {
   return Guard([&]() -> absl::Status {
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<CardObject> object, FindHandle<CardObject>("card", card));
-    MNEME_ASSIGN_OR_RETURN(const mneme_layer_desc desc,
-                           ReadStruct<mneme_layer_desc>("layer", layer, MNEME_LAYER_DESC_INIT));
+    MNEME_ASSIGN_OR_RETURN(const mneme_layer_desc desc, ReadStruct("layer", layer));
     return AddLayer(*object, desc);
   });
 }

@@ -57,7 +57,7 @@ absl::Status DeviceTensors::Read(absl::string_view name, const mneme_tensor* ten
 absl::StatusOr<bool> DeviceTensors::IsCaptured() const {
   if (!staged_.has_stream()) return false;
   if (staged_.device() == nullptr) {
-    return absl::InvalidArgumentError("args.has_stream: expected 0 where all tensors lie in host memory, got another");
+    return absl::InvalidArgumentError("args.stream: expected NULL where all tensors lie in host memory, got a stream");
   }
   bool captured = false;
   MNEME_RETURN_IF_ERROR(DeviceStatus(staged_.device()->runtime().IsCaptured(staged_.stream(), &captured)));

@@ -18,8 +18,9 @@ namespace mneme::capi {
 // Reads the tensors of one call, in host memory or on the store's device. Those on the device become StagedTensors.
 class DeviceTensors {
  public:
-  // store: null if the call has none. Without has_stream, work that fills the inputs must have ended.
-  DeviceTensors(Store* store, int32_t has_stream, void* stream) : store_(store), staged_(has_stream != 0, stream) {}
+  // store: null if the call has none. stream NULL: work that fills the inputs must have ended.
+  DeviceTensors(Store* store, const mneme_stream* stream)
+      : store_(store), staged_(stream != nullptr, stream != nullptr ? stream->handle : nullptr) {}
 
   // As ReadRowTensor and ReadMutableRowTensor, for tensors of the store's device, too. `out` must not move, and if the
   // tensor is on the device, the host can read its data after CopyToHost only. `name` must stay valid.

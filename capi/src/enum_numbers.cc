@@ -14,8 +14,9 @@ constexpr bool Equal(Enum own, int abi) {
   return static_cast<int>(own) == abi;
 }
 
-static_assert(Equal(DType::kF32, MNEME_DTYPE_F32) && Equal(DType::kF16, MNEME_DTYPE_F16) &&
-              Equal(DType::kBF16, MNEME_DTYPE_BF16) && Equal(DType::kI8, MNEME_DTYPE_I8));
+// mneme_dtype has 0 for the default, so DTypeOf and NumberOf convert it (tensors.h).
+static_assert(Equal(DType::kF32, MNEME_DTYPE_F32 - 1) && Equal(DType::kF16, MNEME_DTYPE_F16 - 1) &&
+              Equal(DType::kBF16, MNEME_DTYPE_BF16 - 1) && Equal(DType::kI8, MNEME_DTYPE_I8 - 1));
 static_assert(Equal(Fusion::kJoint, MNEME_FUSION_JOINT) && Equal(Fusion::kGated, MNEME_FUSION_GATED) &&
               Equal(Fusion::kMemoryOnly, MNEME_FUSION_MEMORY_ONLY) &&
               Equal(Fusion::kLocalOnly, MNEME_FUSION_LOCAL_ONLY));

@@ -40,7 +40,8 @@ absl::Status Update(const GraphObject& object, mneme_memory* const* memories, si
                               .memory_end = args.memory_end,
                               .local_offsets = args.local_offsets,
                               .query_positions = args.query_positions};
-  return NameArgument(object.graph->Update(update, args.has_stream != 0, args.stream));
+  return NameArgument(
+      object.graph->Update(update, args.stream != nullptr, args.stream != nullptr ? args.stream->handle : nullptr));
 }
 
 }  // namespace
@@ -64,8 +65,7 @@ mneme_status mneme_graph_update(mneme_graph* graph, mneme_memory* const* memorie
                                 const mneme_graph_update_args* args) {
   return Guard([&]() -> absl::Status {
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<GraphObject> object, FindHandle<GraphObject>("graph", graph));
-    MNEME_ASSIGN_OR_RETURN(const mneme_graph_update_args given,
-                           ReadStruct<mneme_graph_update_args>("args", args, MNEME_GRAPH_UPDATE_ARGS_INIT));
+    MNEME_ASSIGN_OR_RETURN(const mneme_graph_update_args given, ReadStruct("args", args));
     return Update(*object, memories, batch, given);
   });
 }

@@ -40,7 +40,8 @@ struct StoreObject {
     int count;
   };
   absl::flat_hash_map<std::string, Opened> opened ABSL_GUARDED_BY(mutex);
-  std::atomic<int> graphs{0};  // that are not released
+  std::atomic<int> graphs{0};     // that are not released
+  std::atomic<int> snapshots{0};  // that are not released
 };
 
 struct MemoryObject {
@@ -49,9 +50,17 @@ struct MemoryObject {
 };
 
 struct SnapshotObject {
-  std::shared_ptr<StoreObject> store;  // a store stays open while a snapshot of it is held
-  std::shared_ptr<Memory> memory;
-  Snapshot snapshot;
+  SnapshotObject(std::shared_ptr<StoreObject> of, std::shared_ptr<Memory> from, Snapshot taken)
+      : store(std::move(of)), memory(std::move(from)), snapshot(std::move(taken)) {
+    ++store->snapshots;
+  }
+  ~SnapshotObject() { --store->snapshots; }
+  SnapshotObject(const SnapshotObject&) = delete;
+  SnapshotObject& operator=(const SnapshotObject&) = delete;
+
+  const std::shared_ptr<StoreObject> store;
+  const std::shared_ptr<Memory> memory;
+  const Snapshot snapshot;
 };
 
 struct GraphObject {
@@ -174,7 +183,7 @@ absl::Status RemoveHandle(absl::string_view name, const typename HandleTraits<Ob
   switch (HandleTable::Get().Remove(HandleTraits<Object>::kKind, HandleNumber(handle), also_busy)) {
     case HandleTable::Removal::kRemoved: return absl::OkStatus();
     case HandleTable::Removal::kBusy:
-      return absl::AbortedError(absl::StrCat(name, " is busy: another call with it is running, or a snapshot is held"));
+      return absl::AbortedError(absl::StrCat(name, " is busy: another call with it is running"));
     case HandleTable::Removal::kUnknown: break;
   }
   return NotOpen<Object>(name);

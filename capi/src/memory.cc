@@ -25,14 +25,13 @@ absl::StatusOr<std::string> ReadName(absl::string_view field, const char* name) 
 }
 
 absl::StatusOr<MemoryOptions> ReadOptions(const mneme_memory_options* given_options, const ModelCard& card) {
-  mneme_memory_options given = MNEME_MEMORY_OPTIONS_INIT;
-  if (given_options != nullptr) {
-    MNEME_ASSIGN_OR_RETURN(given, ReadStruct("options", given_options, given));
-  }
+  const mneme_memory_options none = MNEME_MEMORY_OPTIONS_INIT;
+  MNEME_ASSIGN_OR_RETURN(const mneme_memory_options given,
+                         ReadStruct("options", given_options != nullptr ? given_options : &none));
   if (given.stored_dtype < MNEME_DTYPE_F32 || given.stored_dtype > MNEME_DTYPE_I8) {
     return absl::InvalidArgumentError(
         absl::StrCat("options.stored_dtype: expected MNEME_DTYPE_F32, MNEME_DTYPE_F16, MNEME_DTYPE_BF16 or "
-                     "MNEME_DTYPE_I8 (0 to 3), got ",
+                     "MNEME_DTYPE_I8 (1 to 4), or 0 for the default, got ",
                      given.stored_dtype));
   }
   for (const auto& [name, flag] :
@@ -49,7 +48,7 @@ absl::StatusOr<MemoryOptions> ReadOptions(const mneme_memory_options* given_opti
     return absl::InvalidArgumentError(absl::StrCat("options.max_bytes: expected 0 or more, got ", given.max_bytes));
   }
   MemoryOptions options;
-  options.stored_dtype = static_cast<DType>(given.stored_dtype);
+  options.stored_dtype = DTypeOf(given.stored_dtype);
   options.normalise_keys = given.normalise_keys != 0;
   options.keys_rotated = given.keys_rotated != 0;
   options.max_tokens = given.max_tokens;
@@ -94,7 +93,7 @@ void CopyText(const std::string& text, char* out, size_t size) {
 }
 
 absl::Status Append(const std::shared_ptr<MemoryObject>& object, const mneme_memory_append_args& args) {
-  DeviceTensors on_device(object->store->store.get(), args.has_stream, args.stream);
+  DeviceTensors on_device(object->store->store.get(), args.stream);
   RowTensor keys, values;
   MNEME_RETURN_IF_ERROR(on_device.Read("args.keys", args.keys, &keys));
   MNEME_RETURN_IF_ERROR(on_device.Read("args.values", args.values, &values));
@@ -133,7 +132,7 @@ absl::Status Read(const std::shared_ptr<MemoryObject>& object, const mneme_memor
     MNEME_ASSIGN_OR_RETURN(out, ReadMutableRowTensor(name, tensor));
     if (out.dtype != DType::kF32) {
       return absl::InvalidArgumentError(
-          absl::StrCat(name, ".dtype: expected MNEME_DTYPE_F32 (0), got ", tensor->dtype));
+          absl::StrCat(name, ".dtype: expected MNEME_DTYPE_F32 (1), got ", tensor->dtype));
     }
     return CheckShape(name, out.rows, out.heads, out.dim, args.tokens, layer.kv_heads, dim);
   };
@@ -164,7 +163,7 @@ mneme_memory_info InfoOf(const Memory& memory) {
   result.bytes = info.bytes;
   result.ram_bytes = info.ram_bytes;
   result.layers = static_cast<int32_t>(memory.card().layers.size());
-  result.stored_dtype = static_cast<int32_t>(memory.options().stored_dtype);
+  result.stored_dtype = NumberOf(memory.options().stored_dtype);
   result.keys_rotated = memory.options().keys_rotated ? 1 : 0;
   result.normalise_keys = memory.options().normalise_keys ? 1 : 0;
   result.max_tokens = memory.options().max_tokens;
@@ -284,8 +283,7 @@ mneme_status mneme_memory_get_info(mneme_memory* memory, mneme_memory_info* info
 mneme_status mneme_memory_append(mneme_memory* memory, const mneme_memory_append_args* args) {
   return Guard([&]() -> absl::Status {
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
-    MNEME_ASSIGN_OR_RETURN(const mneme_memory_append_args given,
-                           ReadStruct<mneme_memory_append_args>("args", args, MNEME_MEMORY_APPEND_ARGS_INIT));
+    MNEME_ASSIGN_OR_RETURN(const mneme_memory_append_args given, ReadStruct("args", args));
     return Append(object, given);
   });
 }
@@ -328,8 +326,8 @@ mneme_status mneme_snapshot_create(mneme_memory* memory, mneme_snapshot** snapsh
   return Guard([&]() -> absl::Status {
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
     if (snapshot == nullptr) return NullArgument("snapshot");
-    *snapshot = NewHandle(std::make_shared<SnapshotObject>(
-        SnapshotObject{object->store, object->memory, object->memory->TakeSnapshot()}));
+    *snapshot =
+        NewHandle(std::make_shared<SnapshotObject>(object->store, object->memory, object->memory->TakeSnapshot()));
     return absl::OkStatus();
   });
 }
@@ -343,8 +341,7 @@ void mneme_snapshot_release(mneme_snapshot* snapshot) {
 mneme_status mneme_memory_read(mneme_memory* memory, const mneme_memory_read_args* args) {
   return Guard([&]() -> absl::Status {
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
-    MNEME_ASSIGN_OR_RETURN(const mneme_memory_read_args given,
-                           ReadStruct<mneme_memory_read_args>("args", args, MNEME_MEMORY_READ_ARGS_INIT));
+    MNEME_ASSIGN_OR_RETURN(const mneme_memory_read_args given, ReadStruct("args", args));
     return Read(object, given);
   });
 }

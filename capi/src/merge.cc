@@ -71,8 +71,7 @@ using namespace mneme::capi;  // NOLINT: the entry point only
 
 mneme_status mneme_merge(const mneme_merge_args* args) {
   return Guard([&]() -> absl::Status {
-    MNEME_ASSIGN_OR_RETURN(const mneme_merge_args given,
-                           ReadStruct<mneme_merge_args>("args", args, MNEME_MERGE_ARGS_INIT));
+    MNEME_ASSIGN_OR_RETURN(const mneme_merge_args given, ReadStruct("args", args));
     return Merge(given);
   });
 }

@@ -45,9 +45,9 @@ absl::Status CheckOptions(const mneme_store_options& options) {
         absl::StrCat("options.parallel_for_width: expected 1 to 4096, got ", options.parallel_for_width));
   }
   if (options.threads < 1 || options.threads > 1024) {
-    return absl::InvalidArgumentError(absl::StrCat("options.threads: expected 1 to 1024, got ", options.threads));
+    return absl::InvalidArgumentError(absl::StrCat("options.threads: expected 0 to 1024, got ", options.threads));
   }
-  absl::Status flags[] = {ExpectFlag("options.create_if_missing", options.create_if_missing),
+  absl::Status flags[] = {ExpectFlag("options.must_exist", options.must_exist),
                           ExpectFlag("options.background", options.background),
                           ExpectFlag("options.ignore_index_blobs", options.ignore_index_blobs)};
   for (const absl::Status& flag : flags) {
@@ -73,7 +73,7 @@ absl::StatusOr<std::shared_ptr<StoreObject>> OpenStore(const std::string& path, 
   options.disk_budget_bytes = given.disk_budget_bytes;
   options.device_ordinal = given.device_ordinal;
   options.device_budget_bytes = given.device_budget_bytes;
-  options.database.create_if_missing = given.create_if_missing != 0;
+  options.database.create_if_missing = given.must_exist == 0;
   options.database.mode = given.mode == MNEME_MODE_READ_WRITE  ? DatabaseOptions::Mode::kReadWrite
                           : given.mode == MNEME_MODE_READ_ONLY ? DatabaseOptions::Mode::kReadOnly
                                                                : DatabaseOptions::Mode::kFollow;
@@ -99,10 +99,9 @@ mneme_status mneme_store_open(const char* path, const mneme_store_options* optio
   return Guard([&]() -> absl::Status {
     if (path == nullptr) return NullArgument("path");
     if (store == nullptr) return NullArgument("store");
-    mneme_store_options given = MNEME_STORE_OPTIONS_INIT;
-    if (options != nullptr) {
-      MNEME_ASSIGN_OR_RETURN(given, ReadStruct("options", options, given));
-    }
+    const mneme_store_options none = MNEME_STORE_OPTIONS_INIT;
+    MNEME_ASSIGN_OR_RETURN(const mneme_store_options given,
+                           ReadStruct("options", options != nullptr ? options : &none));
     if (*path == '\0') return absl::InvalidArgumentError("path: expected the path of a folder, got an empty string");
     MNEME_ASSIGN_OR_RETURN(std::shared_ptr<StoreObject> object, OpenStore(path, given));
     *store = NewHandle(std::move(object));
@@ -118,6 +117,10 @@ mneme_status mneme_store_close(mneme_store* store) {
       if (const int graphs = object->graphs; graphs > 0) {
         return absl::FailedPreconditionError(absl::StrCat(
             "store: expected its graphs to be released (mneme_graph_release), got ", graphs, " that are not"));
+      }
+      if (const int snapshots = object->snapshots; snapshots > 0) {
+        return absl::FailedPreconditionError(absl::StrCat(
+            "store: expected its snapshots to be released (mneme_snapshot_release), got ", snapshots, " that are not"));
       }
       MNEME_RETURN_IF_ERROR(object->store->Close());
     }

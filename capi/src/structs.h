@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 
 #include "capi/src/boundary.h"
+#include "capi/src/defaults.h"
 
 namespace mneme::capi {
 
@@ -24,16 +25,16 @@ inline absl::Status CheckStructSize(absl::string_view name, size_t struct_size) 
       absl::StrCat(name, ".struct_size: expected the size of the struct (use its *_INIT macro), got ", struct_size));
 }
 
-// The caller's struct, whatever its age: fields that an older caller does not know keep the values of `defaults`; a
-// newer caller's fields must be zero, since ignoring what they ask for would be worse than saying so.
+// Returns: the caller's struct with its defaults set. Fields that an older caller does not know count as zero.
+// Errors: Unimplemented for a field of a newer caller that is not zero, since it asks for something.
 template <typename Struct>
-absl::StatusOr<Struct> ReadStruct(absl::string_view name, const Struct* given, const Struct& defaults) {
+absl::StatusOr<Struct> ReadStruct(absl::string_view name, const Struct* given) {
   if (given == nullptr) return NullArgument(name);
   size_t struct_size;
   std::memcpy(&struct_size, given, sizeof(struct_size));
   const absl::Status status = CheckStructSize(name, struct_size);
   if (!status.ok()) return status;
-  Struct result = defaults;
+  Struct result = {};
   std::memcpy(&result, given, std::min(struct_size, sizeof(Struct)));
   const char* bytes = reinterpret_cast<const char*>(given);
   for (size_t i = sizeof(Struct); i < struct_size; ++i) {
@@ -43,6 +44,7 @@ absl::StatusOr<Struct> ReadStruct(absl::string_view name, const Struct* given, c
     }
   }
   result.struct_size = sizeof(Struct);
+  SetDefaults(result);
   return result;
 }
 

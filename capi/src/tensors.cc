@@ -55,11 +55,11 @@ absl::StatusOr<Tensor> Read(absl::string_view name, const mneme_tensor* tensor) 
   MNEME_RETURN_IF_ERROR(CheckPlace(name, tensor));
   if (tensor->ndim != 3) return Wrong(name, "ndim", "3 ([tokens, heads, dim])", tensor->ndim);
   if (tensor->dtype != MNEME_DTYPE_F32 && tensor->dtype != MNEME_DTYPE_F16 && tensor->dtype != MNEME_DTYPE_BF16) {
-    return Wrong(name, "dtype", "MNEME_DTYPE_F32 (0), MNEME_DTYPE_F16 (1) or MNEME_DTYPE_BF16 (2)", tensor->dtype);
+    return Wrong(name, "dtype", "MNEME_DTYPE_F32 (1), MNEME_DTYPE_F16 (2) or MNEME_DTYPE_BF16 (3)", tensor->dtype);
   }
   Tensor result;
   result.data = tensor->data;
-  result.dtype = static_cast<DType>(tensor->dtype);
+  result.dtype = DTypeOf(tensor->dtype);
   result.rows = tensor->shape[0];
   result.heads = tensor->shape[1];
   result.dim = tensor->shape[2];
@@ -93,7 +93,7 @@ absl::StatusOr<MutableRowTensor> ReadMutableRowTensor(absl::string_view name, co
 
 absl::StatusOr<float*> ReadContiguousF32(absl::string_view name, const mneme_tensor* tensor, int64_t count) {
   MNEME_RETURN_IF_ERROR(CheckPlace(name, tensor));
-  if (tensor->dtype != MNEME_DTYPE_F32) return Wrong(name, "dtype", "MNEME_DTYPE_F32 (0)", tensor->dtype);
+  if (tensor->dtype != MNEME_DTYPE_F32) return Wrong(name, "dtype", "MNEME_DTYPE_F32 (1)", tensor->dtype);
   int64_t elements = 1;
   for (int32_t i = tensor->ndim - 1; i >= 0; --i) {
     if (tensor->strides != nullptr && tensor->shape[i] > 1 && tensor->strides[i] != elements) {

@@ -12,6 +12,14 @@
 
 namespace mneme::capi {
 
+// mneme_dtype counts from 1, since its 0 is the default; DType has no default and counts from 0.
+inline DType DTypeOf(int32_t dtype) {
+  return static_cast<DType>(dtype - MNEME_DTYPE_F32);
+}
+inline int32_t NumberOf(DType dtype) {
+  return static_cast<int32_t>(dtype) + MNEME_DTYPE_F32;
+}
+
 // A caller's tensor [rows, heads, dim] of f32, f16 or bf16 in host memory; errors name `name` and what was wrong.
 absl::StatusOr<RowTensor> ReadRowTensor(absl::string_view name, const mneme_tensor* tensor);
 absl::StatusOr<MutableRowTensor> ReadMutableRowTensor(absl::string_view name, const mneme_tensor* tensor);

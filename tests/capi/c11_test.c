@@ -286,7 +286,7 @@ int main(int argc, char** argv) {
   CHECK_OK(mneme_store_close(store));
 
   /* Again, from the disk. */
-  store_options.create_if_missing = 0;
+  store_options.must_exist = 1;
   CHECK_OK(mneme_store_open(argv[1], &store_options, &store));
   foreign = MakeCard("another model");
   CHECK(mneme_memory_open(store, "worked", foreign, &memory) == MNEME_STATUS_FAILED_PRECONDITION);

@@ -160,7 +160,7 @@ class Fuzzer {
     }
     if (!Slip(4)) return &tensor.view;
     switch (Below(9)) {
-      case 0: tensor.view.dtype = Small({MNEME_DTYPE_I8, 5}); break;
+      case 0: tensor.view.dtype = Small({MNEME_DTYPE_I8, 0}); break;
       case 1: tensor.view.device_type = Small({MNEME_DEVICE_CUDA, 0}); break;
       case 2: tensor.view.ndim = Small({0, 1, 2, 5}); break;
       case 3: tensor.view.shape = nullptr; break;
@@ -240,7 +240,7 @@ class Fuzzer {
   void OpenStore() {
     mneme_store_options options = MNEME_STORE_OPTIONS_INIT;
     options.mode = Small({0, 0, 0, 0, 1, 2});
-    options.create_if_missing = Small({0, 1});
+    options.must_exist = Small({0, 1});
     options.threads = Small({1, 1, 2});
     options.background = Small({0, 0, 1});
     options.ignore_index_blobs = Small({0, 1});
@@ -346,7 +346,7 @@ class Fuzzer {
 
   void Create() {
     mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
-    options.stored_dtype = Small({MNEME_DTYPE_F32, MNEME_DTYPE_F16, MNEME_DTYPE_BF16, MNEME_DTYPE_I8});
+    options.stored_dtype = Small({0, MNEME_DTYPE_F32, MNEME_DTYPE_F16, MNEME_DTYPE_BF16, MNEME_DTYPE_I8});
     options.normalise_keys = Small({0, 0, 1});
     options.keys_rotated = Small({0, 0, 1});
     options.max_tokens = Number({0, 0, 0, 10, 300, 1000});
@@ -409,7 +409,8 @@ class Fuzzer {
     args.values = TensorOf(values, in_, {n, 2, 6});
     args.positions = Maybe(positions.data(), 90);
     args.token_ids = Maybe(ids.data(), 50);
-    args.has_stream = Slip(1) ? 1 : 0;
+    static const mneme_stream stream = {nullptr};
+    args.stream = Slip(1) ? &stream : nullptr;
     Age(args);
     On(memory, false, [&] { return mneme_memory_append(memory, Maybe(&args, 1)); });
     in_[spoiled] = saved;
@@ -484,7 +485,7 @@ class Fuzzer {
 
   // Arrays that attend and search share; sizes of the greatest calls.
   struct Batch {
-    static constexpr int64_t kMostRows = 8, kMostHeads = 8, kMostK = 16;
+    static constexpr int64_t kMostRows = 8, kMostHeads = 8, kMostK = 32;
     std::vector<mneme_memory*> memories = std::vector<mneme_memory*>(4);
     std::vector<const mneme_snapshot*> snapshots = std::vector<const mneme_snapshot*>(4);
     std::vector<int64_t> query_offsets = std::vector<int64_t>(5), local_offsets = query_offsets;
@@ -561,7 +562,7 @@ class Fuzzer {
     args.snapshots = Maybe(batch.snapshots.data(), 80);
     args.memory_begin = Maybe(batch.begin.data(), 60);
     args.memory_end = Maybe(batch.end.data(), 60);
-    args.position_policy = Small({0, 0, 1, 2, 3});
+    args.position_policy = Small({0, 1, 2, 3, 4});
     args.normalise_query = Small({0, 0, 1});
     args.fusion = Small({0, 1, 2, 3});
     args.top_k = Maybe(batch.top_k.data(), 50);
@@ -578,7 +579,8 @@ class Fuzzer {
     args.retrieved_stride = Slip(5) ? Pick<int64_t>({0, -1, kMost}) : Pick<int64_t>({1, 3, 16});
     args.memory_mass = Maybe(batch.mass.data(), 40);
     args.statuses = Maybe(batch.statuses.data(), 60);
-    args.has_stream = Slip(1) ? 1 : 0;
+    static const mneme_stream stream = {nullptr};
+    args.stream = Slip(1) ? &stream : nullptr;
     Age(args);
     const size_t n = Slip(1) ? static_cast<size_t>(Pick<int64_t>({0, -1, int64_t{1} << 40})) : batch.n;
     const mneme_status status = Seen(mneme_attend(Slip(1) ? nullptr : batch.memories.data(), n, Maybe(&args, 1)));
@@ -595,7 +597,8 @@ class Fuzzer {
   }
 
   void Search() {
-    const int64_t queries = Chance(5) ? 0 : 1 + Below(4), k = 1 + Below(Batch::kMostK);
+    int64_t k = 1 + Below(Batch::kMostK / 2);
+    const int64_t queries = Chance(5) ? 0 : 1 + Below(4);
     Batch batch;
     Fill(batch, queries, 0);
     AnyTensor query, keys, values;
@@ -608,7 +611,7 @@ class Fuzzer {
     args.snapshots = Maybe(batch.snapshots.data(), 80);
     args.memory_begin = Maybe(batch.begin.data(), 60);
     args.memory_end = Maybe(batch.end.data(), 60);
-    args.position_policy = Small({0, 0, 1, 2, 3});
+    args.position_policy = Small({0, 1, 2, 3, 4});
     args.normalise_query = Small({0, 0, 1});
     args.distance = Maybe(batch.distance.data(), 50);
     args.decay = Maybe(batch.decay.data(), 50);
@@ -621,6 +624,7 @@ class Fuzzer {
     Age(args);
     const mneme_status status = Seen(mneme_search(Slip(1) ? nullptr : batch.memories.data(), batch.n, Maybe(&args, 1)));
     if (status != MNEME_OK || batch.spoiled || args.struct_size != sizeof(args) || args.scores == nullptr) return;
+    if (args.top_k == 0) k = 32;
     for (int64_t i = 0; i < queries * 4; ++i) {
       for (int64_t j = 1; j < k; ++j) {
         const auto at = static_cast<size_t>(i * k + j);

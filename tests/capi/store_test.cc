@@ -24,10 +24,10 @@ constexpr int32_t kMost32 = std::numeric_limits<int32_t>::max(), kLeast32 = std:
 
 using StoreTest = CapiTest;
 
-mneme_status Open(const std::string& path, mneme_store_mode mode, mneme_store** store, int32_t create = 0) {
+mneme_status Open(const std::string& path, mneme_store_mode mode, mneme_store** store, int32_t must_exist = 1) {
   mneme_store_options options = MNEME_STORE_OPTIONS_INIT;
   options.mode = mode;
-  options.create_if_missing = create;
+  options.must_exist = must_exist;
   return mneme_store_open(path.c_str(), &options, store);
 }
 
@@ -40,9 +40,8 @@ TEST_F(StoreTest, OpenRefuses) {
       {"options.mode", [](auto& o) { o.mode = 3; }},
       {"options.mode", [](auto& o) { o.mode = -1; }},
       {"options.mode", [](auto& o) { o.mode = kLeast32; }},
-      {"options.create_if_missing", [](auto& o) { o.create_if_missing = 2; }},
-      {"options.create_if_missing", [](auto& o) { o.create_if_missing = -1; }},
-      {"options.threads", [](auto& o) { o.threads = 0; }},
+      {"options.must_exist", [](auto& o) { o.must_exist = 2; }},
+      {"options.must_exist", [](auto& o) { o.must_exist = -1; }},
       {"options.threads", [](auto& o) { o.threads = -1; }},
       {"options.threads", [](auto& o) { o.threads = 1025; }},
       {"options.threads", [](auto& o) { o.threads = kMost32; }},
@@ -78,8 +77,8 @@ TEST_F(StoreTest, OpenRefuses) {
   ExpectRefused(mneme_store_open(path.c_str(), nullptr, nullptr), MNEME_STATUS_INVALID_ARGUMENT, "store");
   // A refused open leaves no folder behind, and one that may not create finds nothing.
   ExpectRefused(Open(path, MNEME_MODE_READ_WRITE, &store), MNEME_STATUS_NOT_FOUND, path);
-  ExpectRefused(Open(path, MNEME_MODE_READ_ONLY, &store, 1), MNEME_STATUS_NOT_FOUND, path);
-  ExpectRefused(Open(path, MNEME_MODE_FOLLOW, &store, 1), MNEME_STATUS_NOT_FOUND, path);
+  ExpectRefused(Open(path, MNEME_MODE_READ_ONLY, &store, 0), MNEME_STATUS_NOT_FOUND, path);
+  ExpectRefused(Open(path, MNEME_MODE_FOLLOW, &store, 0), MNEME_STATUS_NOT_FOUND, path);
   struct stat info;
   EXPECT_EQ(stat(path.c_str(), &info), -1);
   // A file, and what lies below one.
@@ -259,7 +258,7 @@ TEST_F(StoreTest, CloseIsRefusedWhileAnythingIsOpen) {
   ASSERT_OK(mneme_snapshot_create(memory_, &snapshot));
   ASSERT_OK(mneme_memory_close(memory_));
   // A snapshot reads from the store, so it holds it open.
-  ExpectRefused(mneme_store_close(store_), MNEME_STATUS_ABORTED, "store");
+  ExpectRefused(mneme_store_close(store_), MNEME_STATUS_FAILED_PRECONDITION, "mneme_snapshot_release");
   mneme_store_stats stats = MNEME_STORE_STATS_INIT;
   EXPECT_OK(mneme_store_get_stats(store_, &stats));
   ASSERT_OK(mneme_memory_open(store_, "m", card_, &memory_));

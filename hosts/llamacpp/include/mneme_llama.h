@@ -1,33 +1,41 @@
-// SPDX-License-Identifier: Apache-2.0
-/* mneme for llama.cpp: gives the attention layers of a llama.cpp model a memory that outlives its context window.
+/* SPDX-License-Identifier: Apache-2.0 */
+/** @file mneme_llama.h
+ *
+ * mneme for llama.cpp: gives the attention layers of a llama.cpp model a memory that outlives its context window.
  *
  * The adapter listens to the graph through llama_context_params.cb_eval. At each chosen layer it takes the keys and
  * values of the new tokens, and replaces the attention output (node kqv_out, before the output projection) by attention
  * over the local window and the rows retrieved from the sequence's memory. Weights, cache and graph stay llama.cpp's.
  *
- *   mneme_llama_threads_create(n_threads, NULL, &threads);   // one set for model and engine; or the store's own
- * threads mneme_llama_threads_fill_store_options(threads, &store_options);       // before mneme_store_open
- * mneme_llama_options options = MNEME_LLAMA_OPTIONS_INIT; options.model_path = path; mneme_llama_create(model,
- * &options, &adapter); mneme_llama_prepare(adapter, &context_params);            // sets cb_eval, or says why this
- * context cannot be served ctx = llama_init_from_model(model, context_params); mneme_llama_bind(adapter, ctx);
- *   mneme_llama_set_threads(adapter, threads);
- *   mneme_memory_options rows = MNEME_MEMORY_OPTIONS_INIT;
- *   mneme_llama_fill_memory_options(adapter, 8192, &rows);         // 8,192 tokens beyond the window, the first 16
- * pinned mneme_memory_create(store, "user-42", mneme_llama_get_card(adapter), &rows, &memory);
- *   mneme_llama_set_memory(adapter, 0, memory, MNEME_LLAMA_MODE_APPEND);
- *   mneme_llama_decode(adapter, batch);                       // instead of llama_decode
- *   mneme_memory_commit(memory, MNEME_DURABILITY_BUFFERED, NULL);
+ * @code
+ * mneme_llama_threads_create(n_threads, NULL, &threads);  // one set for model and engine; or the store's own threads
+ * mneme_llama_threads_fill_store_options(threads, &store_options);  // before mneme_store_open
+ * mneme_llama_options options = MNEME_LLAMA_OPTIONS_INIT;
+ * options.model_path = path;
+ * mneme_llama_create(model, &options, &adapter);
+ * mneme_llama_prepare(adapter, &context_params);  // sets cb_eval, or says why this context cannot be served
+ * ctx = llama_init_from_model(model, context_params);
+ * mneme_llama_bind(adapter, ctx);
+ * mneme_llama_set_threads(adapter, threads);
+ * mneme_memory_options rows = MNEME_MEMORY_OPTIONS_INIT;
+ * mneme_llama_fill_memory_options(adapter, 8192, &rows);  // 8,192 tokens beyond the window, the first 16 pinned
+ * mneme_memory_create(store, "user-42", mneme_llama_get_card(adapter), &rows, &memory);
+ * mneme_llama_set_memory(adapter, 0, memory, MNEME_LLAMA_MODE_APPEND);
+ * mneme_llama_decode(adapter, batch);  // instead of llama_decode
+ * mneme_memory_commit(memory, MNEME_DURABILITY_BUFFERED, NULL);
+ * @endcode
  *
- * The local window. A new token attends to the tokens of its sequence that llama.cpp's cache holds, and to the memory
- * for all that came before these. When the cache would hold more than twice `window` tokens of a sequence, decode first
- * drops its oldest down to `window`. Rows are appended as they are computed and become visible as they leave the cache,
- * so nothing counts twice and nothing falls between.
+ * **The local window.** A new token attends to the tokens of its sequence that llama.cpp's cache holds, and to the
+ * memory for all that came before these. When the cache would hold more than twice `window` tokens of a sequence,
+ * decode first drops its oldest down to `window`. Rows are appended as they are computed and become visible as they
+ * leave the cache, so that each counts exactly once.
  *
- * Served: CPU tensors, unified caches, architectures "llama" and "gemma3", whose sliding-window layers keep to
- * themselves. Everything else is refused with the reason.
+ * **Served:** CPU tensors, unified caches, architectures "llama" and "gemma3", whose sliding-window layers have no
+ * memory. Everything else is refused with the reason.
  *
- * Calls return mneme_status; mneme_llama_last_error() says more. The calls of one adapter come from one thread at a
- * time.
+ * The conventions are those of mneme.h: a status from each call, mneme_llama_last_error() for its message, structs that
+ * are right after `{sizeof(T)}`, `_release` that never fails and takes NULL. The calls of one adapter come from one
+ * thread at a time.
  */
 #ifndef MNEME_LLAMA_H_
 #define MNEME_LLAMA_H_
@@ -41,65 +49,64 @@ extern "C" {
 
 typedef struct mneme_llama mneme_llama;
 
-/* The message of this thread's last failed call of this header; "" if none failed yet. Valid until the next one. */
+/** The message of this thread's last failed call of this header; "" if none failed yet. Valid until the next one. */
 MNEME_API const char* mneme_llama_last_error(void);
 
+/** How an adapter attends. Zero is the default of every field. */
 typedef struct mneme_llama_options {
   size_t struct_size;
-  const char* model_path;          /* the GGUF file of the model: its weights' fingerprint is taken from it, and rotary
-                                      factors that it brings as a tensor. Split files: weights_fingerprint instead */
-  const char* weights_fingerprint; /* the host's own words for the weights; NULL: computed from model_path */
-  const int32_t* layers;           /* [n_layers] ascending; NULL: every layer with global attention */
+  const char* model_path;          /**< the GGUF file of the model, for its weights' fingerprint and for rotary factors
+                                        that it brings as a tensor. Of split files give weights_fingerprint instead */
+  const char* weights_fingerprint; /**< the host's own words for the weights; NULL: computed from model_path */
+  const int32_t* layers;           /**< [n_layers] ascending; NULL: every layer with global attention */
   size_t n_layers;
-  int32_t position_policy; /* mneme_position_policy. AS_STORED keeps rotated keys at true positions, the others
-                              unrotated ones */
-  float distance;          /* tokens, for FIXED_DISTANCE and CLAMPED */
-  int64_t top_k;           /* rows retrieved for a query head and token */
-  int32_t fusion;          /* mneme_fusion */
-  float memory_bias;       /* added to retrieved logits (joint fusion) */
-  float decay;             /* nats for each doubling of age beyond decay_beyond */
-  float decay_beyond;      /* tokens */
-  float gate;              /* before the sigmoid (gated fusion) */
-  int64_t pinned_tokens;   /* attention sinks: the first tokens of a memory, never evicted */
-  int32_t window;          /* tokens of a sequence that stay in llama.cpp's cache; at most twice as many are in it */
-  int64_t restart_beyond;  /* positions in the cache start at 0 again when they reach this, as float angles grow coarse;
-                              never under AS_STORED */
-  int32_t always_overwrite; /* 1: the output is replaced even when no row of the memory is visible */
+  int32_t position_policy;  /**< mneme_position_policy; MNEME_POSITION_DEFAULT: MNEME_POSITION_FIXED_DISTANCE.
+                                 MNEME_POSITION_AS_STORED keeps rotated keys at true positions, the others unrotated
+                                 keys */
+  float distance;           /**< tokens, of FIXED_DISTANCE and CLAMPED; 0: 2048 */
+  int64_t top_k;            /**< rows retrieved for a query head and token; 0: 32 */
+  int32_t fusion;           /**< mneme_fusion */
+  float memory_bias;        /**< added to retrieved logits (joint fusion) */
+  float decay;              /**< nats for each doubling of age beyond decay_beyond, 0 or more */
+  float decay_beyond;       /**< tokens, 1 or more; 0: 1 */
+  float gate;               /**< before the sigmoid (gated fusion) */
+  int64_t pinned_tokens;    /**< attention sinks: the first tokens of a memory, never evicted; 0: 16; -1: none */
+  int32_t window;           /**< tokens of a sequence that stay in llama.cpp's cache, which holds at most twice as many;
+                                 0: 512 */
+  int64_t restart_beyond;   /**< positions in the cache start at 0 again when they reach this, as float angles grow
+                                 coarse, but never under AS_STORED; 0: 65536 */
+  int32_t always_overwrite; /**< 1: the output is replaced also when no row of the memory is visible */
 } mneme_llama_options;
-#define MNEME_LLAMA_OPTIONS_INIT                                                                                      \
-  {                                                                                                                   \
-    sizeof(mneme_llama_options), NULL, NULL, NULL, 0, MNEME_POSITION_FIXED_DISTANCE, 2048.0f, 32, MNEME_FUSION_JOINT, \
-        0.0f, 0.0f, 1.0f, 0.0f, 16, 512, 65536, 0                                                                     \
-  }
+#define MNEME_LLAMA_OPTIONS_INIT MNEME_STRUCT_INIT(mneme_llama_options)
 
-/* Reads the model's shape. `model` stays the caller's and must outlive the adapter. Refused: architectures that are not
- * served, attention sinks as weights, multi-head latent attention, rotary scalings other than none, linear and
+/** Reads the model's shape. `model` stays the caller's and must outlive the adapter. Refused: architectures that are
+ * not served, attention sinks as weights, multi-head latent attention, rotary scalings other than none, linear and
  * per-frequency factors, layers without global attention among `layers`. */
 MNEME_API mneme_status mneme_llama_create(const struct llama_model* model, const mneme_llama_options* options,
                                           mneme_llama** adapter);
-/* After the context is freed. The memories stay the caller's. */
+/** After the context is freed. The memories stay the caller's. */
 MNEME_API void mneme_llama_release(mneme_llama* adapter);
 
-/* What memories of this model and these layers are made by. The adapter's. */
+/** What memories of this model and these layers are made by. The adapter's. */
 MNEME_API const mneme_card* mneme_llama_get_card(const mneme_llama* adapter);
 
-/* The layers that have a memory, ascending. The adapter's; returns how many there are. */
+/** The layers that have a memory, ascending. The adapter's; returns how many there are. */
 MNEME_API size_t mneme_llama_get_layers(const mneme_llama* adapter, const int32_t** layers);
 
-/* Sets keys_rotated, pinned_tokens and max_tokens as this adapter wants them: `tokens` rows visible beyond a full
+/** Sets keys_rotated, pinned_tokens and max_tokens as this adapter wants them: `tokens` rows visible beyond a full
  * window. 0: unbounded. */
 MNEME_API mneme_status mneme_llama_fill_memory_options(const mneme_llama* adapter, int64_t tokens,
                                                        mneme_memory_options* options);
 
-/* Sets cb_eval and flash attention. Refused: a callback already set, flash attention disabled, a quantised cache
+/** Sets cb_eval and flash attention. Refused: a callback already set, flash attention disabled, a quantised cache
  * (llama.cpp turns its keys by a Hadamard matrix), several sequences without a unified cache, rotary settings other
  * than the model's, room for less than twice the window. */
 MNEME_API mneme_status mneme_llama_prepare(mneme_llama* adapter, struct llama_context_params* params);
-/* ctx: made from the prepared parameters and this adapter's model. */
+/** ctx: made from the prepared parameters and this adapter's model. */
 MNEME_API mneme_status mneme_llama_bind(mneme_llama* adapter, struct llama_context* ctx);
 
-/* Threads that compute for llama.cpp and for the engine in turn. Between two parts of a graph, which is when the engine
- * works, llama.cpp's threads look for work without a pause; an engine with threads of its own
+/** Threads that compute for llama.cpp and for the engine in turn. Between two parts of a graph, which is when the
+ * engine works, llama.cpp's threads look for work without a pause; an engine with threads of its own
  * (mneme_store_options.threads) has to share the cores with them. A store served by these has its tasks run by
  * llama.cpp's threads instead, with the same results bit for bit.
  *
@@ -107,38 +114,38 @@ MNEME_API mneme_status mneme_llama_bind(mneme_llama* adapter, struct llama_conte
  * their own thread alone; a decode waits for such a call's tasks. Contexts that share threads decode one at a time.
  * Where ggml was built with OpenMP, each thread that calls has its own set, as each that calls llama_decode has. */
 typedef struct mneme_llama_threads mneme_llama_threads;
-/* threads: how many, the calling one included; as n_threads of the contexts. pool: what the host attached to these with
- * llama_attach_threadpool, which must then live on, or NULL. Not used where ggml was built with OpenMP. */
+/** threads: how many, the calling one included; as n_threads of the contexts. pool: what the host attached to these
+ * with llama_attach_threadpool, which must then live on, or NULL. Not used where ggml was built with OpenMP. */
 MNEME_API mneme_status mneme_llama_threads_create(int32_t threads, struct ggml_threadpool* pool,
                                                   mneme_llama_threads** made);
-/* After the stores that they serve are closed and the contexts that share them are freed. */
+/** After the stores that they serve are closed and the contexts that share them are freed. */
 MNEME_API void mneme_llama_threads_release(mneme_llama_threads* threads);
-/* Sets parallel_for, its context and its width: the engine's tasks of a store that is opened so run on these threads.
+/** Sets parallel_for, its context and its width: the engine's tasks of a store that is opened so run on these threads.
  */
 MNEME_API mneme_status mneme_llama_threads_fill_store_options(mneme_llama_threads* threads,
                                                               mneme_store_options* options);
-/* After bind: decodes of the adapter take turns with the engine's tasks of other threads; NULL: not any more. Where
+/** After bind: decodes of the adapter take turns with the engine's tasks of other threads; NULL: not any more. Where
  * ggml has no OpenMP and no `pool` was given, this attaches one to the context. */
 MNEME_API mneme_status mneme_llama_set_threads(mneme_llama* adapter, mneme_llama_threads* threads);
 
 typedef enum mneme_llama_mode {
-  MNEME_LLAMA_MODE_APPEND = 0, /* the sequence's tokens become part of the memory */
-  MNEME_LLAMA_MODE_READ = 1    /* the memory stays as it is; any number of sequences may read one */
+  MNEME_LLAMA_MODE_APPEND = 0, /**< the sequence's tokens become part of the memory */
+  MNEME_LLAMA_MODE_READ = 1    /**< the memory stays as it is; any number of sequences may read one */
 } mneme_llama_mode;
 
-/* Gives a sequence a memory from here on; memory NULL: takes it away. The sequence must not be in llama.cpp's cache
+/** Gives a sequence a memory from here on; memory NULL: takes it away. The sequence must not be in llama.cpp's cache
  * (llama_memory_seq_rm). The memory stays the caller's and must stay open until it is taken away or the adapter is
  * released. Refused: another model's memory, rotated keys where unrotated ones are needed and the other way round, a
  * memory that another sequence appends to. */
 MNEME_API mneme_status mneme_llama_set_memory(mneme_llama* adapter, llama_seq_id sequence, mneme_memory* memory,
                                               mneme_llama_mode mode);
 
-/* Refills the local window after set_memory: decodes the memory's newest `tokens` tokens once more (their ids are kept
+/** Refills the local window after set_memory: decodes the memory's newest `tokens` tokens once more (their ids are kept
  * with the rows; fewer if it holds fewer in one piece), without appending them. Their rows of the memory become visible
  * as they leave the window. What a reader decodes after them is in no memory once it has left the window. */
 MNEME_API mneme_status mneme_llama_resume(mneme_llama* adapter, llama_seq_id sequence, int64_t tokens);
 
-/* llama_decode for the bound context. Positions are the adapter's: batch.pos may be NULL, and must otherwise be what
+/** llama_decode for the bound context. Positions are the adapter's: batch.pos may be NULL, and must otherwise be what
  * mneme_llama_get_next_position says and on. A token may belong to several sequences only if none of them has a memory.
  *
  * After any failure the batch is in neither the cache nor the memories, and logits are not to be used.
@@ -147,23 +154,22 @@ MNEME_API mneme_status mneme_llama_resume(mneme_llama* adapter, llama_seq_id seq
  * removed, appended by somebody else), or the graph is not the one that this adapter knows */
 MNEME_API mneme_status mneme_llama_decode(mneme_llama* adapter, struct llama_batch batch);
 
-/* The position that the sequence's next token gets; 0 for one that the adapter does not know. */
+/** The position that the sequence's next token gets; 0 for one that the adapter does not know. */
 MNEME_API llama_pos mneme_llama_get_next_position(const mneme_llama* adapter, llama_seq_id sequence);
 
-/* Drops the sequence's oldest tokens from llama.cpp's cache until at most `keep` are left. decode does this itself. */
+/** Drops the sequence's oldest tokens from llama.cpp's cache until at most `keep` are left. decode does this itself. */
 MNEME_API mneme_status mneme_llama_slide(mneme_llama* adapter, llama_seq_id sequence, int64_t keep);
 
 typedef struct mneme_llama_stats {
   size_t struct_size;
-  int64_t tokens;     /* decoded through the adapter */
-  int64_t decode_us;  /* in mneme_llama_decode, all in all */
-  int64_t capture_us; /* of these: looking at the graph, copying queries, keys, values and masks */
-  int64_t attend_us;  /* of these: mneme_attend */
-  int64_t append_us;  /* of these: mneme_memory_append */
+  int64_t tokens;     /**< decoded through the adapter */
+  int64_t decode_us;  /**< in mneme_llama_decode, all in all */
+  int64_t capture_us; /**< of these: looking at the graph, copying queries, keys, values and masks */
+  int64_t attend_us;  /**< of these: mneme_attend */
+  int64_t append_us;  /**< of these: mneme_memory_append */
 } mneme_llama_stats;
-#define MNEME_LLAMA_STATS_INIT \
-  { sizeof(mneme_llama_stats), 0, 0, 0, 0, 0 }
-/* Sums since the adapter was created. */
+#define MNEME_LLAMA_STATS_INIT MNEME_STRUCT_INIT(mneme_llama_stats)
+/** Sums since the adapter was created. */
 MNEME_API mneme_status mneme_llama_get_stats(const mneme_llama* adapter, mneme_llama_stats* stats);
 
 #ifdef __cplusplus

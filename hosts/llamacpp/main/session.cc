@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <string>
 
@@ -29,13 +30,14 @@ mneme_llama_options OptionsOf(const ModelSettings& settings) {
   options.layers = settings.layers.empty() ? nullptr : settings.layers.data();
   options.n_layers = settings.layers.size();
   options.position_policy = policies.at(settings.policy);
-  options.distance = settings.distance;
+  // Zero would be the default; this one turns no query by a bit.
+  options.distance = settings.distance != 0 ? settings.distance : std::numeric_limits<float>::min();
   options.top_k = settings.top_k;
   options.fusion = fusions.at(settings.fusion);
   options.memory_bias = settings.memory_bias;
   options.decay = settings.decay;
   options.decay_beyond = settings.decay_beyond;
-  options.pinned_tokens = settings.pinned;
+  options.pinned_tokens = settings.pinned != 0 ? settings.pinned : -1;
   options.window = settings.window;
   return options;
 }
@@ -138,7 +140,7 @@ Store::Store(const std::string& path, const ThreadsPtr& threads, StoreUse use) {
 void Store::Open(const std::string& path, mneme_store_options options, StoreUse use) {
   if (use == StoreUse::kRead) {
     options.mode = MNEME_MODE_READ_ONLY;
-    options.create_if_missing = 0;
+    options.must_exist = 1;
   }
   const mneme_status opened = mneme_store_open(path.c_str(), &options, &store_);
   if (opened == MNEME_STATUS_NOT_FOUND) throw Failure("--store: there is no store at " + path);

@@ -18,7 +18,7 @@ Status CheckOptions(const mneme_llama_options& options) {
   }
   if (options.top_k < 1) return Invalid("top_k: expected at least 1, got " + std::to_string(options.top_k));
   if (options.window < 1) return Invalid("window: expected at least 1, got " + std::to_string(options.window));
-  if (options.pinned_tokens < 0) return Invalid("pinned_tokens: must not be negative");
+  if (options.pinned_tokens < 0) return Invalid("pinned_tokens: expected -1 (none) or more");
   if (options.restart_beyond < 1) return Invalid("restart_beyond: expected at least 1");
   if (!(options.decay >= 0.0f) || !(options.decay_beyond >= 1.0f)) {
     return Invalid("decay: expected at least 0, and decay_beyond at least 1");

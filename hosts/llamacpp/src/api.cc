@@ -53,15 +53,30 @@ Status NullArgument(const char* name) {
   return Invalid(std::string(name) + ": is NULL");
 }
 
-// Callers may have been built with an older, shorter struct; the rest keeps its default.
+void SetDefaults(mneme_llama_options* options) {
+  if (options->position_policy == MNEME_POSITION_DEFAULT) options->position_policy = MNEME_POSITION_FIXED_DISTANCE;
+  if (options->distance == 0) options->distance = 2048;
+  if (options->top_k == 0) options->top_k = 32;
+  if (options->decay_beyond == 0) options->decay_beyond = 1;
+  if (options->pinned_tokens == 0) options->pinned_tokens = 16;
+  if (options->pinned_tokens == -1) options->pinned_tokens = 0;
+  if (options->window == 0) options->window = 512;
+  if (options->restart_beyond == 0) options->restart_beyond = 65536;
+}
+
+// Callers may have been built with an older, shorter struct; the rest of it counts as zero.
 Status ReadOptions(const mneme_llama_options* given, mneme_llama_options* options) {
   *options = MNEME_LLAMA_OPTIONS_INIT;
-  if (given == nullptr) return Status();
+  if (given == nullptr) {
+    SetDefaults(options);
+    return Status();
+  }
   if (given->struct_size < offsetof(mneme_llama_options, layers) || given->struct_size > sizeof(*options)) {
     return Invalid("options: struct_size is " + std::to_string(given->struct_size) + ", expected " +
                    std::to_string(sizeof(*options)) + " (MNEME_LLAMA_OPTIONS_INIT)");
   }
   std::memcpy(options, given, given->struct_size);
+  SetDefaults(options);
   return Status();
 }
 

@@ -81,8 +81,7 @@ mneme_attend_args Decoding::Args(size_t number) const {
   args.decay_beyond = 20;
   args.gate = gate_.data();
   args.output = &at.on_output->view;
-  args.has_stream = 1;
-  args.stream = stream_;
+  args.stream = &call_stream_;
   args.graph = graph_;
   return args;
 }
@@ -116,8 +115,7 @@ mneme_status Decoding::Update(const DecodingStep& step) {
   args.memory_end = OrNull(step.end);
   args.local_offsets = OrNull(step.local_offsets);
   args.query_positions = OrNull(step.positions);
-  args.has_stream = 1;
-  args.stream = stream_;
+  args.stream = &call_stream_;
   return mneme_graph_update(graph_, step.memories[0].data(), step.memories[0].size(), &args);
 }
 
@@ -139,7 +137,6 @@ void Decoding::Expect(DecodingStep& step, bool blind) const {
     DecodingStep::Layer& layer = step.layers[i];
     mneme_attend_args args = Args(i);
     args.graph = nullptr;
-    args.has_stream = 0;
     args.stream = nullptr;
     args.query = &layer.query.view;
     args.output = &layer.expected.view;

@@ -73,6 +73,7 @@ class Decoding {
   const DecodingRules rules_;
   cuda::Runtime& runtime_;
   void* const stream_;
+  const mneme_stream call_stream_ = {stream_};
   mneme_graph* graph_ = nullptr;
   std::unique_ptr<HostGraph> host_graph_;
   Tensors tensors_[2];

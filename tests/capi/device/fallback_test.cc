@@ -14,7 +14,7 @@ class FallbackTest : public DeviceTest {
  protected:
   void Create(const std::string& name, DType stored = DType::kF16, const char* index = nullptr) {
     mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
-    options.stored_dtype = static_cast<int32_t>(stored);
+    options.stored_dtype = static_cast<int32_t>(stored) + MNEME_DTYPE_F32;
     options.segment_tokens = 256;
     options.index = index;
     DeviceTest::Create(name, options);

@@ -303,8 +303,7 @@ TEST_F(GraphTest, ARefusedCallNamesTheArgumentAndLeavesTheCaptureUnchanged) {
   AnyTensor keys(DType::kF16, {1, 2, 64}), values(DType::kF16, {1, 2, 128});
   mneme_memory_append_args append = MNEME_MEMORY_APPEND_ARGS_INIT;
   append.layer = 3;
-  append.has_stream = 1;
-  append.stream = stream_;
+  append.stream = &call_stream_;
   mneme_tensor device_keys = two.view, device_values = two_outputs.view;
   device_keys.shape = keys.shape.data();
   device_values.shape = values.shape.data();
@@ -314,8 +313,7 @@ TEST_F(GraphTest, ARefusedCallNamesTheArgumentAndLeavesTheCaptureUnchanged) {
   append.values = &device_values;
   ExpectRefused(mneme_memory_append(memories_.at("m")[0], &append), MNEME_STATUS_FAILED_PRECONDITION, "args.stream");
   mneme_graph_update_args update = MNEME_GRAPH_UPDATE_ARGS_INIT;
-  update.has_stream = 1;
-  update.stream = stream_;
+  update.stream = &call_stream_;
   ExpectRefused(mneme_graph_update(decoding.graph(), Memories("m").data(), 1, &update),
                 MNEME_STATUS_FAILED_PRECONDITION, "args.stream");
   mneme_attend_args last = decoding.FirstArgs();
@@ -331,8 +329,7 @@ TEST_F(GraphTest, ARefusedCallNamesTheArgumentAndLeavesTheCaptureUnchanged) {
                            size_t batch = 1) {
     SCOPED_TRACE(name);
     mneme_graph_update_args args = MNEME_GRAPH_UPDATE_ARGS_INIT;
-    args.has_stream = 1;
-    args.stream = stream_;
+    args.stream = &call_stream_;
     spoil(args);
     std::vector<mneme_memory*> memories(batch, memories_.at(memory)[0]);
     EXPECT_EQ(mneme_graph_update(decoding.graph(), memories.data(), batch, &args), status);

@@ -16,7 +16,7 @@ class TensorsTest : public DeviceTest {
  protected:
   void Create(const std::string& name, DType stored = DType::kF16, int64_t max_tokens = 0, int64_t pinned = 0) {
     mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
-    options.stored_dtype = static_cast<int32_t>(stored);
+    options.stored_dtype = static_cast<int32_t>(stored) + MNEME_DTYPE_F32;
     options.max_tokens = max_tokens;
     options.pinned_tokens = pinned;
     options.segment_tokens = 256;
@@ -105,8 +105,7 @@ TEST_F(TensorsTest, AppendCopiesDeviceTensorsAndRefusesNaN) {
   args.layer = 3;
   args.keys = &device_keys.view;
   args.values = &device_values.view;
-  args.has_stream = 1;
-  args.stream = stream_;
+  args.stream = &call_stream_;
   ExpectRefused(mneme_memory_append(memories_.at("m")[0], &args), MNEME_STATUS_INVALID_ARGUMENT, "values");
   EXPECT_EQ(NextToken("m"), 21);
   EXPECT_EQ(InfoOf(memories_.at("m")[0]).next_token, 21);
@@ -125,8 +124,7 @@ TEST_F(TensorsTest, ErrorsNameTheTensorThatCannotBeServed) {
   args.fusion = MNEME_FUSION_MEMORY_ONLY;
   args.query = &query.view;
   args.output = &device_output.view;
-  args.has_stream = 1;
-  args.stream = stream_;
+  args.stream = &call_stream_;
   mneme_memory* const with = memories_.at("m")[0];
   mneme_memory* const without = memories_.at("m")[1];
   EXPECT_OK(mneme_attend(&with, 1, &args));
@@ -154,7 +152,7 @@ TEST_F(TensorsTest, ErrorsNameTheTensorThatCannotBeServed) {
 
   args.query = &call.query.view;
   args.output = &output.view;
-  ExpectRefused(mneme_attend(&with, 1, &args), MNEME_STATUS_INVALID_ARGUMENT, "args.has_stream");
+  ExpectRefused(mneme_attend(&with, 1, &args), MNEME_STATUS_INVALID_ARGUMENT, "args.stream");
   EXPECT_EQ(device_.Finish(), "") << "the tensors are freed";
 }
 
@@ -178,8 +176,7 @@ TEST_F(TensorsTest, AFailureIsReportedAndTheNextCallIsRight) {
       args.default_top_k = 8;
       args.query = &query.view;
       args.output = &device_output.view;
-      args.has_stream = 1;
-      args.stream = stream_;
+      args.stream = &call_stream_;
       const int64_t before = device_.calls();
       device_.FailCall(failing);
       const mneme_status status = mneme_attend(&memories_.at("m")[0], 1, &args);

@@ -39,7 +39,7 @@ AnyTensor::AnyTensor(DType dtype, std::vector<int64_t> extents) {
 void AnyTensor::Make(DType dtype, std::vector<int64_t> extents) {
   shape = std::move(extents);
   view = {};
-  view.dtype = static_cast<int32_t>(dtype);
+  view.dtype = static_cast<int32_t>(dtype) + MNEME_DTYPE_F32;
   view.device_type = MNEME_DEVICE_CPU;
   view.ndim = static_cast<int32_t>(shape.size());
   view.shape = shape.data();
@@ -56,12 +56,12 @@ int64_t AnyTensor::count() const {
 void AnyTensor::Fill(std::mt19937& random) {
   std::vector<float> floats(static_cast<size_t>(count()));
   for (float& x : floats) x = std::ldexp(static_cast<float>(static_cast<int32_t>(random())), -30);  // -2 … 2
-  ConvertFromF32(floats.data(), static_cast<DType>(view.dtype), data.data(), floats.size());
+  ConvertFromF32(floats.data(), static_cast<DType>(view.dtype - MNEME_DTYPE_F32), data.data(), floats.size());
 }
 
 std::vector<float> AnyTensor::Floats() const {
   std::vector<float> floats(static_cast<size_t>(count()));
-  ConvertToF32(static_cast<DType>(view.dtype), data.data(), floats.data(), floats.size());
+  ConvertToF32(static_cast<DType>(view.dtype - MNEME_DTYPE_F32), data.data(), floats.data(), floats.size());
   return floats;
 }
 
@@ -69,7 +69,7 @@ OnDevice::OnDevice(cuda::Runtime& runtime, void* stream, AnyTensor& source, int6
     : view(source.view), runtime_(runtime), stream_(stream), source_(source) {
   const int64_t row = source.shape[1] * source.shape[2] + gap;
   strides_ = {row, source.shape[2], 1};
-  const auto each = static_cast<int64_t>(DTypeSize(static_cast<DType>(view.dtype)));
+  const auto each = static_cast<int64_t>(DTypeSize(static_cast<DType>(view.dtype - MNEME_DTYPE_F32)));
   EXPECT_EQ(runtime.Allocate(std::max<int64_t>(1, source.shape[0] * row * each), stream, &data_), "");
   view.data = data_;
   view.device_type = MNEME_DEVICE_CUDA;
@@ -82,7 +82,7 @@ OnDevice::~OnDevice() {
 }
 
 void OnDevice::Copy(AnyTensor& host, bool to_device) {
-  const auto each = static_cast<int64_t>(DTypeSize(static_cast<DType>(view.dtype)));
+  const auto each = static_cast<int64_t>(DTypeSize(static_cast<DType>(view.dtype - MNEME_DTYPE_F32)));
   const int64_t bytes = source_.shape[1] * source_.shape[2] * each, pitch = strides_[0] * each;
   cuda::CopyShape shape = {host.data.data(), bytes, data_, pitch, bytes, source_.shape[0]};
   if (!to_device) shape = {data_, pitch, host.data.data(), bytes, bytes, source_.shape[0]};
@@ -108,6 +108,7 @@ void TwinTest::SetUp() {
   if (cuda::DeviceCount() == 0) GTEST_SKIP() << "there is no CUDA device";
   ASSERT_EQ(cuda::OpenRuntime(0, &runtime_), "");
   ASSERT_EQ(runtime_->NewStream(&stream_), "");
+  call_stream_.handle = stream_;
   ASSERT_EQ(runtime_->NewEvent(&event_), "");
 }
 
@@ -197,12 +198,11 @@ void TwinTest::AppendFromDevice(const std::string& name, int64_t n, DType dtype)
     args.layer = layer;
     args.keys = &device_keys.view;
     args.values = &device_values.view;
-    args.has_stream = 1;
-    args.stream = stream_;
+    args.stream = &call_stream_;
     ASSERT_OK(mneme_memory_append(memories_.at(name)[0], &args));
     args.keys = &keys.view;
     args.values = &values.view;
-    args.has_stream = 0;
+    args.stream = nullptr;
     ASSERT_OK(mneme_memory_append(memories_.at(name)[1], &args));
   }
 }
@@ -248,7 +248,7 @@ int64_t TwinTest::NextToken(const std::string& name) {
 
 mneme_memory_options TwinTest::Options(DType stored, int64_t max_tokens, int64_t pinned_tokens) {
   mneme_memory_options options = MNEME_MEMORY_OPTIONS_INIT;
-  options.stored_dtype = static_cast<int32_t>(stored);
+  options.stored_dtype = static_cast<int32_t>(stored) + MNEME_DTYPE_F32;
   options.max_tokens = max_tokens;
   options.pinned_tokens = pinned_tokens;
   options.segment_tokens = 256;
@@ -391,8 +391,7 @@ TwinAnswer TwinTest::Attend(TwinCall& call, int store, std::function<void(TwinAn
     place(local_keys, &args.local_keys, call.local_keys, call.local_gap);
     place(local_values, &args.local_values, call.local_values, call.local_gap);
     place(device_output, &args.output, *output, 0);
-    args.has_stream = call.has_stream ? 1 : 0;
-    args.stream = call.has_stream ? stream_ : nullptr;
+    args.stream = call.has_stream ? &call_stream_ : nullptr;
     if (!call.has_stream) Finish();
   }
   const int64_t before = Waits();

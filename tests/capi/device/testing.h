@@ -148,6 +148,7 @@ class TwinTest : public ::testing::Test {
   std::vector<std::string> log_;  // of the store with the device
   std::unique_ptr<cuda::Runtime> runtime_;
   void* stream_ = nullptr;
+  mneme_stream call_stream_ = {};  // the same, as calls take it
   void* event_ = nullptr;
   // Waits for the work on the test's stream.
   void Finish();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The adapter's own bookkeeping on a real model: windows that slide and start again, choices of layers, figures.
 #include <cmath>
+#include <cstring>
 #include <iostream>
 #include <string>
 #include <vector>
@@ -130,6 +131,34 @@ TEST(AdapterTest, SizesOfMemoriesLeaveRoomForTheWindow) {
   EXPECT_EQ(rows.keys_rotated, 0);
   EXPECT_EQ(mneme_llama_fill_memory_options(made.adapter.get(), 15, &rows), MNEME_STATUS_INVALID_ARGUMENT);
   EXPECT_THAT(mneme_llama_last_error(), HasSubstr("16 pinned"));
+}
+
+TEST(AdapterTest, ZeroIsTheDefaultOfEveryOption) {
+  mneme_llama_options options;
+  std::memset(&options, 0, sizeof(options));
+  options.struct_size = sizeof(options);
+  const mneme_llama_options init = MNEME_LLAMA_OPTIONS_INIT;
+  EXPECT_EQ(std::memcmp(&options, &init, sizeof(options)), 0);
+  llama_pos next = 0;
+  const auto by_default = Read(options, &next);
+  options.position_policy = MNEME_POSITION_FIXED_DISTANCE;
+  options.distance = 2048;
+  options.top_k = 32;
+  options.fusion = MNEME_FUSION_JOINT;
+  options.decay_beyond = 1;
+  options.pinned_tokens = 16;
+  options.restart_beyond = 65536;
+  EXPECT_EQ(Read(options, &next), by_default);
+}
+
+TEST(AdapterTest, NoTokensArePinnedIfTheHostSaysSo) {
+  mneme_llama_options options = MNEME_LLAMA_OPTIONS_INIT;
+  options.window = 64;
+  options.pinned_tokens = -1;
+  const Made made = Make(options);
+  mneme_memory_options rows = MNEME_MEMORY_OPTIONS_INIT;
+  ASSERT_EQ(mneme_llama_fill_memory_options(made.adapter.get(), 1000, &rows), MNEME_OK);
+  EXPECT_EQ(rows.pinned_tokens, 0);
 }
 
 TEST(AdapterTest, CountsItsWork) {
