@@ -289,6 +289,7 @@ typedef struct mneme_store_verify_report {
 #define MNEME_STORE_VERIFY_REPORT_INIT MNEME_STRUCT_INIT(mneme_store_verify_report)
 
 /** Checks everything that is committed against its checksums. MNEME_OK when it ran to its end, whatever it found.
+ * @param store     an open store
  * @param progress  in bytes; NULL: none
  * @param context   of `progress`
  * @param report    out */
@@ -346,6 +347,7 @@ typedef struct mneme_memory_options {
 #define MNEME_MEMORY_OPTIONS_INIT MNEME_STRUCT_INIT(mneme_memory_options)
 
 /** Creates a memory, which is durable (MNEME_DURABILITY_BUFFERED) when this returns.
+ * @param store    an open store
  * @param name     1 to 255 bytes of UTF-8
  * @param card     the model's; copied
  * @param options  NULL: the defaults
@@ -355,6 +357,8 @@ MNEME_API mneme_status mneme_memory_create(mneme_store* store, const char* name,
                                            const mneme_memory_options* options, mneme_memory** memory);
 
 /** Opens a memory. A name that is open gives the same handle once more, to be closed once more.
+ * @param store     an open store
+ * @param name      of the memory
  * @param expected  the model's card, which must equal the memory's; NULL: no check
  * @param memory    out; given back by mneme_memory_close
  * @return MNEME_STATUS_NOT_FOUND without such a memory, MNEME_STATUS_FAILED_PRECONDITION for another model's */
@@ -363,6 +367,7 @@ MNEME_API mneme_status mneme_memory_open(mneme_store* store, const char* name, c
 
 /** Creates a memory that starts as this one's first `at_token` tokens and shares their rows, except for the newest few,
  * which are copied. Commits whole tokens of the parent (MNEME_DURABILITY_BUFFERED). Time: O(segments).
+ * @param memory    the parent
  * @param at_token  0 to the parent's next_token
  * @param new_name  1 to 255 bytes of UTF-8
  * @param fork      out; given back by mneme_memory_close */
@@ -434,6 +439,8 @@ typedef enum mneme_durability {
 } mneme_durability;
 
 /** Makes every whole token durable, in all layers or in none; tokens that are not whole stay pending.
+ * @param memory          an open memory
+ * @param durability      what the tokens survive
  * @param tokens_durable  out: next_token of what is durable; NULL: not wanted */
 MNEME_API mneme_status mneme_memory_commit(mneme_memory* memory, mneme_durability durability, int64_t* tokens_durable);
 
@@ -446,11 +453,13 @@ MNEME_API mneme_status mneme_memory_truncate(mneme_memory* memory, int64_t token
 MNEME_API mneme_status mneme_memory_evict(mneme_memory* memory, int64_t keep_tokens);
 
 /** Seals, merges and indexes what is due, now. Commits (MNEME_DURABILITY_BUFFERED).
+ * @param memory    an open memory
  * @param progress  in rows; NULL: none
  * @param context   of `progress` */
 MNEME_API mneme_status mneme_memory_maintain(mneme_memory* memory, mneme_progress_fn progress, void* context);
 
 /** Fixes what every layer of a step sees, whatever is appended, truncated or evicted meanwhile.
+ * @param memory    an open memory
  * @param snapshot  out; given back by mneme_snapshot_release */
 MNEME_API mneme_status mneme_snapshot_create(mneme_memory* memory, mneme_snapshot** snapshot);
 
@@ -571,7 +580,8 @@ typedef struct mneme_attend_args {
 /** Attends to memories and local windows. Where all memories are NULL no card is known: the scale is 1 / sqrt(key_dim)
  * unless args->scale gives another, and there is no soft cap.
  * @param memories  [batch] of one store: each sequence's own; several may be the same; NULL entries: no memory
- * @param batch     sequences, 1 or more */
+ * @param batch     sequences, 1 or more
+ * @param args      inputs, rules and outputs */
 MNEME_API mneme_status mneme_attend(mneme_memory* const* memories, size_t batch, const mneme_attend_args* args);
 
 /** Retrieval alone. Fields without a comment are those of mneme_attend_args. */
@@ -602,7 +612,8 @@ typedef struct mneme_search_args {
 
 /** Finds each query head's best rows.
  * @param memories  [batch] of one store, as of mneme_attend; at least one is not NULL
- * @param batch     sequences, 1 or more */
+ * @param batch     sequences, 1 or more
+ * @param args      inputs, rules and outputs */
 MNEME_API mneme_status mneme_search(mneme_memory* const* memories, size_t batch, const mneme_search_args* args);
 
 /** Makes a graph: the mneme_attend calls of a decoding step that a host captures into a CUDA graph once and replays.
@@ -632,9 +643,11 @@ typedef struct mneme_graph_update_args {
 
 /** Sets what replays see from now on: the memories as they are now, all layers as of one moment. Before the first
  * update and after a failed one they see no memory.
+ * @param graph     with captured calls, or none yet
  * @param memories  [batch] with the layers and row type that were captured; they may be other memories than then; NULL
  *                  entries: no memory
  * @param batch     as captured
+ * @param args      what is visible, and the stream
  * @return MNEME_STATUS_RESOURCE_EXHAUSTED where their rows have no room on the device; mneme_attend without a graph can
  *         still run the step */
 MNEME_API mneme_status mneme_graph_update(mneme_graph* graph, mneme_memory* const* memories, size_t batch,
