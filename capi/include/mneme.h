@@ -32,10 +32,11 @@
  * **Numbers.** Sizes and token indices are int64_t. Layers have the host's own numbers, as in the card. Logarithms are
  * natural unless a comment says otherwise.
  *
- * **Threads.** Handles may be used from any thread. Of one memory, mneme_attend, mneme_search, mneme_memory_get_info
- * and snapshots may be called from any number of threads, also during any other call; append, commit, truncate, evict,
- * fork, read and maintain run one at a time, and a second one gets MNEME_STATUS_ABORTED; close and drop want no other
- * call of that memory. Calls of different memories are free. Calls of one mneme_graph follow each other.
+ * **Threads.** Handles may be used from any thread. Of one memory, mneme_attend, mneme_search, mneme_memory_read,
+ * mneme_memory_get_info and snapshots may be called from any number of threads, also during any other call; append,
+ * commit, truncate, evict, fork and maintain run one at a time, and a second one gets MNEME_STATUS_ABORTED; close and
+ * drop want no other call of that memory. Calls of different memories are free. Calls of one mneme_graph follow each
+ * other.
  *
  * **Callbacks** must not call back into the same store, except for mneme_last_error.
  */

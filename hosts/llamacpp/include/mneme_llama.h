@@ -47,7 +47,7 @@
 extern "C" {
 #endif
 
-typedef struct mneme_llama mneme_llama;
+typedef struct mneme_llama mneme_llama; /**< an adapter: a model, its settings and the memories of its sequences */
 
 /** The message of this thread's last failed call of this header; "" if none failed yet. Valid until the next one. */
 MNEME_API const char* mneme_llama_last_error(void);
@@ -128,6 +128,7 @@ MNEME_API mneme_status mneme_llama_threads_fill_store_options(mneme_llama_thread
  * ggml has no OpenMP and no `pool` was given, this attaches one to the context. */
 MNEME_API mneme_status mneme_llama_set_threads(mneme_llama* adapter, mneme_llama_threads* threads);
 
+/** What becomes of a sequence's tokens. */
 typedef enum mneme_llama_mode {
   MNEME_LLAMA_MODE_APPEND = 0, /**< the sequence's tokens become part of the memory */
   MNEME_LLAMA_MODE_READ = 1    /**< the memory stays as it is; any number of sequences may read one */
@@ -160,6 +161,7 @@ MNEME_API llama_pos mneme_llama_get_next_position(const mneme_llama* adapter, ll
 /** Drops the sequence's oldest tokens from llama.cpp's cache until at most `keep` are left. decode does this itself. */
 MNEME_API mneme_status mneme_llama_slide(mneme_llama* adapter, llama_seq_id sequence, int64_t keep);
 
+/** Where an adapter's time goes. Microseconds. */
 typedef struct mneme_llama_stats {
   size_t struct_size;
   int64_t tokens;     /**< decoded through the adapter */
