@@ -81,6 +81,8 @@ class CommandsTest(unittest.TestCase):
             self.check_script(name, words)
         elif name in PROGRAMS:
             self.check_program(name, words)
+        elif name == "python3":
+            self.check_python(words)
         elif name == "cmake":
             self.check_cmake(words)
         elif name == "ctest":
@@ -116,6 +118,11 @@ class CommandsTest(unittest.TestCase):
         result = subprocess.run(command, capture_output=True, text=True, timeout=60)
         self.assertEqual(result.returncode, 0, result.stderr)
         return result.stdout
+
+    def check_python(self, words):
+        self.assertIn(words[0], self.sources, "no such program")
+        for option in options(words):
+            self.assertIn(option, self.sources[words[0]])
 
     def check_cmake(self, words):
         for index, word in enumerate(words):

@@ -80,12 +80,13 @@ class Page:
 
 @functools.lru_cache
 def pages(root):
-    """Every page of the project: those of the root and those of docs/."""
+    """Every page of the project: those of the root, those of docs/ and those beside the sources."""
     paths = [name for name in sorted(os.listdir(root)) if name.endswith(".md")]
     for folder, _, names in sorted(os.walk(os.path.join(root, "docs"))):
         if os.path.basename(folder) == "site":  # what scripts/docs builds the site with
             continue
         paths += [os.path.relpath(os.path.join(folder, name), root) for name in sorted(names) if name.endswith(".md")]
+    paths += sorted(path for path in sources(root) if path.endswith(".md"))
     return [Page(root, path) for path in paths]
 
 
