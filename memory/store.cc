@@ -176,6 +176,12 @@ absl::Status Store::DropMemories(const std::vector<std::string>& names) {
   return DropNamed("names", names);
 }
 
+absl::Status Store::Compact() {
+  MNEME_RETURN_IF_ERROR(CheckWritable());
+  context_->segments().FreeDropped(SegmentRegistry::Urgency::kNow);
+  return database().RewriteFiles();
+}
+
 absl::Status Store::DropNamed(absl::string_view field, const std::vector<std::string>& names) {
   for (const std::string& name : names) MNEME_RETURN_IF_ERROR(CheckName(field, name));
   MNEME_RETURN_IF_ERROR(CheckWritable());

@@ -69,6 +69,10 @@ class Store {
   // Errors: FailedPrecondition names one that is open, NotFound one that does not exist.
   absl::Status DropMemories(const std::vector<std::string>& names);
 
+  // Writes the store's files anew, without what was dropped. Rows that a reader still holds stay.
+  // Errors: FailedPrecondition if the store is open for reading only.
+  absl::Status Compact();
+
   // Calls visit(name, manifest) in name order until it returns false.
   absl::Status List(const std::function<bool(const std::string&, const MemoryManifest&)>& visit);
   // As VerifyStore.

@@ -517,6 +517,34 @@ absl::Status DatabaseImpl::Compact(bool all) {
   });
 }
 
+absl::Status DatabaseImpl::RewriteFiles() {
+  return Guarded("rewrite files", [&]() -> absl::Status {
+    std::shared_lock<std::shared_mutex> lock;
+    MNEME_RETURN_IF_ERROR(LockWriter(lock));
+    const std::lock_guard compact(compact_mutex_);
+    const uint64_t dropped = dropped_bytes_;
+    MNEME_RETURN_IF_ERROR(Wrote(rows_writer_->Flush(), "rewrite files"));
+    MNEME_RETURN_IF_ERROR(Wrote(index_writer_->Flush(), "rewrite files"));
+    rocksdb::FlushOptions flush;
+    flush.allow_write_stall = true;
+    std::vector<rocksdb::ColumnFamilyHandle*> families;
+    for (int f = 0; f < kFamilyCount; ++f) families.push_back(family(static_cast<Family>(f)));
+    // With nothing left in memory the write-ahead logs are useless, and RocksDB deletes them.
+    MNEME_RETURN_IF_ERROR(Wrote(db()->Flush(flush, families), "rewrite files"));
+    rocksdb::CompactRangeOptions options;
+    options.exclusive_manual_compaction = false;
+    options.allow_write_stall = true;
+    options.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForceOptimized;
+    // A blob file holds the values of one owner (ColumnWriter), and is deleted with the last key that names it.
+    options.blob_garbage_collection_policy = rocksdb::BlobGarbageCollectionPolicy::kDisable;
+    for (rocksdb::ColumnFamilyHandle* of : families) {
+      MNEME_RETURN_IF_ERROR(Wrote(db()->CompactRange(options, of, nullptr, nullptr), "rewrite files"));
+    }
+    dropped_bytes_ -= dropped;
+    return absl::OkStatus();
+  });
+}
+
 uint64_t DatabaseImpl::ChunkDiskBytes() {
   std::shared_lock<std::shared_mutex> lock;
   if (!LockWriter(lock).ok()) return 0;

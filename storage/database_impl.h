@@ -47,6 +47,7 @@ class DatabaseImpl final : public Database {
   absl::Status DropSegments(absl::Span<const SegmentId> segments) override;
   absl::Status DropLogs(absl::Span<const SegmentId> segments) override;
   absl::Status Compact(bool all) override;
+  absl::Status RewriteFiles() override;
   uint64_t ChunkDiskBytes() override;
   absl::Status DropIndexes(absl::Span<const IndexId> indexes) override;
   absl::Status VerifyMemory(const MemoryManifest& manifest, const std::function<bool(uint64_t, uint64_t)>& progress,
