@@ -36,6 +36,7 @@ int Verify(const Arguments& arguments, Console& console);
 int Maintain(const Arguments& arguments, Console& console);
 int Evict(const Arguments& arguments, Console& console);
 int Drop(const Arguments& arguments, Console& console);
+int Compact(const Arguments& arguments, Console& console);
 
 }  // namespace mneme::cli
 

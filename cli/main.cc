@@ -52,6 +52,8 @@ class CommandLine {
     AddName(Add("info", "What one memory is and holds", Info));
     Add("verify", "Read everything against its checksums", Verify);
 
+    Add("compact", "Write the store's files anew, so that what was dropped cannot be read in them", Compact);
+
     CLI::App* maintain = Add("maintain", "Seal, merge and index what is due", Maintain);
     CLI::Option* names = maintain->add_option("NAME", arguments_.names, "The memories");
     CLI::Option* all = maintain->add_flag("--all", arguments_.all, "Every memory of the store");

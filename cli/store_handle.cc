@@ -72,6 +72,10 @@ void StoreHandle::Drop(const std::vector<std::string>& names) {
   Check(mneme_memory_drop_many(store_, pointers.data(), pointers.size()));
 }
 
+void StoreHandle::Compact() {
+  Check(mneme_store_compact(store_));
+}
+
 void StoreHandle::Close() {
   Check(mneme_store_close(store_));
   store_ = nullptr;

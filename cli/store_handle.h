@@ -51,6 +51,7 @@ class StoreHandle {
   mneme_store_stats Stats() const;
   mneme_store_verify_report Verify(mneme_progress_fn progress, void* context) const;
   void Drop(const std::vector<std::string>& names);  // all or none
+  void Compact();
 
   // The destructor closes, too, but cannot tell an error.
   void Close();

@@ -297,6 +297,14 @@ typedef struct mneme_store_verify_report {
 MNEME_API mneme_status mneme_store_verify(mneme_store* store, mneme_progress_fn progress, void* context,
                                           mneme_store_verify_report* report);
 
+/** Writes the store's files anew, so that nothing of what was dropped can be read in them. mneme_store_close erases it,
+ * too; a process that was killed in between leaves it behind. Takes as long as copying the tables of the store; rows lie in
+ * files of their own, which are deleted and not copied. Tokens that were evicted or truncated stay in files together with
+ * tokens that are kept, until their segment is merged or dropped.
+ * @param store  a store that is open for writing
+ * @return MNEME_STATUS_FAILED_PRECONDITION where it is open for reading only */
+MNEME_API mneme_status mneme_store_compact(mneme_store* store);
+
 /** Sizes and counters of a store. Counters start at 0 when it is opened. A pair is one query head and one row. */
 typedef struct mneme_store_stats {
   size_t struct_size;
@@ -377,7 +385,7 @@ MNEME_API mneme_status mneme_memory_fork(mneme_memory* memory, int64_t at_token,
 
 /** Deletes a memory. Refused (MNEME_STATUS_FAILED_PRECONDITION) while it is open. Its disk is given back when dropped
  * rows are a part of the store worth a flush, when the disk budget is short, by mneme_memory_maintain, and when the
- * store is closed. */
+ * store is closed; after that its data cannot be read in the store's files any more (see mneme_store_compact). */
 MNEME_API mneme_status mneme_memory_drop(mneme_store* store, const char* name);
 
 /** Deletes all memories of `names` [count] or none, in one write. MNEME_STATUS_FAILED_PRECONDITION names one that is

@@ -165,6 +165,13 @@ mneme_status mneme_store_verify(mneme_store* store, mneme_progress_fn progress, 
   });
 }
 
+mneme_status mneme_store_compact(mneme_store* store) {
+  return Guard([&]() -> absl::Status {
+    MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<StoreObject> object, FindHandle<StoreObject>("store", store));
+    return object->store->Compact();
+  });
+}
+
 mneme_status mneme_store_get_stats(mneme_store* store, mneme_store_stats* stats) {
   return Guard([&]() -> absl::Status {
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<StoreObject> object, FindHandle<StoreObject>("store", store));

@@ -299,6 +299,7 @@ int main(int argc, char** argv) {
   CHECK_OK(mneme_memory_commit(memory, MNEME_DURABILITY_BUFFERED, NULL));
   CHECK_OK(mneme_memory_close(memory));
   CHECK_OK(mneme_memory_drop(store, "worked"));
+  CHECK_OK(mneme_store_compact(store));
   CHECK(mneme_memory_open(store, "worked", NULL, &memory) == MNEME_STATUS_NOT_FOUND);
   CHECK_OK(mneme_memory_open(store, "fork", card, &memory));
   CheckSearchAndRead(memory);

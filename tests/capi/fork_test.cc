@@ -81,6 +81,7 @@ TEST_F(ForkTest, EveryCallOfAChildIsRefused) {
                   Refused(mneme_memory_drop(store_, "m")),
                   Refused(mneme_store_list(
                       store_, [](void*, const char*, int64_t, int64_t) { return 0; }, nullptr)),
+                  Refused(mneme_store_compact(store_)),
                   Refused(mneme_store_verify(store_, nullptr, nullptr, &report)),
                   Refused(mneme_store_get_stats(store_, &stats)),
                   Refused(mneme_memory_close(memory_)),

@@ -85,6 +85,7 @@ TEST_F(HandlesTest, EveryFunctionOfAStoreRefusesWhatIsNone) {
     SCOPED_TRACE(::testing::Message() << store);
     if (store != nullptr) ExpectRefused(mneme_store_close(store), MNEME_STATUS_INVALID_ARGUMENT, "store");
     ExpectRefused(mneme_store_list(store, visitor, nullptr), MNEME_STATUS_INVALID_ARGUMENT, "store");
+    ExpectRefused(mneme_store_compact(store), MNEME_STATUS_INVALID_ARGUMENT, "store");
     ExpectRefused(mneme_store_verify(store, nullptr, nullptr, &report), MNEME_STATUS_INVALID_ARGUMENT, "store");
     ExpectRefused(mneme_store_get_stats(store, &stats), MNEME_STATUS_INVALID_ARGUMENT, "store");
     ExpectRefused(mneme_memory_create(store, "new", card_, nullptr, &memory), MNEME_STATUS_INVALID_ARGUMENT, "store");

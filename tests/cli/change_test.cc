@@ -76,6 +76,25 @@ TEST(ChangeTest, Evict) {
   EXPECT_EQ(all.out, "chat: evicted 1,000 tokens; 0 (0 B) left\n");
 }
 
+TEST(ChangeTest, CompactErasesWhatWasDropped) {
+  const TempFolder folder;
+  {
+    Writer writer(folder.store());
+    writer.Create("chat", 300);
+    writer.Create("notes", 300);
+  }
+  ASSERT_EQ(RunCli({"drop", folder.store(), "chat", "--yes"}).exit_code, 0);
+  const CliResult compacted = RunCli({"compact", folder.store()});
+  EXPECT_EQ(compacted.exit_code, 0) << compacted.err;
+  EXPECT_THAT(compacted.out, HasSubstr(" on disk ("));
+  const nlohmann::json json = RunCli({"compact", folder.store(), "--json"}).Json();
+  EXPECT_GT(json["disk_bytes"], 0);
+  EXPECT_GT(json["disk_bytes_before"], 0);
+  EXPECT_EQ(RunCli({"verify", folder.store()}).exit_code, 0);
+  EXPECT_EQ(Names(folder.store()), std::vector<std::string>{"notes"});
+  EXPECT_EQ(RunCli({"compact", folder.path() + "/none"}).exit_code, 1);
+}
+
 TEST(ChangeTest, Drop) {
   const TempFolder folder;
   {
