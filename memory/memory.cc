@@ -47,7 +47,7 @@ Memory::Memory(StoreContext* store, const MemoryManifest& manifest, IndexSpec sp
 
 Memory::~Memory() = default;
 
-absl::StatusOr<std::shared_ptr<Memory>> Memory::Load(StoreContext* store, MemoryManifest manifest) {
+absl::StatusOr<std::shared_ptr<Memory>> Memory::Load(StoreContext* store, const MemoryManifest& manifest) {
   MNEME_ASSIGN_OR_RETURN(IndexSpec spec, ParseIndexSpec(manifest.options.index_spec));
   std::shared_ptr<Memory> memory(new Memory(store, manifest, std::move(spec)));
   auto state = std::make_shared<MemoryState>();

@@ -59,7 +59,7 @@ class Memory : public std::enable_shared_from_this<Memory> {
  public:
   // Makes a memory from its manifest. Reads nothing else.
   // Errors: DataLoss if the manifest contradicts itself; those of ParseIndexSpec.
-  static absl::StatusOr<std::shared_ptr<Memory>> Load(StoreContext* store, MemoryManifest manifest);
+  static absl::StatusOr<std::shared_ptr<Memory>> Load(StoreContext* store, const MemoryManifest& manifest);
   ~Memory();
 
   const std::string& name() const { return name_; }

@@ -114,7 +114,7 @@ absl::StatusOr<std::shared_ptr<Memory>> Store::CreateMemory(const std::string& n
   const std::unique_ptr<Transaction> transaction = database().Begin();
   MNEME_RETURN_IF_ERROR(transaction->PutManifest(manifest));
   // All that can fail comes before the commit.
-  MNEME_ASSIGN_OR_RETURN(std::shared_ptr<Memory> memory, Memory::Load(context_.get(), std::move(manifest)));
+  MNEME_ASSIGN_OR_RETURN(std::shared_ptr<Memory> memory, Memory::Load(context_.get(), manifest));
   OpenMemories::node_type entry = NewEntry(name);
   MNEME_RETURN_IF_ERROR(transaction->Commit(Durability::kBuffered));
   InsertOpen(std::move(entry), memory);
@@ -133,7 +133,7 @@ absl::StatusOr<std::shared_ptr<Memory>> Store::OpenMemory(const std::string& nam
   MNEME_RETURN_IF_ERROR(database().CatchUp());
   MNEME_ASSIGN_OR_RETURN(MemoryManifest manifest, database().ReadManifest(name));
   if (expected != nullptr) MNEME_RETURN_IF_ERROR(CheckSameModel(manifest.card, *expected));
-  MNEME_ASSIGN_OR_RETURN(std::shared_ptr<Memory> memory, Memory::Load(context_.get(), std::move(manifest)));
+  MNEME_ASSIGN_OR_RETURN(std::shared_ptr<Memory> memory, Memory::Load(context_.get(), manifest));
   InsertOpen(NewEntry(name), memory);
   return memory;
 }

@@ -528,6 +528,7 @@ absl::Status DatabaseImpl::RewriteFiles() {
     rocksdb::FlushOptions flush;
     flush.allow_write_stall = true;
     std::vector<rocksdb::ColumnFamilyHandle*> families;
+    families.reserve(kFamilyCount);
     for (int f = 0; f < kFamilyCount; ++f) families.push_back(family(static_cast<Family>(f)));
     // With nothing left in memory the write-ahead logs are useless, and RocksDB deletes them.
     MNEME_RETURN_IF_ERROR(Wrote(db()->Flush(flush, families), "rewrite files"));

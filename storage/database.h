@@ -155,8 +155,8 @@ class Database {
   // Gives back the disk of dropped log records and manifests: at once, or (`all` false) once they are a third of what
   // lies beside them and a MiB, so that a drop costs little more than its own bytes.
   virtual absl::Status Compact(bool all) = 0;
-  // Writes every table file anew, so that no byte of what was dropped is left in a file of the store. Rows lie in blob files,
-  // which are deleted with their owner and not written again.
+  // Writes every table file anew, so that no byte of what was dropped is left in a file of the store. Rows lie in blob
+  // files, which are deleted with their owner and not written again.
   virtual absl::Status RewriteFiles() = 0;
   // Disk that chunks take.
   virtual uint64_t ChunkDiskBytes() = 0;

@@ -298,9 +298,9 @@ MNEME_API mneme_status mneme_store_verify(mneme_store* store, mneme_progress_fn 
                                           mneme_store_verify_report* report);
 
 /** Writes the store's files anew, so that nothing of what was dropped can be read in them. mneme_store_close erases it,
- * too; a process that was killed in between leaves it behind. Takes as long as copying the tables of the store; rows lie in
- * files of their own, which are deleted and not copied. Tokens that were evicted or truncated stay in files together with
- * tokens that are kept, until their segment is merged or dropped.
+ * too; a process that was killed in between leaves it behind. Takes as long as copying the tables of the store; rows
+ * lie in files of their own, which are deleted and not copied. Tokens that were evicted or truncated stay in files
+ * together with tokens that are kept, until their segment is merged or dropped.
  * @param store  a store that is open for writing
  * @return MNEME_STATUS_FAILED_PRECONDITION where it is open for reading only */
 MNEME_API mneme_status mneme_store_compact(mneme_store* store);

@@ -91,7 +91,7 @@ absl::Status GetPenalties(SearchPlan& plan) {
                           .code = absl::StatusCode::kInvalidArgument});
   }
   plan.penalties = plan.sequence->memory->context().age_penalties().Get(*least - token_end, *greatest - first_token,
-                                                                      plan.request->decay_beyond);
+                                                                        plan.request->decay_beyond);
   return absl::OkStatus();
 }
 
