@@ -102,6 +102,40 @@ std::optional<std::string> ModelMetadata(const llama_model* model, const std::st
   return value;
 }
 
+// What global layers have in common: heads, dims, scale and rotary settings. `layers`, `width`: of the model.
+Status ReadGlobalLayer(Reader& reader, const std::string& architecture, const std::vector<float>& rope_divisors,
+                       int32_t layers, int32_t width, LayerShape* layer) {
+  layer->q_heads = reader.Integer("attention.head_count");
+  MNEME_LLAMA_RETURN_IF_ERROR(reader.status());
+  if (layers < 1 || width < 1 || layer->q_heads < 1) {
+    return NotServed("the model's metadata has no layers, width or heads");
+  }
+  layer->kv_heads = reader.Integer("attention.head_count_kv", layer->q_heads);
+  layer->key_dim = reader.Integer("attention.key_length", width / layer->q_heads);
+  layer->value_dim = reader.Integer("attention.value_length", width / layer->q_heads);
+  layer->scale = static_cast<float>(reader.Number("attention.scale", 0.0));
+  if (layer->scale == 0.0f) layer->scale = 1.0f / std::sqrt(static_cast<float>(layer->key_dim));
+  // Gemma 3 27B scales by its width a head, which is not its key dim (llama.cpp, gemma3).
+  if (architecture == "gemma3" && layers == 62) {
+    layer->scale = 1.0f / std::sqrt(static_cast<float>(width / layer->q_heads));
+  }
+  layer->rotary.dims = reader.Integer("rope.dimension_count", layer->key_dim);
+  layer->rotary.base = static_cast<float>(reader.Number("rope.freq_base", 10000.0));
+  layer->rotary.divisors = rope_divisors;
+  return reader.status();
+}
+
+Status CheckLayer(const LayerShape& layer) {
+  if (layer.kv_heads < 1 || layer.q_heads % layer.kv_heads != 0 || layer.key_dim < 2 || layer.value_dim < 1 ||
+      layer.rotary.dims < 2 || layer.rotary.dims > layer.key_dim) {
+    return NotServed("the model's metadata has heads or dims that do not fit together");
+  }
+  if (!layer.rotary.divisors.empty() && layer.rotary.divisors.size() != static_cast<size_t>(layer.rotary.dims) / 2) {
+    return NotServed("the model's rotary factors do not fit its rotary dims");
+  }
+  return Status();
+}
+
 }  // namespace
 
 Status ReadModelShape(const llama_model* model, const std::vector<float>& rope_divisors, ModelShape* shape) {
@@ -121,43 +155,18 @@ Status ReadModelShape(const MetadataLookup& lookup, const std::vector<float>& ro
   if (reader.Has("attention.kv_lora_rank") || reader.Has("attention.key_length_mla")) {
     return NotServed("the model uses multi-head latent attention (MLA), which is not served");
   }
-  float rotary_scale = 1.0f;
-  MNEME_LLAMA_RETURN_IF_ERROR(ReadRotaryScale(reader, &rotary_scale));
-
-  const int32_t count = reader.Integer("block_count");
-  const int32_t embedding = reader.Integer("embedding_length");
   LayerShape layer;
-  layer.q_heads = reader.Integer("attention.head_count");
-  MNEME_LLAMA_RETURN_IF_ERROR(reader.status());
-  if (count < 1 || embedding < 1 || layer.q_heads < 1) {
-    return NotServed("the model's metadata has no layers, width or heads");
-  }
-  layer.kv_heads = reader.Integer("attention.head_count_kv", layer.q_heads);
-  layer.key_dim = reader.Integer("attention.key_length", embedding / layer.q_heads);
-  layer.value_dim = reader.Integer("attention.value_length", embedding / layer.q_heads);
-  layer.scale = static_cast<float>(reader.Number("attention.scale", 0.0));
-  if (layer.scale == 0.0f) layer.scale = 1.0f / std::sqrt(static_cast<float>(layer.key_dim));
-  // Gemma 3 27B scales by its width a head, which is not its key dim (llama.cpp, gemma3).
-  if (*architecture == "gemma3" && count == 62) {
-    layer.scale = 1.0f / std::sqrt(static_cast<float>(embedding / layer.q_heads));
-  }
   layer.rotary.halves = known.halves;
-  layer.rotary.dims = reader.Integer("rope.dimension_count", layer.key_dim);
-  layer.rotary.base = static_cast<float>(reader.Number("rope.freq_base", 10000.0));
-  layer.rotary.scale = rotary_scale;
-  layer.rotary.divisors = rope_divisors;
+  MNEME_LLAMA_RETURN_IF_ERROR(ReadRotaryScale(reader, &layer.rotary.scale));
+  const int32_t count = reader.Integer("block_count");
+  const int32_t width = reader.Integer("embedding_length");
+  MNEME_LLAMA_RETURN_IF_ERROR(ReadGlobalLayer(reader, *architecture, rope_divisors, count, width, &layer));
   const int32_t window = known.global_every > 0 ? reader.Integer("attention.sliding_window", 0) : 0;
   const int32_t global_every = reader.Integer("attention.sliding_window_pattern", known.global_every);
   const auto window_base =
       static_cast<float>(reader.Number("rope.freq_base_swa", static_cast<double>(known.window_rotary_base)));
   MNEME_LLAMA_RETURN_IF_ERROR(reader.status());
-  if (layer.kv_heads < 1 || layer.q_heads % layer.kv_heads != 0 || layer.key_dim < 2 || layer.value_dim < 1 ||
-      layer.rotary.dims < 2 || layer.rotary.dims > layer.key_dim) {
-    return NotServed("the model's metadata has heads or dims that do not fit together");
-  }
-  if (!rope_divisors.empty() && rope_divisors.size() != static_cast<size_t>(layer.rotary.dims) / 2) {
-    return NotServed("the model's rotary factors do not fit its rotary dims");
-  }
+  MNEME_LLAMA_RETURN_IF_ERROR(CheckLayer(layer));
 
   ModelShape result;
   result.architecture = *architecture;
