@@ -68,6 +68,7 @@ MNEME_HOST_DEVICE float GreaterSum(float a, float b) {
 // Longer than 60 lines, because its phases share registers, shared memory and barriers: as functions they would pass
 // each other a dozen references.
 template <class Block>
+// NOLINTNEXTLINE(readability-function-size)
 MNEME_DEVICE void Finish(Block& block, const AttendProblem& problem, const AttendPlan& plan,
                          const Workspace& workspace) {
   const int64_t pair = block.x();

@@ -31,6 +31,7 @@ MNEME_HOST_DEVICE bool LocalVisible(LocalMaskKind mask, int64_t window, int64_t 
 // Longer than 60 lines, because its phases share registers, shared memory and barriers: as functions they would pass
 // each other a dozen references.
 template <class Rows, int kDim, int kColumnTiles, class Block>
+// NOLINTNEXTLINE(readability-function-size)
 MNEME_DEVICE void AttendSplit(Block& block, const AttendProblem& problem, const AttendPlan& plan,
                               const Workspace& workspace, const ColumnTile& tile, int64_t first_row, int64_t row_count,
                               int split) {

@@ -35,6 +35,7 @@ MNEME_DEVICE void Trim(Block& block, Column& column, uint64_t* candidates) {
 // Longer than 60 lines, because its phases share registers, shared memory and barriers: as functions they would pass
 // each other a dozen references.
 template <class Rows, int kDim, int kColumnTiles, class Block>
+// NOLINTNEXTLINE(readability-function-size)
 MNEME_DEVICE void ScanRange(Block& block, const AttendProblem& problem, const AttendPlan& plan,
                             const Workspace& workspace, const ColumnTile& tile, const MemoryRows& memory, int range) {
   constexpr int kColumns = kColumnTiles * kTileColumns;

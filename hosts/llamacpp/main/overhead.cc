@@ -58,7 +58,7 @@ struct Times {
 // The same tokens with llama.cpp alone and with the adapter.
 class Comparison {
  public:
-  Comparison(const Arguments& arguments, const llama_model* model, std::span<const llama_token> block,
+  Comparison(const Arguments& arguments, llama_model* model, std::span<const llama_token> block,
              std::span<const llama_token> rest)
       : threads_(MakeThreads(arguments.model)),
         session_(model, arguments.model),
