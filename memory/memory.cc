@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "base/arenas.h"
+#include "base/out_of_memory.h"
 #include "base/status.h"
 #include "memory/device/device.h"
 #include "memory/device/mirror.h"
@@ -132,8 +133,13 @@ absl::Status Memory::CheckWritable() const {
   return absl::OkStatus();
 }
 
-void Memory::LogError(absl::string_view doing, const absl::Status& status) const {
-  if (!status.ok()) store_->Log(absl::StrCat("memory \"", name_, "\": ", doing, ": ", status.message()));
+void Memory::Try(absl::string_view doing, absl::FunctionRef<absl::Status()> work) const noexcept {
+  const absl::Status status = CatchExceptions("work after a commit", work);
+  if (status.ok()) return;
+  CatchExceptions("log", [&] {
+    store_->Log(absl::StrCat("memory \"", name_, "\": ", doing, ": ", status.message()));
+    return absl::OkStatus();
+  }).IgnoreError();
 }
 
 absl::Status Memory::Retire() {

@@ -152,8 +152,8 @@ class Memory : public std::enable_shared_from_this<Memory> {
   std::shared_ptr<IndexRun> NewRun(IndexId id, int64_t first_token, int64_t tokens, IndexSpec spec) const;
   absl::Status CheckWritable() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_);
   bool WantsIndexes() const { return spec_.kind != IndexKind::kAuto && spec_.kind != IndexKind::kScan; }
-  // Logs the error of work that only makes room or speed for rows that are durable already.
-  void LogError(absl::string_view doing, const absl::Status& status) const;
+  // Does work that only makes room or speed for rows that are durable already: its error is logged.
+  void Try(absl::string_view doing, absl::FunctionRef<absl::Status()> work) const noexcept;
 
   // memory_append.cc
   // Brings the token columns of rows [row, row + n) that the tail lacks into new_positions_ and new_ids_, with room for

@@ -54,15 +54,15 @@ absl::Status Memory::Commit(Durability durability, int64_t* tokens_durable) {
   store_->segments().FreeDropped(SegmentRegistry::Urgency::kWhenWorthwhile);
   MNEME_RETURN_IF_ERROR(status);
   if (!sealed || !WantsIndexes()) return absl::OkStatus();
-  if (!store_->options().background) {
-    // The tokens are durable: an index that cannot be built costs only speed.
-    LogError("indices", BuildIndexes(nullptr));
+  // An index that cannot be built costs only speed.
+  Try("indices", [this]() -> absl::Status {
+    if (!store_->options().background) return BuildIndexes(nullptr);
+    store_->background_thread()->Schedule([weak = weak_from_this()](const std::function<bool()>& keep_going) {
+      const std::shared_ptr<Memory> memory = weak.lock();
+      if (memory == nullptr) return;
+      memory->Try("indices", [&] { return memory->BuildIndexes([&](int64_t, int64_t) { return keep_going(); }); });
+    });
     return absl::OkStatus();
-  }
-  store_->background_thread()->Schedule([weak = weak_from_this()](const std::function<bool()>& keep_going) {
-    const std::shared_ptr<Memory> memory = weak.lock();
-    if (memory == nullptr) return;
-    memory->LogError("indices", memory->BuildIndexes([&](int64_t, int64_t) { return keep_going(); }));
   });
   return absl::OkStatus();
 }
@@ -75,8 +75,11 @@ absl::Status Memory::LockAndCommit(Durability durability, int64_t* tokens_durabl
   MNEME_RETURN_IF_ERROR(CommitWithRetry({.durability = durability}));
   if (tokens_durable != nullptr) *tokens_durable = before->WholeEnd();
   *sealed = state()->tail != before->tail;
-  LogError("evicted rows stay on disk for now", RewriteEvicted(Rewrite::kPinnedRest));
-  return MergeIfMany();
+  // The tokens are durable: what follows costs only room and speed if it fails.
+  Try("evicted rows stay on disk for now",
+      [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return RewriteEvicted(Rewrite::kPinnedRest); });
+  Try("small segments are not merged for now", [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return MergeIfMany(); });
+  return absl::OkStatus();
 }
 
 absl::Status Memory::CommitWithRetry(const CommitRequest& request) {

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "base/out_of_memory.h"
 #include "base/status.h"
 #include "memory/memory.h"
 
@@ -18,7 +19,9 @@ class UnpublishedIndex {
   UnpublishedIndex(StoreContext* store, IndexId id) : store_(store), id_(id) {}
   ~UnpublishedIndex() {
     if (published_) return;
-    if (const absl::Status status = store_->database().DropIndexes({id_}); !status.ok()) store_->Log(status.message());
+    const absl::Status status =
+        CatchExceptions("delete an index", [this] { return store_->database().DropIndexes({id_}); });
+    if (!status.ok()) store_->Log(status.message());
   }
   UnpublishedIndex(const UnpublishedIndex&) = delete;
   UnpublishedIndex& operator=(const UnpublishedIndex&) = delete;
@@ -43,7 +46,8 @@ absl::Status Memory::Maintain(const Progress& progress) {
     if (!lock.held()) return BusyError(name_);
     MNEME_RETURN_IF_ERROR(CheckWritable());
     MNEME_RETURN_IF_ERROR(CommitWithRetry({}));
-    LogError("evicted rows stay on disk for now", RewriteEvicted(Rewrite::kHalfEvicted));
+    Try("evicted rows stay on disk for now",
+        [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return RewriteEvicted(Rewrite::kHalfEvicted); });
     return MergeSmallSegments();
   };
   const absl::Status status = commit_and_merge();

@@ -61,6 +61,8 @@ absl::Status Store::CountReferences() {
   MNEME_ASSIGN_OR_RETURN(const std::vector<std::string> names, database().ListMemories());
   for (const std::string& name : names) {
     const absl::StatusOr<MemoryManifest> manifest = database().ReadManifest(name);
+    // What cannot be read for the moment may name segments that others share: uncounted, these would be dropped.
+    if (CannotBeRead(manifest.status())) return manifest.status();
     if (!manifest.ok()) {
       Log(absl::StrCat("memory \"", name, "\" cannot be opened: ", manifest.status().message()));
       continue;
@@ -94,7 +96,9 @@ absl::Status Store::CheckWritable() const {
 }
 
 absl::Status Store::CheckNameIsFree(absl::string_view field, const std::string& name) {
-  if (absl::IsNotFound(database().ReadManifest(name).status())) return absl::OkStatus();
+  const absl::Status status = database().ReadManifest(name).status();
+  if (absl::IsNotFound(status)) return absl::OkStatus();
+  if (CannotBeRead(status)) return status;
   return absl::AlreadyExistsError(absl::StrCat(field, ": memory \"", name, "\" exists already"));
 }
 

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "base/out_of_memory.h"
 #include "base/status.h"
 #include "memory/device/device.h"
 
@@ -44,8 +45,12 @@ absl::Status StoreContext::OpenDevice() {
   return absl::OkStatus();
 }
 
-void StoreContext::Log(absl::string_view message) const {
-  if (options_.database.log) options_.database.log(message);
+void StoreContext::Log(absl::string_view message) const noexcept {
+  if (!options_.database.log) return;
+  CatchExceptions("log", [&] {
+    options_.database.log(message);
+    return absl::OkStatus();
+  }).IgnoreError();  // out of memory, or a host's callback that throws: the message is lost
 }
 
 absl::StatusOr<int64_t> StoreContext::BytesOverBudget(int64_t more_bytes) {

@@ -23,6 +23,11 @@ namespace mneme {
 
 class Device;
 
+// Whether this process lacks the right or the means to read, which says nothing about what is stored.
+inline bool CannotBeRead(const absl::Status& status) {
+  return absl::IsPermissionDenied(status) || absl::IsResourceExhausted(status) || absl::IsUnavailable(status);
+}
+
 // Sums of ScanCounts over all scans since the store was opened. Thread-safe.
 struct ScanCounters {
   std::atomic<int64_t> by_code{0};
@@ -60,7 +65,7 @@ class StoreContext {
   AgePenaltyCache& age_penalties() { return age_penalties_; }
 
   // Hands a line to the host's log.
-  void Log(absl::string_view message) const;
+  void Log(absl::string_view message) const noexcept;
 
   // Checks whether `more_bytes` fit into the disk budget; frees dropped segments first if they do not.
   // Errors: ResourceExhausted.

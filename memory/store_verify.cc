@@ -19,11 +19,6 @@ namespace {
 // A memory that changes while it is read is read again so often.
 constexpr int kMaxAttempts = 10;
 
-// Returns: whether an error says that this process cannot read, and nothing about what is stored.
-bool CannotBeRead(const absl::Status& status) {
-  return absl::IsPermissionDenied(status) || absl::IsResourceExhausted(status);
-}
-
 // Calls visit(layer, head) for every layer and KV head of a card until one fails.
 absl::Status ForEachHead(const ModelCard& card, absl::FunctionRef<absl::Status(const LayerCard&, int32_t)> visit) {
   for (const LayerCard& layer : card.layers) {
@@ -122,6 +117,7 @@ absl::Status VerifyMemory(StoreContext& store, const std::string& name, const Pr
     messages.clear();
     const absl::StatusOr<MemoryManifest> manifest = store.database().ReadManifest(name);
     if (absl::IsNotFound(manifest.status())) break;  // dropped meanwhile
+    if (CannotBeRead(manifest.status())) return manifest.status();
     if (!manifest.ok()) {
       found = {.memories = 1, .damaged_memories = 1};
       messages.emplace_back(manifest.status().message());

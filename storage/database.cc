@@ -547,8 +547,9 @@ absl::Status DatabaseImpl::RewriteFiles() {
 }
 
 uint64_t DatabaseImpl::ChunkDiskBytes() {
-  std::shared_lock<std::shared_mutex> lock;
-  if (!LockWriter(lock).ok()) return 0;
+  if (!writer()) return 0;
+  const std::shared_lock lock(handle_mutex_);
+  if (writer_handle_ == nullptr) return 0;
   uint64_t tree = 0, blobs = 0;
   if (!db()->GetIntProperty(family(kRowsFamily), rocksdb::DB::Properties::kTotalSstFilesSize, &tree)) tree = 0;
   if (!db()->GetIntProperty(family(kRowsFamily), rocksdb::DB::Properties::kLiveBlobFileSize, &blobs)) blobs = 0;

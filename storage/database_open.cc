@@ -130,17 +130,18 @@ absl::Status Probe(const StoreFolder& folder, rocksdb::DBOptions db_options) {
   std::vector<std::string> names;
   MNEME_RETURN_IF_ERROR(
       FromRocks(rocksdb::DB::ListColumnFamilies(db_options, folder.io_path(), &names), "open " + path));
+  RocksHandle db(nullptr);
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* raw = nullptr;
   MNEME_RETURN_IF_ERROR(
       FromRocks(rocksdb::DB::OpenForReadOnly(db_options, folder.io_path(),
                                              {MakeFamilies(MakeBlockCache())[kDefaultFamily]}, &handles, &raw),
                 "open " + path));
-  const std::unique_ptr<rocksdb::DB> db(raw);
+  db.Adopt(raw, std::move(handles));
   std::string value;
-  const rocksdb::Status status = db->Get(rocksdb::ReadOptions(), handles[0], ToSlice(kVersionKey), &value);
-  const bool empty = Empty(*db, handles[0]);
-  for (rocksdb::ColumnFamilyHandle* handle : handles) db->DestroyColumnFamilyHandle(handle);
+  const rocksdb::Status status =
+      db->Get(rocksdb::ReadOptions(), db.family(kDefaultFamily), ToSlice(kVersionKey), &value);
+  const bool empty = Empty(*db.get(), db.family(kDefaultFamily));
   if (status.ok()) {
     MNEME_RETURN_IF_ERROR(DecodeVersion(value, path));
     return absl::DataLossError(absl::StrCat("the store has lost or gained column families: ", path));
@@ -255,6 +256,7 @@ absl::Status DatabaseImpl::OpenWriter(bool create) {
   rocksdb::DBOptions db_options = MakeDbOptions(writer_env_.get(), options_.log, statistics_);
   db_options.create_if_missing = create;
   db_options.create_missing_column_families = create;
+  auto handle = std::make_shared<RocksHandle>(writer_env_);
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* db = nullptr;
   rocksdb::Status status = rocksdb::DB::Open(db_options, folder_->io_path(), MakeFamilies(block_cache_), &handles, &db);
@@ -264,7 +266,8 @@ absl::Status DatabaseImpl::OpenWriter(bool create) {
     status = rocksdb::DB::Open(db_options, folder_->io_path(), MakeFamilies(block_cache_), &handles, &db);
   }
   if (!status.ok()) return FromOpen(status, path_);
-  writer_handle_ = std::make_shared<RocksHandle>(writer_env_, db, std::move(handles));
+  handle->Adopt(db, std::move(handles));
+  writer_handle_ = std::move(handle);
   rows_writer_.emplace(db, family(kRowsFamily));
   index_writer_.emplace(db, family(kIndexFamily));
   const std::lock_guard lock(view_mutex_);
@@ -305,6 +308,7 @@ absl::StatusOr<std::shared_ptr<RocksHandle>> DatabaseImpl::OpenView(std::string&
   std::shared_ptr<RocksHandle> view;
   for (int attempt = 0; attempt < kViewAttempts; ++attempt) {
     const Signature before = SignatureOf(folder_->io_path());
+    auto handle = std::make_shared<RocksHandle>(env);
     std::vector<rocksdb::ColumnFamilyHandle*> handles;
     rocksdb::DB* db = nullptr;
     status = rocksdb::DB::OpenForReadOnly(db_options, folder_->io_path(), MakeFamilies(block_cache_), &handles, &db);
@@ -313,7 +317,8 @@ absl::StatusOr<std::shared_ptr<RocksHandle>> DatabaseImpl::OpenView(std::string&
       return NoStore(path_);
     }
     if (!status.ok()) continue;
-    view = std::make_shared<RocksHandle>(env, db, std::move(handles));
+    handle->Adopt(db, std::move(handles));
+    view = std::move(handle);
     // The tree is read before the log: if it has changed meanwhile, a commit may have come without its chunks.
     if (SignatureOf(folder_->io_path()).tree == before.tree) {
       signature = before.all;

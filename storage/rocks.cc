@@ -196,6 +196,7 @@ absl::Status FromRocksRead(const rocksdb::Status& status, absl::string_view doin
 }
 
 RocksHandle::~RocksHandle() {
+  if (db_ == nullptr) return;
   try {
     for (rocksdb::ColumnFamilyHandle* family : families_) {
       db_->DestroyColumnFamilyHandle(family).PermitUncheckedError();

@@ -20,6 +20,7 @@
 #include "rocksdb/options.h"
 #include "rocksdb/statistics.h"
 
+#include "base/out_of_memory.h"
 #include "storage/store_folder.h"
 
 namespace mneme {
@@ -40,12 +41,17 @@ absl::Status FromRocksRead(const rocksdb::Status& status, absl::string_view doin
 // An open database and its column families, closed together.
 class RocksHandle {
  public:
-  // `families` are in the order of Family.
-  RocksHandle(std::shared_ptr<rocksdb::Env> env, rocksdb::DB* db, std::vector<rocksdb::ColumnFamilyHandle*> families)
-      : env_(std::move(env)), db_(db), families_(std::move(families)) {}
+  explicit RocksHandle(std::shared_ptr<rocksdb::Env> env) : env_(std::move(env)) {}
   ~RocksHandle();
   RocksHandle(const RocksHandle&) = delete;
   RocksHandle& operator=(const RocksHandle&) = delete;
+
+  // Owns an open database from now on. Cannot fail, so that a database that was just opened is closed whatever happens.
+  // `families` are in the order of Family.
+  void Adopt(rocksdb::DB* db, std::vector<rocksdb::ColumnFamilyHandle*> families) noexcept {
+    db_.reset(db);
+    families_ = std::move(families);
+  }
 
   rocksdb::DB* operator->() const { return db_.get(); }
   rocksdb::DB* get() const { return db_.get(); }
@@ -92,7 +98,7 @@ auto Guarded(absl::string_view doing, const Body& body) -> decltype(body()) {
   try {
     return body();
   } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError(absl::StrCat(doing, ": out of memory"));
+    return OutOfMemoryError(doing);
   } catch (const std::exception& e) {
     return absl::InternalError(absl::StrCat(doing, ": ", e.what()));
   }

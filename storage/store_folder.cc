@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "base/fork_watch.h"
+#include "base/status.h"
 #include "storage/errno_status.h"
 
 namespace mneme {
@@ -45,6 +46,23 @@ absl::Status Lock(int fd, const std::string& path) {
   }
 }
 
+// Closes it, and so gives back its lock, unless somebody else takes it.
+class Descriptor {
+ public:
+  explicit Descriptor(int fd) : fd_(fd) {}
+  ~Descriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+
+  int get() const { return fd_; }
+  void Release() { fd_ = -1; }
+
+ private:
+  int fd_;
+};
+
 bool IsDirectory(const std::string& path, dev_t device, ino_t inode) {
   struct stat info;
   return ::stat(path.c_str(), &info) == 0 && info.st_dev == device && info.st_ino == inode;
@@ -56,21 +74,14 @@ absl::StatusOr<std::shared_ptr<const StoreFolder>> StoreFolder::Open(const std::
   WatchForks();
   const std::unique_ptr<char, decltype(&::free)> resolved(::realpath(path.c_str(), nullptr), ::free);
   if (resolved == nullptr) return CannotOpen(path, errno);
-  const int fd = ::open(resolved.get(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return CannotOpen(path, errno);
+  Descriptor fd(::open(resolved.get(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (fd.get() < 0) return CannotOpen(path, errno);
   struct stat info;
-  if (::fstat(fd, &info) != 0) {
-    const int error = errno;
-    ::close(fd);
-    return CannotOpen(path, error);
-  }
-  if (lock) {
-    if (absl::Status status = Lock(fd, path); !status.ok()) {
-      ::close(fd);
-      return status;
-    }
-  }
-  return std::shared_ptr<const StoreFolder>(new StoreFolder(resolved.get(), fd, info.st_dev, info.st_ino, lock));
+  if (::fstat(fd.get(), &info) != 0) return CannotOpen(path, errno);
+  if (lock) MNEME_RETURN_IF_ERROR(Lock(fd.get(), path));
+  std::unique_ptr<const StoreFolder> folder(new StoreFolder(resolved.get(), fd.get(), info.st_dev, info.st_ino, lock));
+  fd.Release();
+  return std::shared_ptr<const StoreFolder>(std::move(folder));
 }
 
 StoreFolder::StoreFolder(std::string path, int fd, dev_t device, ino_t inode, bool locked)

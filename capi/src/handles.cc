@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "capi/src/handles.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace mneme::capi {
@@ -23,22 +24,37 @@ HandleTable& HandleTable::Get() {
 }
 
 uint64_t HandleTable::Add(HandleKind kind, std::shared_ptr<void> object) {
+  return Fill(Reserve(), kind, std::move(object));
+}
+
+size_t HandleTable::Reserve() {
   MutexLock lock(&mutex_);
-  size_t slot;
-  if (free_.empty()) {
-    slot = slots_.size();
-    slots_.emplace_back();
-    free_.reserve(slots_.size());  // so that Remove cannot fail
-  } else {
-    slot = free_.back();
+  if (!free_.empty()) {
+    const size_t place = free_.back();
     free_.pop_back();
+    return place;
   }
-  slots_[slot].kind = kind;
-  slots_[slot].object = std::move(object);
+  // Room in both before either changes, so that Remove and GiveBack cannot fail.
+  if (slots_.size() == slots_.capacity()) slots_.reserve(std::max<size_t>(16, 2 * slots_.size()));
+  free_.reserve(slots_.capacity());
+  slots_.emplace_back();
+  return slots_.size() - 1;
+}
+
+uint64_t HandleTable::Fill(size_t place, HandleKind kind, std::shared_ptr<void> object) noexcept {
+  MutexLock lock(&mutex_);
+  Slot& slot = slots_[place];
+  slot.kind = kind;
+  slot.object = std::move(object);
   // Generations start at 1, so that no handle looks like a small number.
-  slots_[slot].generation = (slots_[slot].generation + 1) & 0xffffffffu;
-  if (slots_[slot].generation == 0) slots_[slot].generation = 1;
-  return Compose(kind, slot, slots_[slot].generation);
+  slot.generation = (slot.generation + 1) & 0xffffffffu;
+  if (slot.generation == 0) slot.generation = 1;
+  return Compose(kind, place, slot.generation);
+}
+
+void HandleTable::GiveBack(size_t place) noexcept {
+  MutexLock lock(&mutex_);
+  free_.push_back(place);
 }
 
 HandleTable::Slot* HandleTable::SlotOf(HandleKind kind, uint64_t handle) {

@@ -4,11 +4,12 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 
@@ -36,10 +37,11 @@ struct StoreObject {
   Mutex mutex;
   // Handles of open memories by name, and how often each was opened.
   struct Opened {
-    mneme_memory* handle;
-    int count;
+    mneme_memory* handle = nullptr;
+    int count = 0;
   };
-  absl::flat_hash_map<std::string, Opened> opened ABSL_GUARDED_BY(mutex);
+  using OpenedMemories = std::map<std::string, Opened>;
+  OpenedMemories opened ABSL_GUARDED_BY(mutex);
   std::atomic<int> graphs{0};     // that are not released
   std::atomic<int> snapshots{0};  // that are not released
 };
@@ -88,6 +90,10 @@ class HandleTable {
   static HandleTable& Get();
 
   uint64_t Add(HandleKind kind, std::shared_ptr<void> object);
+  // The same in two steps, of which the second cannot fail. A place that is not filled is given back.
+  size_t Reserve();
+  uint64_t Fill(size_t place, HandleKind kind, std::shared_ptr<void> object) noexcept;
+  void GiveBack(size_t place) noexcept;
   // Null if `handle` is not open or of another kind.
   std::shared_ptr<void> Find(HandleKind kind, uint64_t handle);
 
@@ -147,6 +153,28 @@ typename HandleTraits<Object>::Handle* NewHandle(std::shared_ptr<Object> object)
   const uint64_t number = HandleTable::Get().Add(HandleTraits<Object>::kKind, std::move(object));
   return reinterpret_cast<typename HandleTraits<Object>::Handle*>(static_cast<uintptr_t>(number));
 }
+
+// A place for a handle that is still to be made.
+template <typename Object>
+class ReservedHandle {
+ public:
+  ReservedHandle() : place_(HandleTable::Get().Reserve()) {}
+  ~ReservedHandle() {
+    if (!filled_) HandleTable::Get().GiveBack(place_);
+  }
+  ReservedHandle(const ReservedHandle&) = delete;
+  ReservedHandle& operator=(const ReservedHandle&) = delete;
+
+  typename HandleTraits<Object>::Handle* Fill(std::shared_ptr<Object> object) noexcept {
+    filled_ = true;
+    const uint64_t number = HandleTable::Get().Fill(place_, HandleTraits<Object>::kKind, std::move(object));
+    return reinterpret_cast<typename HandleTraits<Object>::Handle*>(static_cast<uintptr_t>(number));
+  }
+
+ private:
+  const size_t place_;
+  bool filled_ = false;
+};
 
 template <typename Handle>
 uint64_t HandleNumber(const Handle* handle) {

@@ -75,16 +75,31 @@ absl::StatusOr<MemoryOptions> ReadOptions(const mneme_memory_options* given_opti
   return options;
 }
 
-// Registers `memory` under its one handle, counted.
-mneme_memory* HandleOf(const std::shared_ptr<StoreObject>& store, std::shared_ptr<Memory> memory) {
-  MutexLock lock(&store->mutex);
-  StoreObject::Opened& opened = store->opened[memory->name()];
-  if (opened.count == 0) {
-    opened.handle = NewHandle(std::make_shared<MemoryObject>(MemoryObject{store, std::move(memory)}));
+// All that the handle of a memory takes, before the memory is made or opened: what comes after that cannot fail.
+class HandleToBe {
+ public:
+  HandleToBe(std::shared_ptr<StoreObject> store, const std::string& name)
+      : object_(std::make_shared<MemoryObject>(MemoryObject{std::move(store), nullptr})) {
+    StoreObject::OpenedMemories one;
+    one[name];
+    entry_ = one.extract(one.begin());
   }
-  ++opened.count;
-  return opened.handle;
-}
+
+  // The one handle of `memory`, counted.
+  mneme_memory* HandleOf(std::shared_ptr<Memory> memory) noexcept {
+    StoreObject& store = *object_->store;
+    MutexLock lock(&store.mutex);
+    StoreObject::Opened& opened = store.opened.insert(std::move(entry_)).position->second;
+    if (opened.count++ > 0) return opened.handle;
+    object_->memory = std::move(memory);
+    return opened.handle = place_.Fill(std::move(object_));
+  }
+
+ private:
+  ReservedHandle<MemoryObject> place_;
+  std::shared_ptr<MemoryObject> object_;
+  StoreObject::OpenedMemories::node_type entry_;
+};
 
 void CopyText(const std::string& text, char* out, size_t size) {
   const size_t n = std::min(text.size(), size - 1);
@@ -190,8 +205,9 @@ mneme_status mneme_memory_create(mneme_store* store, const char* name, const mne
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<CardObject> model, FindHandle<CardObject>("card", card));
     if (memory == nullptr) return NullArgument("memory");
     MNEME_ASSIGN_OR_RETURN(const MemoryOptions given, ReadOptions(options, model->card));
+    HandleToBe handle(object, text);
     MNEME_ASSIGN_OR_RETURN(std::shared_ptr<Memory> created, object->store->CreateMemory(text, model->card, given));
-    *memory = HandleOf(object, std::move(created));
+    *memory = handle.HandleOf(std::move(created));
     return absl::OkStatus();
   });
 }
@@ -206,9 +222,10 @@ mneme_status mneme_memory_open(mneme_store* store, const char* name, const mneme
       MNEME_ASSIGN_OR_RETURN(model, FindHandle<CardObject>("expected", expected));
     }
     if (memory == nullptr) return NullArgument("memory");
+    HandleToBe handle(object, text);
     MNEME_ASSIGN_OR_RETURN(std::shared_ptr<Memory> opened,
                            object->store->OpenMemory(text, model != nullptr ? &model->card : nullptr));
-    *memory = HandleOf(object, std::move(opened));
+    *memory = handle.HandleOf(std::move(opened));
     return absl::OkStatus();
   });
 }
@@ -218,9 +235,10 @@ mneme_status mneme_memory_fork(mneme_memory* memory, int64_t at_token, const cha
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
     MNEME_ASSIGN_OR_RETURN(const std::string text, ReadName("new_name", new_name));
     if (fork == nullptr) return NullArgument("fork");
+    HandleToBe handle(object->store, text);
     MNEME_ASSIGN_OR_RETURN(std::shared_ptr<Memory> child,
                            object->store->store->ForkMemory(object->memory, at_token, text));
-    *fork = HandleOf(object->store, std::move(child));
+    *fork = handle.HandleOf(std::move(child));
     return absl::OkStatus();
   });
 }

@@ -17,6 +17,7 @@
 #include "absl/strings/string_view.h"
 
 #include "base/dtype.h"
+#include "base/out_of_memory.h"
 
 namespace mneme {
 
@@ -42,7 +43,7 @@ absl::Status CallFaiss(absl::string_view what, Call&& call) {
     call();
     return absl::OkStatus();
   } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError(absl::StrCat(what, ": out of memory"));
+    return OutOfMemoryError(what);
   } catch (const std::exception& error) {
     return absl::InternalError(absl::StrCat(what, ": FAISS: ", error.what()));
   } catch (...) {

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 
 #include "base/mutex.h"
+#include "base/out_of_memory.h"
 #include "base/parallel.h"
 
 namespace mneme {
@@ -37,7 +38,7 @@ inline absl::Status ParallelForStatus(Executor& executor, size_t n, absl::Functi
     try {
       errors.Update(work(i));
     } catch (const std::bad_alloc&) {
-      errors.Update(absl::ResourceExhaustedError("out of memory"));
+      errors.Update(OutOfMemoryError("search"));
     }
   });
   return errors.Get();

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/out_of_memory.h"
 #include "base/status.h"
 
 namespace mneme {
@@ -95,19 +96,28 @@ absl::Status SegmentRegistry::DeleteSegments(const std::vector<DroppedSegment>& 
   return now || !segments.empty() ? database_->Compact(now) : absl::OkStatus();
 }
 
-void SegmentRegistry::FreeDropped(Urgency urgency) {
+absl::Status SegmentRegistry::TryFreeDropped(Urgency urgency) {
   const std::vector<DroppedSegment> taken = TakeDropped(urgency);
-  const absl::Status status = DeleteSegments(taken, urgency);
-  if (status.ok()) return;
-  Log(status.message());
+  const absl::Status status = CatchExceptions("delete segments", [&] { return DeleteSegments(taken, urgency); });
+  if (status.ok()) return status;
   // It does no harm to delete a segment twice.
   MutexLock lock(&mutex_);
   dropped_.reserve(dropped_.size() + taken.size() + reserved_drops_);
   dropped_.insert(dropped_.end(), taken.begin(), taken.end());
+  return status;
 }
 
-void SegmentRegistry::Log(absl::string_view message) const {
-  if (context_->log) context_->log(message);
+void SegmentRegistry::FreeDropped(Urgency urgency) noexcept {
+  const absl::Status status = CatchExceptions("free dropped segments", [&] { return TryFreeDropped(urgency); });
+  if (!status.ok()) Log(status.message());
+}
+
+void SegmentRegistry::Log(absl::string_view message) const noexcept {
+  if (!context_->log) return;
+  CatchExceptions("log", [&] {
+    context_->log(message);
+    return absl::OkStatus();
+  }).IgnoreError();  // out of memory, or a host's callback that throws: the message is lost
 }
 
 ManifestSwap::ManifestSwap(SegmentRegistry* registry, const MemoryManifest* before, const MemoryManifest* after)
@@ -165,7 +175,8 @@ void ManifestSwap::Replaced() noexcept {
   }
   if (unnamed_indexes_.empty()) return;
   // A reader that still holds such an index and misses its blob builds it from the rows.
-  const absl::Status status = registry_->database_->DropIndexes(unnamed_indexes_);
+  const absl::Status status =
+      CatchExceptions("delete indices", [this] { return registry_->database_->DropIndexes(unnamed_indexes_); });
   if (!status.ok()) registry_->Log(status.message());
 }
 

@@ -41,7 +41,7 @@ class SegmentRegistry {
     kNow,
   };
   // Frees the disk of dropped segments that no reader holds. Errors are logged, and the segments are tried again.
-  void FreeDropped(Urgency urgency);
+  void FreeDropped(Urgency urgency) noexcept;
 
  private:
   friend class ManifestSwap;
@@ -54,6 +54,7 @@ class SegmentRegistry {
 
   // Moves the segments that should be deleted now out of dropped_.
   std::vector<DroppedSegment> TakeDropped(Urgency urgency) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status TryFreeDropped(Urgency urgency);
   absl::Status DeleteSegments(const std::vector<DroppedSegment>& segments, Urgency urgency);
   // Returns: whether the dropped segments in chunks should be deleted now, if these take a fourth of chunk_disk_bytes.
   bool ChunksAreDue(Urgency urgency, int64_t chunk_disk_bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -61,7 +62,7 @@ class SegmentRegistry {
   bool IsHeld(SegmentId id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Removes entries of segments that no longer exist, once these may be half of all.
   void PruneExpired() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Log(absl::string_view message) const;
+  void Log(absl::string_view message) const noexcept;
 
   static constexpr size_t kMinPruneSize = 1024;
 
