@@ -119,6 +119,28 @@ TEST(ChangeTest, Drop) {
   EXPECT_THAT(again.err, HasSubstr("NOT_FOUND"));
 }
 
+TEST(ChangeTest, DropTakesSeveralNamesOrNone) {
+  const TempFolder folder;
+  {
+    Writer writer(folder.store());
+    for (const char* name : {"a", "b", "c", "d", "e"}) writer.Create(name, 20);
+  }
+  // One that is not there: none is dropped.
+  const CliResult refused = RunCli({"drop", folder.store(), "a", "missing", "b", "--yes"});
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.err, HasSubstr("missing"));
+  EXPECT_THAT(refused.out, IsEmpty());
+  EXPECT_EQ(Names(folder.store()), (std::vector<std::string>{"a", "b", "c", "d", "e"}));
+
+  const CliResult dropped = RunCli({"drop", folder.store(), "a", "b", "c", "--yes"});
+  EXPECT_EQ(dropped.exit_code, 0) << dropped.err;
+  EXPECT_EQ(dropped.out, "a: dropped\nb: dropped\nc: dropped\n");
+  EXPECT_EQ(Names(folder.store()), (std::vector<std::string>{"d", "e"}));
+  EXPECT_EQ(RunCli({"drop", folder.store(), "d", "e", "--yes", "--json"}).Json(),
+            (nlohmann::json{{"names", {"d", "e"}}, {"dropped", true}}));
+  EXPECT_EQ(Names(folder.store()), std::vector<std::string>());
+}
+
 TEST(ChangeTest, DropAsksOnATerminal) {
   if (const std::string error = TerminalError(); !error.empty()) GTEST_SKIP() << "no pseudo-terminal: " << error;
   const TempFolder folder;
