@@ -24,6 +24,7 @@ rocksdb::Status ColumnWriter::Write(uint64_t owner, rocksdb::WriteBatch* batch) 
     owner_ = owner;
   }
   const std::string marker = OwnerKey(owner);
+  Reserve(*batch, marker.size());
   if (rocksdb::Status status = batch->Put(family_, ToSlice(marker), rocksdb::Slice()); !status.ok()) return status;
   rocksdb::WriteOptions options;
   options.disableWAL = true;
@@ -46,6 +47,7 @@ rocksdb::Status ColumnWriter::Drop(const std::vector<Range>& ranges) {
     options.disableWAL = true;
     rocksdb::WriteBatch batch;
     for (const auto& [first, last] : ranges) {
+      Reserve(batch, OwnerKey(first).size() + EndKey(last).size());
       const rocksdb::Status status = batch.DeleteRange(family_, ToSlice(OwnerKey(first)), ToSlice(EndKey(last)));
       if (!status.ok()) return status;
     }

@@ -78,6 +78,7 @@ absl::Status DatabaseImpl::LockWriter(std::shared_lock<std::shared_mutex>& lock)
   }
   MNEME_RETURN_IF_ERROR(folder_->Check());
   MNEME_RETURN_IF_ERROR(CheckMemoryForWrite());
+  MNEME_RETURN_IF_ERROR(CheckNotBroken());
   if (write_failed_) {
     const std::lock_guard alone(handle_mutex_);
     MNEME_RETURN_IF_ERROR(Recover());
@@ -89,8 +90,17 @@ absl::Status DatabaseImpl::LockWriter(std::shared_lock<std::shared_mutex>& lock)
   return absl::UnavailableError(absl::StrCat("the store could not be opened again after an error: ", path_));
 }
 
+absl::Status DatabaseImpl::CheckNotBroken() {
+  const std::shared_lock lock(handle_mutex_);
+  if (writer_handle_ == nullptr || !writer_handle_->broken()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("memory ran out inside RocksDB, which cannot go on writing: ", path_,
+                   "; what was committed is kept and can be read; open the store in a new process to change it"));
+}
+
 absl::Status DatabaseImpl::Recover() {
   if (!write_failed_) return absl::OkStatus();  // another thread did it
+  if (writer_handle_ != nullptr && writer_handle_->broken()) return OutOfMemoryError("write");
   MNEME_RETURN_IF_ERROR(Reopen());
   write_failed_ = false;
   return absl::OkStatus();
@@ -461,11 +471,13 @@ absl::Status DatabaseImpl::DeleteLogRecords(absl::Span<const SegmentId> segments
     int records = 0;
     for (it->Seek(ToSlice(OwnerKey(segment))); it->Valid() && ParseOwner(ToView(it->key())) == segment; it->Next()) {
       bytes += it->key().size() + it->value().size();
+      Reserve(batch, it->key().size());
       if (++records <= kFewRecords)
         MNEME_RETURN_IF_ERROR(FromRocks(batch.Delete(family(kLogFamily), it->key()), "drop logs"));
     }
     MNEME_RETURN_IF_ERROR(FromRocksRead(it->status(), "drop logs"));
     if (records <= kFewRecords) continue;
+    Reserve(batch, 2 * OwnerKey(segment).size());
     MNEME_RETURN_IF_ERROR(
         FromRocks(batch.DeleteRange(family(kLogFamily), ToSlice(OwnerKey(segment)), ToSlice(OwnerKey(segment + 1))),
                   "drop logs"));

@@ -78,6 +78,9 @@ class DatabaseImpl final : public Database {
   absl::Status LockWriter(std::shared_lock<std::shared_mutex>& lock);
   // Maps the outcome of a write, and remembers a failure for LockWriter. Aborted: the same again may succeed.
   absl::Status Wrote(const rocksdb::Status& status, absl::string_view doing);
+  // FailedPrecondition if an allocation has failed inside RocksDB (GuardedDb): for good, as neither its writers can go
+  // on nor can it be closed for another one. Reads go on in a view of their own.
+  absl::Status CheckNotBroken();
   // The next three are called with handle_mutex_ held alone.
   absl::Status Recover();
   absl::Status Reopen();
@@ -138,6 +141,8 @@ class DatabaseImpl final : public Database {
   absl::StatusOr<View> ViewOf(Seen which);
   // Whether another process has changed the store's files since a view was made.
   bool WriterWentOn(Seen from);
+  // Puts a new view in the place of a broken one.
+  absl::Status ReplaceBrokenView(Seen which);
   // True if there was a newer view for rows.
   absl::StatusOr<bool> RefreshRowsView();
 

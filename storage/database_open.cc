@@ -256,7 +256,7 @@ absl::Status DatabaseImpl::OpenWriter(bool create) {
   rocksdb::DBOptions db_options = MakeDbOptions(writer_env_.get(), options_.log, statistics_);
   db_options.create_if_missing = create;
   db_options.create_missing_column_families = create;
-  auto handle = std::make_shared<RocksHandle>(writer_env_);
+  auto handle = RocksHandle::New(writer_env_);
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* db = nullptr;
   rocksdb::Status status = rocksdb::DB::Open(db_options, folder_->io_path(), MakeFamilies(block_cache_), &handles, &db);
@@ -268,8 +268,8 @@ absl::Status DatabaseImpl::OpenWriter(bool create) {
   if (!status.ok()) return FromOpen(status, path_);
   handle->Adopt(db, std::move(handles));
   writer_handle_ = std::move(handle);
-  rows_writer_.emplace(db, family(kRowsFamily));
-  index_writer_.emplace(db, family(kIndexFamily));
+  rows_writer_.emplace(this->db(), family(kRowsFamily));
+  index_writer_.emplace(this->db(), family(kIndexFamily));
   const std::lock_guard lock(view_mutex_);
   view_ = rows_view_ = writer_handle_;
   return absl::OkStatus();
@@ -308,7 +308,7 @@ absl::StatusOr<std::shared_ptr<RocksHandle>> DatabaseImpl::OpenView(std::string&
   std::shared_ptr<RocksHandle> view;
   for (int attempt = 0; attempt < kViewAttempts; ++attempt) {
     const Signature before = SignatureOf(folder_->io_path());
-    auto handle = std::make_shared<RocksHandle>(env);
+    auto handle = RocksHandle::New(env);
     std::vector<rocksdb::ColumnFamilyHandle*> handles;
     rocksdb::DB* db = nullptr;
     status = rocksdb::DB::OpenForReadOnly(db_options, folder_->io_path(), MakeFamilies(block_cache_), &handles, &db);
@@ -338,8 +338,25 @@ absl::StatusOr<DatabaseImpl::View> DatabaseImpl::ViewOf(Seen which) {
     const std::lock_guard guard(view_mutex_);
     handle = which == Seen::kView ? view_ : rows_view_;
   }
+  if (handle != nullptr && handle->broken()) {
+    MNEME_RETURN_IF_ERROR(ReplaceBrokenView(which));
+    const std::lock_guard guard(view_mutex_);
+    handle = which == Seen::kView ? view_ : rows_view_;
+  }
   if (handle != nullptr) return View(std::move(lock), std::move(handle));
   return absl::UnavailableError(absl::StrCat("the store could not be opened again after an error: ", path_));
+}
+
+absl::Status DatabaseImpl::ReplaceBrokenView(Seen which) {
+  std::string ignored;  // an older signature has a reader look for a newer view sooner, and does no harm
+  MNEME_ASSIGN_OR_RETURN(std::shared_ptr<RocksHandle> view, OpenView(ignored));
+  const std::lock_guard guard(view_mutex_);
+  for (std::shared_ptr<RocksHandle>* each : {&view_, &rows_view_}) {
+    if (*each != nullptr && (*each)->broken()) *each = view;
+  }
+  // Another thread may have put one there that broke meanwhile.
+  const std::shared_ptr<RocksHandle>& now = which == Seen::kView ? view_ : rows_view_;
+  return now != nullptr && now->broken() ? OutOfMemoryError("open a view") : absl::OkStatus();
 }
 
 bool DatabaseImpl::WriterWentOn(Seen from) {

@@ -80,6 +80,7 @@ absl::Status DatabaseImpl::PutIndexBlob(IndexId index, int32_t layer, int32_t he
       AppendLittle(checksum, Checksum32(bytes.data(), bytes.size(), KeySeed(key)));
       const rocksdb::Slice key_slice = ToSlice(key);
       const rocksdb::Slice parts[] = {ToSlice(checksum), ToSlice(bytes)};
+      Reserve(batch, key.size() + checksum.size() + bytes.size());
       MNEME_RETURN_IF_ERROR(
           FromRocks(batch.Put(family, rocksdb::SliceParts(&key_slice, 1), rocksdb::SliceParts(parts, 2)), "put index"));
       if (at + kPieceBytes < blob.size()) {
@@ -87,6 +88,7 @@ absl::Status DatabaseImpl::PutIndexBlob(IndexId index, int32_t layer, int32_t he
         batch.Clear();
       }
     }
+    Reserve(batch, 4 * header_key.size() + 64);
     MNEME_RETURN_IF_ERROR(
         FromRocks(batch.Put(family, ToSlice(header_key), ToSlice(EncodeHeader(header_key, header))), "put index"));
     if (header.generation > 1) {

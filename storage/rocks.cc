@@ -196,7 +196,11 @@ absl::Status FromRocksRead(const rocksdb::Status& status, absl::string_view doin
 }
 
 RocksHandle::~RocksHandle() {
-  if (db_ == nullptr) return;
+  if (!db_) return;
+  if (db_->broken()) {
+    db_->Leak();
+    return;
+  }
   try {
     for (rocksdb::ColumnFamilyHandle* family : families_) {
       db_->DestroyColumnFamilyHandle(family).PermitUncheckedError();

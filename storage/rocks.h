@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <new>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,6 +22,7 @@
 #include "rocksdb/statistics.h"
 
 #include "base/out_of_memory.h"
+#include "storage/guarded_db.h"
 #include "storage/store_folder.h"
 
 namespace mneme {
@@ -41,6 +43,13 @@ absl::Status FromRocksRead(const rocksdb::Status& status, absl::string_view doin
 // An open database and its column families, closed together.
 class RocksHandle {
  public:
+  // A handle whose database is broken (GuardedDb) is never destroyed, so that it keeps the database, its environment
+  // and with that the lock on the store until the process ends.
+  static std::shared_ptr<RocksHandle> New(std::shared_ptr<rocksdb::Env> env) {
+    return std::shared_ptr<RocksHandle>(new RocksHandle(std::move(env)), [](RocksHandle* handle) {
+      if (!handle->broken()) delete handle;
+    });
+  }
   explicit RocksHandle(std::shared_ptr<rocksdb::Env> env) : env_(std::move(env)) {}
   ~RocksHandle();
   RocksHandle(const RocksHandle&) = delete;
@@ -49,17 +58,18 @@ class RocksHandle {
   // Owns an open database from now on. Cannot fail, so that a database that was just opened is closed whatever happens.
   // `families` are in the order of Family.
   void Adopt(rocksdb::DB* db, std::vector<rocksdb::ColumnFamilyHandle*> families) noexcept {
-    db_.reset(db);
+    db_.emplace(db);
     families_ = std::move(families);
   }
 
-  rocksdb::DB* operator->() const { return db_.get(); }
-  rocksdb::DB* get() const { return db_.get(); }
+  rocksdb::DB* operator->() { return &*db_; }
+  rocksdb::DB* get() { return &*db_; }
+  bool broken() const { return db_ && db_->broken(); }
   rocksdb::ColumnFamilyHandle* family(Family f) const { return families_[f]; }
 
  private:
   const std::shared_ptr<rocksdb::Env> env_;  // outlives the database
-  std::unique_ptr<rocksdb::DB> db_;
+  std::optional<GuardedDb> db_;
   std::vector<rocksdb::ColumnFamilyHandle*> families_;
 };
 

@@ -57,6 +57,8 @@ absl::Status TransactionImpl::PutChunk(SegmentId segment, const Column& column, 
     const std::string header = EncodeChunkHeader(key, rows, row_bytes);
     const rocksdb::Slice key_slice = ToSlice(key);
     const rocksdb::Slice parts[] = {ToSlice(header), rocksdb::Slice(rows.data(), rows.size())};
+    // The owner's marker, which ColumnWriter adds, too.
+    Reserve(chunks_, key.size() + header.size() + rows.size() + 64);
     MNEME_RETURN_IF_ERROR(FromRocks(
         chunks_.Put(database_->family(kRowsFamily), rocksdb::SliceParts(&key_slice, 1), rocksdb::SliceParts(parts, 2)),
         "put chunk"));
@@ -93,6 +95,7 @@ absl::Status TransactionImpl::PutLog(SegmentId segment, int32_t layer, int64_t f
     }
     const std::string key = LogKey(segment, first_row, layer);
     const std::string value = EncodeLogRecord(key, rows, bytes);
+    Reserve(commit_, key.size() + value.size());
     database_->appended_bytes_ += bytes.size();
     return FromRocks(commit_.Put(database_->family(kLogFamily), ToSlice(key), ToSlice(value)), "put log");
   });
@@ -108,6 +111,7 @@ absl::Status TransactionImpl::DeleteLogs(SegmentId segment, int64_t before_row) 
     MNEME_RETURN_IF_ERROR(database_->LockWriter(lock));
     const std::string begin = LogKey(segment, 0, -1);
     const std::string end = LogKey(segment, before_row, -1);
+    Reserve(commit_, begin.size() + end.size());
     return FromRocks(commit_.DeleteRange(database_->family(kLogFamily), ToSlice(begin), ToSlice(end)), "delete logs");
   });
 }
@@ -122,6 +126,7 @@ absl::Status TransactionImpl::PutManifest(const MemoryManifest& manifest) {
       return absl::InvalidArgumentError(absl::StrCat("put manifest: ", decoded.status().message()));
     }
     const std::string key = ManifestKey(manifest.name);
+    Reserve(commit_, key.size() + value.size());
     return FromRocks(commit_.Put(database_->family(kDefaultFamily), ToSlice(key), ToSlice(value)), "put manifest");
   });
 }
@@ -135,6 +140,7 @@ absl::Status TransactionImpl::DeleteManifest(absl::string_view name) {
     if (database_->db()->Get(rocksdb::ReadOptions(), database_->family(kDefaultFamily), ToSlice(key), &value).ok()) {
       database_->dropped_bytes_ += key.size() + value.size();
     }
+    Reserve(commit_, key.size());
     return FromRocks(commit_.Delete(database_->family(kDefaultFamily), ToSlice(key)), "delete manifest");
   });
 }
