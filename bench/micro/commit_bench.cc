@@ -91,7 +91,8 @@ double ThroughWriteBatch(const std::vector<uint16_t>& block, Means means, bool s
   std::vector<rocksdb::ColumnFamilyHandle*> families;
   rocksdb::DB* raw = nullptr;
   Check(rocksdb::DB::Open(db_options, folder.path(), MakeFamilies(MakeBlockCache()), &families, &raw));
-  const RocksHandle db(env, raw, families);
+  const std::shared_ptr<RocksHandle> db = RocksHandle::New(env);
+  db->Adopt(raw, std::move(families));
   constexpr size_t kChunkBytes = static_cast<size_t>(kChunkTokens) * kDim * sizeof(uint16_t);
   constexpr int64_t kChunks = int64_t{kLayers} * kHeads * 2 * kBlockTokens / kChunkTokens;
   const rocksdb::Slice bytes(reinterpret_cast<const char*>(block.data()), block.size() * sizeof(uint16_t));
@@ -104,13 +105,13 @@ double ThroughWriteBatch(const std::vector<uint16_t>& block, Means means, bool s
         const int size = std::snprintf(key, sizeof(key), "%08lld %08lld", static_cast<long long>(done),
                                        static_cast<long long>(chunk));
         const rocksdb::Slice value(bytes.data() + static_cast<size_t>(chunk % distinct) * kChunkBytes, kChunkBytes);
-        Check(batch.Put(db.family(kRowsFamily), rocksdb::Slice(key, static_cast<size_t>(size)), value));
+        Check(batch.Put(db->family(kRowsFamily), rocksdb::Slice(key, static_cast<size_t>(size)), value));
       }
       rocksdb::WriteOptions options;
       options.disableWAL = means == Means::kFlush;
       options.sync = means == Means::kLog && sync;
-      Check(db->Write(options, &batch));
-      if (means == Means::kFlush) Check(db->Flush(rocksdb::FlushOptions(), db.family(kRowsFamily)));
+      Check(db->get()->Write(options, &batch));
+      if (means == Means::kFlush) Check(db->get()->Flush(rocksdb::FlushOptions(), db->family(kRowsFamily)));
     }
   });
 }
