@@ -76,8 +76,6 @@ absl::Status DatabaseImpl::LockWriter(std::shared_lock<std::shared_mutex>& lock)
   if (!writer()) {
     return absl::FailedPreconditionError(absl::StrCat("the store is open for reading only: ", path_));
   }
-  MNEME_RETURN_IF_ERROR(folder_->Check());
-  MNEME_RETURN_IF_ERROR(CheckMemoryForWrite());
   MNEME_RETURN_IF_ERROR(CheckNotBroken());
   if (write_failed_) {
     const std::lock_guard alone(handle_mutex_);
@@ -88,6 +86,16 @@ absl::Status DatabaseImpl::LockWriter(std::shared_lock<std::shared_mutex>& lock)
   if (writer_handle_ != nullptr) return absl::OkStatus();
   lock.unlock();
   return absl::UnavailableError(absl::StrCat("the store could not be opened again after an error: ", path_));
+}
+
+absl::Status DatabaseImpl::LockForWrite(std::shared_lock<std::shared_mutex>& lock) {
+  MNEME_RETURN_IF_ERROR(LockWriter(lock));
+  return CheckCanWrite();
+}
+
+absl::Status DatabaseImpl::CheckCanWrite() const {
+  MNEME_RETURN_IF_ERROR(folder_->Check());
+  return CheckMemoryForWrite();
 }
 
 absl::Status DatabaseImpl::CheckNotBroken() {
@@ -492,7 +500,7 @@ absl::Status DatabaseImpl::DropLogs(absl::Span<const SegmentId> segments) {
   return Guarded("drop logs", [&]() -> absl::Status {
     if (segments.empty()) return absl::OkStatus();
     std::shared_lock<std::shared_mutex> lock;
-    MNEME_RETURN_IF_ERROR(LockWriter(lock));
+    MNEME_RETURN_IF_ERROR(LockForWrite(lock));
     // Not synced: in the same log behind the commits that stopped naming them.
     return DeleteLogRecords(segments);
   });
@@ -503,7 +511,7 @@ absl::Status DatabaseImpl::Compact(bool all) {
     constexpr uint64_t kLeastBytes = uint64_t{1} << 20;
     if (dropped_bytes_ < (all ? 1 : kLeastBytes)) return absl::OkStatus();
     std::shared_lock<std::shared_mutex> lock;
-    MNEME_RETURN_IF_ERROR(LockWriter(lock));
+    MNEME_RETURN_IF_ERROR(LockForWrite(lock));
     const std::lock_guard compact(compact_mutex_);
     const uint64_t logged = statistics_->getTickerCount(rocksdb::WAL_FILE_BYTES);
     uint64_t beside = logged - logged_before_compact_;
@@ -532,7 +540,7 @@ absl::Status DatabaseImpl::Compact(bool all) {
 absl::Status DatabaseImpl::RewriteFiles() {
   return Guarded("rewrite files", [&]() -> absl::Status {
     std::shared_lock<std::shared_mutex> lock;
-    MNEME_RETURN_IF_ERROR(LockWriter(lock));
+    MNEME_RETURN_IF_ERROR(LockForWrite(lock));
     const std::lock_guard compact(compact_mutex_);
     const uint64_t dropped = dropped_bytes_;
     MNEME_RETURN_IF_ERROR(Wrote(rows_writer_->Flush(), "rewrite files"));
@@ -572,7 +580,7 @@ absl::Status DatabaseImpl::DropSegments(absl::Span<const SegmentId> segments) {
   return Guarded("drop segments", [&]() -> absl::Status {
     if (segments.empty()) return absl::OkStatus();
     std::shared_lock<std::shared_mutex> lock;
-    MNEME_RETURN_IF_ERROR(LockWriter(lock));
+    MNEME_RETURN_IF_ERROR(LockForWrite(lock));
     // The commits that stopped naming them must not be lost after their rows.
     MNEME_RETURN_IF_ERROR(Wrote(db()->FlushWAL(true), "sync before a drop"));
     MNEME_RETURN_IF_ERROR(DeleteLogRecords(segments));
@@ -585,7 +593,7 @@ absl::Status DatabaseImpl::DropIndexes(absl::Span<const IndexId> indexes) {
   return Guarded("drop indices", [&]() -> absl::Status {
     if (indexes.empty()) return absl::OkStatus();
     std::shared_lock<std::shared_mutex> lock;
-    MNEME_RETURN_IF_ERROR(LockWriter(lock));
+    MNEME_RETURN_IF_ERROR(LockForWrite(lock));
     // A search that still holds one of them may be about to write its blob again.
     {
       const std::lock_guard guard(index_mutex_);

@@ -71,11 +71,16 @@ class DatabaseImpl final : public Database {
   // Ids that own something in rows, log or index, ascending. Seeks from id to id.
   absl::StatusOr<std::vector<uint64_t>> Owners(Family family);
 
-  // Holds the writer's handle for one step; everything that writes, and all that uses db() and family() with it, does
-  // so under this lock. FailedPrecondition unless this is a writer. A database that an error has stopped is opened
-  // again: RocksDB could be told to resume, but then may report flushes that it has not made, or wait for ever for
-  // files of a flush that it has deleted because another one failed beside it (facebook/rocksdb#11865, mended in 8.7).
+  // Holds the writer's handle for one step; all that uses db() and family() for writing does so under this lock.
+  // FailedPrecondition unless this is a writer. A database that an error has stopped is opened again: RocksDB could be
+  // told to resume, but then may report flushes that it has not made, or wait for ever for files of a flush that it has
+  // deleted because another one failed beside it (facebook/rocksdb#11865, mended in 8.7).
   absl::Status LockWriter(std::shared_lock<std::shared_mutex>& lock);
+  // The same for a step that writes into RocksDB, and not only into a batch in memory.
+  absl::Status LockForWrite(std::shared_lock<std::shared_mutex>& lock);
+  // FailedPrecondition if the folder is gone, ResourceExhausted if there is no memory for a write. Takes some system
+  // calls, so once a write and not once a record.
+  absl::Status CheckCanWrite() const;
   // Maps the outcome of a write, and remembers a failure for LockWriter. Aborted: the same again may succeed.
   absl::Status Wrote(const rocksdb::Status& status, absl::string_view doing);
   // FailedPrecondition if an allocation has failed inside RocksDB (GuardedDb): for good, as neither its writers can go

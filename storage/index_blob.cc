@@ -59,7 +59,7 @@ absl::Status DatabaseImpl::PutIndexBlob(IndexId index, int32_t layer, int32_t he
       return absl::InvalidArgumentError(absl::StrCat("put index: no such place: ", BlobName(index, layer, head)));
     }
     std::shared_lock<std::shared_mutex> lock;
-    MNEME_RETURN_IF_ERROR(LockWriter(lock));
+    MNEME_RETURN_IF_ERROR(LockForWrite(lock));
     rocksdb::ColumnFamilyHandle* const family = this->family(kIndexFamily);
     const std::string header_key = IndexKey(index, layer, head, 0, 0);
     const std::lock_guard guard(index_mutex_);

@@ -74,6 +74,7 @@ absl::Status TransactionImpl::WriteChunks() {
     return absl::AbortedError("write chunks: the database was opened again after an error meanwhile; try again");
   }
   if (chunks_.Count() == 0) return absl::OkStatus();
+  MNEME_RETURN_IF_ERROR(database_->CheckCanWrite());
   wrote_chunks_ = true;
   epoch_ = database_->epoch_;
   const rocksdb::Status status = database_->rows_writer_->Write(chunk_owner_, &chunks_);
@@ -149,7 +150,7 @@ absl::Status TransactionImpl::Commit(Durability durability) {
   return Step("commit", [&]() -> absl::Status {
     ended_ = true;
     std::shared_lock<std::shared_mutex> lock;
-    MNEME_RETURN_IF_ERROR(database_->LockWriter(lock));
+    MNEME_RETURN_IF_ERROR(database_->LockForWrite(lock));
     MNEME_RETURN_IF_ERROR(WriteChunks());
     if (wrote_chunks_) {
       MNEME_RETURN_IF_ERROR(database_->Wrote(database_->rows_writer_->Flush(), "flush chunks"));
