@@ -2,9 +2,11 @@
 // A sequence's attention has the same bits alone and in a batch with others, with a memory and without.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -15,8 +17,10 @@ namespace {
 
 constexpr int kSequences = 4;
 
+// Sequence i has queries + local[i] local rows.
 struct Case {
-  int64_t group, kv_heads, dim, queries, local;
+  int64_t group, kv_heads, dim, queries;
+  std::array<int64_t, kSequences> local;
 };
 
 class BatchTest : public ::testing::TestWithParam<int64_t> {
@@ -41,7 +45,8 @@ class BatchTest : public ::testing::TestWithParam<int64_t> {
     ASSERT_OK(AppendTokens(memory, kLayer, 700, c.kv_heads, c.dim, c.dim, 9));
     for (const int fusion : {MNEME_FUSION_JOINT, MNEME_FUSION_GATED}) {
       SCOPED_TRACE(::testing::Message() << "group " << c.group << ", dim " << c.dim << ", scale " << scale
-                                        << ", queries " << c.queries << ", local " << c.local << ", fusion " << fusion);
+                                        << ", queries " << c.queries << ", local " << c.local[0] << ", fusion "
+                                        << fusion);
       Compare(c, memory, fusion);
     }
     EXPECT_OK(mneme_memory_close(memory));
@@ -64,17 +69,21 @@ class BatchTest : public ::testing::TestWithParam<int64_t> {
   // Sequences [first, first + n) in one call.
   static std::vector<float> Attend(const Case& c, mneme_memory* memory, int fusion, int first, int n) {
     const int64_t heads = c.group * c.kv_heads;
+    std::vector<int64_t> queries(kSequences, c.queries), local(c.local.begin(), c.local.end());
+    for (int64_t& rows : local) rows += c.queries;
+    const auto begin = local.begin() + first;
+    const int64_t locals = std::accumulate(begin, begin + n, int64_t{0});
     Tensor query({c.queries * n, heads, c.dim}), output({c.queries * n, heads, c.dim});
-    Tensor keys({c.local * n, c.kv_heads, c.dim}), values({c.local * n, c.kv_heads, c.dim});
-    Cut(query, first, n, 1);
-    Cut(keys, first, n, 2);
-    Cut(values, first, n, 3);
+    Tensor keys({locals, c.kv_heads, c.dim}), values({locals, c.kv_heads, c.dim});
+    Cut(query, queries, first, 1);
+    Cut(keys, local, first, 2);
+    Cut(values, local, first, 3);
     std::vector<mneme_memory*> memories;
     std::vector<int64_t> query_offsets{0}, local_offsets{0};
     for (int i = 0; i < n; ++i) {
       memories.push_back((first + i) % 2 == 0 ? memory : nullptr);
       query_offsets.push_back((i + 1) * c.queries);
-      local_offsets.push_back((i + 1) * c.local);
+      local_offsets.push_back(local_offsets.back() + local[static_cast<size_t>(first + i)]);
     }
     const std::vector<float> gate(static_cast<size_t>(heads), 0.4f);
     mneme_attend_args args = MNEME_ATTEND_ARGS_INIT;
@@ -92,16 +101,14 @@ class BatchTest : public ::testing::TestWithParam<int64_t> {
     return output.data;
   }
 
-  // The numbers of `n` sequences from `first` on.
-  static void Cut(Tensor& tensor, int first, int n, uint32_t seed) {
-    std::vector<int64_t> shape = tensor.shape;
-    shape[0] = shape[0] / n * kSequences;
-    Tensor whole(shape);
+  // Fills `tensor` with the rows of the sequences from `first` on, of all of which `rows` has the numbers of rows.
+  static void Cut(Tensor& tensor, const std::vector<int64_t>& rows, int first, uint32_t seed) {
+    const int64_t row = tensor.shape[1] * tensor.shape[2];
+    Tensor whole({std::accumulate(rows.begin(), rows.end(), int64_t{0}), tensor.shape[1], tensor.shape[2]});
     whole.Fill(seed);
     for (float& x : whole.data) x *= 4;
-    const size_t each = whole.data.size() / kSequences;
-    std::copy_n(whole.data.begin() + static_cast<std::ptrdiff_t>(static_cast<size_t>(first) * each), tensor.data.size(),
-                tensor.data.begin());
+    const int64_t before = std::accumulate(rows.begin(), rows.begin() + first, int64_t{0});
+    std::copy_n(whole.data.begin() + before * row, tensor.data.size(), tensor.data.begin());
   }
 
   TempFolder folder_;
@@ -116,7 +123,10 @@ TEST_P(BatchTest, ASequenceHasTheSameBitsAloneAndWithOthers) {
         // As a host in float rounds it, and as one in double does.
         const float of_float = 1.0f / std::sqrt(static_cast<float>(dim));
         const auto of_double = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim)));
-        for (const float scale : {of_float, of_double}) Check({group, kv_heads, dim, queries, queries + 67}, scale);
+        for (const float scale : {of_float, of_double}) {
+          Check({group, kv_heads, dim, queries, {67, 67, 67, 67}}, scale);
+          Check({group, kv_heads, dim, queries, {0, 900, 333, 21}}, scale);
+        }
       }
     }
   }
