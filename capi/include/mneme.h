@@ -33,10 +33,10 @@
  * natural unless a comment says otherwise.
  *
  * **Threads.** Handles may be used from any thread. Of one memory, mneme_attend, mneme_search, mneme_memory_read,
- * mneme_memory_get_info and snapshots may be called from any number of threads, also during any other call; append,
- * commit, truncate, evict, fork and maintain run one at a time, and a second one gets MNEME_STATUS_ABORTED; close and
- * drop want no other call of that memory. Calls of different memories are free. Calls of one mneme_graph follow each
- * other.
+ * mneme_memory_get_info, mneme_memory_get_layer and snapshots may be called from any number of threads, also during any
+ * other call; append, commit, truncate, evict, fork and maintain run one at a time, and a second one gets
+ * MNEME_STATUS_ABORTED; close and drop want no other call of that memory. Calls of different memories are free. Calls
+ * of one mneme_graph follow each other.
  *
  * **Callbacks** must not call back into the same store, except for mneme_last_error.
  */
@@ -423,6 +423,14 @@ typedef struct mneme_memory_info {
 
 /** Fills `info`. From any thread, also during other calls. */
 MNEME_API mneme_status mneme_memory_get_info(mneme_memory* memory, mneme_memory_info* info);
+
+/** Describes one layer of the card that the memory was created with. From any thread, also during other calls.
+ * @param memory  an open memory
+ * @param index   0 to mneme_memory_info.layers - 1, in ascending order of the layers' numbers
+ * @param layer   out; no field is left to its default, and rotary_inverse_frequencies points into the memory until it
+ * is closed
+ * @return MNEME_STATUS_OUT_OF_RANGE for an index that the card does not have */
+MNEME_API mneme_status mneme_memory_get_layer(mneme_memory* memory, int32_t index, mneme_layer_desc* layer);
 
 /** New tokens of one layer. Layers may run ahead of each other; a token is whole when every layer has it. */
 typedef struct mneme_memory_append_args {

@@ -189,6 +189,23 @@ mneme_memory_info InfoOf(const Memory& memory) {
   return result;
 }
 
+mneme_layer_desc DescOf(const LayerCard& layer) {
+  mneme_layer_desc result = MNEME_LAYER_DESC_INIT;
+  result.layer = layer.layer;
+  result.q_heads = layer.query_heads;
+  result.kv_heads = layer.kv_heads;
+  result.key_dim = layer.key_dim;
+  result.value_dim = layer.value_dim;
+  result.scale = layer.scale;
+  result.soft_cap = layer.soft_cap;
+  result.window = layer.window;
+  result.rotary_layout = static_cast<int32_t>(layer.rotary.layout);
+  result.rotary_pairs = static_cast<int32_t>(layer.rotary.inverse_frequencies.size());
+  if (result.rotary_pairs > 0) result.rotary_inverse_frequencies = layer.rotary.inverse_frequencies.data();
+  result.rotary_magnitude = layer.rotary.magnitude;
+  return result;
+}
+
 }  // namespace
 }  // namespace mneme::capi
 
@@ -295,6 +312,19 @@ mneme_status mneme_memory_get_info(mneme_memory* memory, mneme_memory_info* info
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
     if (info == nullptr) return NullArgument("info");
     return WriteStruct("info", InfoOf(*object->memory), info);
+  });
+}
+
+mneme_status mneme_memory_get_layer(mneme_memory* memory, int32_t index, mneme_layer_desc* layer) {
+  return Guard([&]() -> absl::Status {
+    MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
+    if (layer == nullptr) return NullArgument("layer");
+    const std::vector<LayerCard>& layers = object->memory->card().layers;
+    if (index < 0 || static_cast<size_t>(index) >= layers.size()) {
+      return absl::OutOfRangeError(
+          absl::StrCat("index: expected 0 to ", layers.size() - 1, ", the layers of the card, got ", index));
+    }
+    return WriteStruct("layer", DescOf(layers[static_cast<size_t>(index)]), layer);
   });
 }
 

@@ -158,5 +158,51 @@ TEST_F(CardUseTest, AForeignCardIsRefusedFieldByField) {
   mneme_card_release(renamed);
 }
 
+TEST_F(CardUseTest, AMemoryTellsTheLayersOfItsCard) {
+  const int32_t numbers[] = {kLayer, kOtherLayer};
+  for (int32_t i = 0; i < 2; ++i) {
+    SCOPED_TRACE(i);
+    const mneme_layer_desc made = LayerDesc(numbers[i]);
+    mneme_layer_desc told = MNEME_LAYER_DESC_INIT;
+    ASSERT_OK(mneme_memory_get_layer(memory_, i, &told));
+    EXPECT_EQ(told.layer, made.layer);
+    EXPECT_EQ(told.q_heads, kQueryHeads);
+    EXPECT_EQ(told.kv_heads, kKvHeads);
+    EXPECT_EQ(told.key_dim, kKeyDim);
+    EXPECT_EQ(told.value_dim, kValueDim);
+    EXPECT_EQ(told.scale, 0.5f);
+    EXPECT_EQ(told.soft_cap, 0.0f);
+    EXPECT_EQ(told.window, 0);
+    EXPECT_EQ(told.rotary_layout, MNEME_ROTARY_HALVES);
+    EXPECT_EQ(told.rotary_magnitude, 1.0f);  // the default, resolved
+    ASSERT_EQ(told.rotary_pairs, 4);
+    for (int pair = 0; pair < 4; ++pair) {
+      EXPECT_EQ(told.rotary_inverse_frequencies[pair], made.rotary_inverse_frequencies[pair]);
+    }
+  }
+  mneme_layer_desc untouched = MNEME_LAYER_DESC_INIT;
+  for (const int32_t index : {-1, 2, kMost, kLeast}) {
+    ExpectRefused(mneme_memory_get_layer(memory_, index, &untouched), MNEME_STATUS_OUT_OF_RANGE, "index");
+  }
+  ExpectRefused(mneme_memory_get_layer(memory_, 0, nullptr), MNEME_STATUS_INVALID_ARGUMENT, "layer");
+  EXPECT_EQ(untouched.q_heads, 0);
+}
+
+// A card that is made of what a memory tells is the memory's.
+TEST_F(CardUseTest, ACardOfToldLayersIsTheMemorysOwn) {
+  const mneme_memory_info info = InfoOf(memory_);
+  mneme_card* card = nullptr;
+  ASSERT_OK(mneme_card_create(info.model_name, info.weights_fingerprint, &card));
+  for (int32_t i = 0; i < info.layers; ++i) {
+    mneme_layer_desc layer = MNEME_LAYER_DESC_INIT;
+    ASSERT_OK(mneme_memory_get_layer(memory_, i, &layer));
+    ASSERT_OK(mneme_card_add_layer(card, &layer));
+  }
+  mneme_memory* again = nullptr;
+  EXPECT_OK(mneme_memory_open(store_, "m", card, &again));
+  EXPECT_OK(mneme_memory_close(again));
+  mneme_card_release(card);
+}
+
 }  // namespace
 }  // namespace mneme

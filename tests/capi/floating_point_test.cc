@@ -258,6 +258,8 @@ std::vector<float> Everything(const Environment& environment, const char* index,
   host.Call("close fork", [&] { return mneme_memory_close(fork); });
   host.Call("drop", [&] { return mneme_memory_drop(store, "fork"); });
   mneme_memory_info info = MNEME_MEMORY_INFO_INIT;
+  mneme_layer_desc layer = MNEME_LAYER_DESC_INIT;
+  host.Call("layer", [&] { return mneme_memory_get_layer(memory, 0, &layer); });
   host.Call("info", [&] { return mneme_memory_get_info(memory, &info); });
   mneme_store_stats stats = MNEME_STORE_STATS_INIT;
   host.Call("stats", [&] { return mneme_store_get_stats(store, &stats); });

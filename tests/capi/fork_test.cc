@@ -67,6 +67,7 @@ TEST_F(ForkTest, EveryCallOfAChildIsRefused) {
               mneme_store_verify_report report = MNEME_STORE_VERIFY_REPORT_INIT;
               mneme_store_stats stats = MNEME_STORE_STATS_INIT;
               mneme_memory_info info = MNEME_MEMORY_INFO_INIT;
+              mneme_layer_desc layer = MNEME_LAYER_DESC_INIT;
               const bool refused[] = {
                   Refused(AppendTokens(memory_, kLayer, 3)),
                   Refused(mneme_memory_commit(memory_, MNEME_DURABILITY_SYNCED, &durable)),
@@ -75,6 +76,7 @@ TEST_F(ForkTest, EveryCallOfAChildIsRefused) {
                   Refused(mneme_memory_maintain(memory_, nullptr, nullptr)),
                   Refused(mneme_snapshot_create(memory_, &snapshot)),
                   Refused(mneme_memory_get_info(memory_, &info)),
+                  Refused(mneme_memory_get_layer(memory_, 0, &layer)),
                   Refused(mneme_memory_fork(memory_, 10, "child", &memory)),
                   Refused(mneme_memory_create(store_, "new", card_, nullptr, &memory)),
                   Refused(mneme_memory_open(store_, "m", card_, &memory)),

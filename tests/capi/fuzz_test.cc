@@ -392,6 +392,9 @@ class Fuzzer {
     mneme_memory_info info = MNEME_MEMORY_INFO_INIT;
     Age(info);
     Seen(mneme_memory_get_info(HandleOf(memories_), Maybe(&info, 2)));
+    mneme_layer_desc layer = MNEME_LAYER_DESC_INIT;
+    Age(layer);
+    Seen(mneme_memory_get_layer(HandleOf(memories_), Small({0, 1}), Maybe(&layer, 2)));
   }
   void Append() {
     mneme_memory* const memory = HandleOf(memories_);

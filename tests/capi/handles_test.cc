@@ -121,6 +121,7 @@ TEST_F(HandlesTest, EveryFunctionOfAMemoryRefusesWhatIsNone) {
   mneme_snapshot* snapshot = no_snapshot;
   mneme_memory_info info = MNEME_MEMORY_INFO_INIT;
   const mneme_memory_append_args append = MNEME_MEMORY_APPEND_ARGS_INIT;
+  mneme_layer_desc layer = MNEME_LAYER_DESC_INIT;
   const mneme_memory_read_args read = MNEME_MEMORY_READ_ARGS_INIT;
   int64_t durable = 77;
   const std::string before = StateOf(memory_);
@@ -129,6 +130,7 @@ TEST_F(HandlesTest, EveryFunctionOfAMemoryRefusesWhatIsNone) {
     SCOPED_TRACE(::testing::Message() << memory);
     ExpectRefused(mneme_memory_fork(memory, 0, "fork", &fork), MNEME_STATUS_INVALID_ARGUMENT, "memory");
     ExpectRefused(mneme_memory_get_info(memory, &info), MNEME_STATUS_INVALID_ARGUMENT, "memory");
+    ExpectRefused(mneme_memory_get_layer(memory, 0, &layer), MNEME_STATUS_INVALID_ARGUMENT, "memory");
     ExpectRefused(mneme_memory_append(memory, &append), MNEME_STATUS_INVALID_ARGUMENT, "memory");
     ExpectRefused(mneme_memory_commit(memory, MNEME_DURABILITY_BUFFERED, &durable), MNEME_STATUS_INVALID_ARGUMENT,
                   "memory");

@@ -137,6 +137,8 @@ TEST_F(StructsTest, Inputs) {
 TEST_F(StructsTest, Outputs) {
   CheckOutput<mneme_memory_info>("info", MNEME_MEMORY_INFO_INIT,
                                  [&](mneme_memory_info* info) { return mneme_memory_get_info(memory_, info); });
+  CheckOutput<mneme_layer_desc>("layer", MNEME_LAYER_DESC_INIT,
+                                [&](mneme_layer_desc* layer) { return mneme_memory_get_layer(memory_, 1, layer); });
   CheckOutput<mneme_store_stats>("stats", MNEME_STORE_STATS_INIT,
                                  [&](mneme_store_stats* stats) { return mneme_store_get_stats(store_, stats); });
   CheckOutput<mneme_store_verify_report>(
