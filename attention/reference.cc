@@ -22,17 +22,10 @@ double Bias(const Problem& problem, size_t row) {
 
 // The query, rotated so that its product with the unrotated key of `row` is the policy's score.
 std::vector<double> QueryFor(const Problem& problem, size_t row) {
-  double distance = problem.distance;
-  switch (problem.policy) {
-    case PositionPolicy::kNone: return problem.memory_query;
-    case PositionPolicy::kFixedDistance:
-    case PositionPolicy::kWindowStart: break;
-    case PositionPolicy::kClamped:
-      distance = std::min(static_cast<double>(problem.query_position - problem.memory_position[row]), distance);
-      break;
-  }
+  const std::optional<double> distance = DistanceTo(problem, row);
+  if (!distance.has_value()) return problem.memory_query;
   // The magnitude applies to both sides: Rotate applies the query's, this the key's.
-  std::vector<double> query = Rotate(problem.rotary, distance, problem.memory_query);
+  std::vector<double> query = Rotate(problem.rotary, *distance, problem.memory_query);
   const auto rotated =
       problem.rotary.layout == RotaryLayout::kNone ? size_t{0} : 2 * problem.rotary.inverse_frequencies.size();
   for (size_t i = 0; i < rotated; ++i) query[i] *= static_cast<double>(problem.rotary.magnitude);
@@ -105,6 +98,17 @@ std::vector<double> Rotate(const Rotary& rotary, double position, std::vector<do
   return row;
 }
 
+double SoftCapSlope(double score, double soft_cap) {
+  if (soft_cap == 0) return 1;
+  const double x = std::tanh(score / soft_cap);
+  return 1 - x * x;
+}
+
+std::vector<double> RotateTransposed(const Rotary& rotary, double position, std::vector<double> row) {
+  // A rotation's transpose is the rotation by the opposite angle; the magnitude is a factor of both.
+  return Rotate(rotary, -position, std::move(row));
+}
+
 std::vector<int64_t> TopK(const std::vector<double>& logits, int64_t k) {
   std::vector<int64_t> order(logits.size());
   std::iota(order.begin(), order.end(), int64_t{0});
@@ -115,27 +119,41 @@ std::vector<int64_t> TopK(const std::vector<double>& logits, int64_t k) {
   return order;
 }
 
+std::optional<double> DistanceTo(const Problem& problem, size_t memory_row) {
+  switch (problem.policy) {
+    case PositionPolicy::kNone: return std::nullopt;
+    case PositionPolicy::kFixedDistance:
+    case PositionPolicy::kWindowStart: return problem.distance;
+    case PositionPolicy::kClamped: break;
+  }
+  return std::min(static_cast<double>(problem.query_position - problem.memory_position[memory_row]), problem.distance);
+}
+
+RowScores Score(const Problem& problem) {
+  RowScores rows;
+  for (size_t i = 0; i < problem.memory_keys.size(); ++i) {
+    rows.memory_scores.push_back(problem.scale * Dot(QueryFor(problem, i), problem.memory_keys[i]));
+    rows.memory_logits.push_back(SoftCap(rows.memory_scores.back(), problem.soft_cap) + Bias(problem, i));
+  }
+  for (const std::vector<double>& key : problem.local_keys) {
+    rows.local_scores.push_back(problem.scale * Dot(problem.query, key));
+    rows.local_logits.push_back(SoftCap(rows.local_scores.back(), problem.soft_cap));
+  }
+  return rows;
+}
+
 Result Attend(const Problem& problem) {
   Result result;
-  std::vector<double> memory_logits(problem.memory_keys.size());
-  for (size_t i = 0; i < memory_logits.size(); ++i) {
-    const double score = problem.scale * Dot(QueryFor(problem, i), problem.memory_keys[i]);
-    memory_logits[i] = SoftCap(score, problem.soft_cap) + Bias(problem, i);
-  }
+  const RowScores rows = Score(problem);
   std::vector<std::vector<double>> retrieved_values;
-  for (const int64_t i : TopK(memory_logits, problem.top_k)) {
+  for (const int64_t i : TopK(rows.memory_logits, problem.top_k)) {
     const auto row = static_cast<size_t>(i);
     result.tokens.push_back(problem.memory_token[row]);
-    result.logits.push_back(memory_logits[row]);
+    result.logits.push_back(rows.memory_logits[row]);
     retrieved_values.push_back(problem.memory_values[row]);
   }
   const State memory = Softmax(result.logits, retrieved_values, problem.value_dim, [](int64_t) { return true; });
-
-  std::vector<double> local_logits(problem.local_keys.size());
-  for (size_t i = 0; i < local_logits.size(); ++i) {
-    local_logits[i] = SoftCap(problem.scale * Dot(problem.query, problem.local_keys[i]), problem.soft_cap);
-  }
-  const State local = Softmax(local_logits, problem.local_values, problem.value_dim,
+  const State local = Softmax(rows.local_logits, problem.local_values, problem.value_dim,
                               [&](int64_t i) { return problem.local_visible[static_cast<size_t>(i)]; });
 
   const State joint = Merge(memory, local);

@@ -2,8 +2,10 @@
 #ifndef MNEME_ATTENTION_REFERENCE_H_
 #define MNEME_ATTENTION_REFERENCE_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "attention/fusion.h"
@@ -27,6 +29,11 @@ std::vector<double> Gate(const State& memory, const State& local, double gate);
 double Dot(const std::vector<double>& a, const std::vector<double>& b);
 double SoftCap(double score, double soft_cap);
 std::vector<double> Rotate(const Rotary& rotary, double position, std::vector<double> row);
+
+// The derivative of SoftCap by the score.
+double SoftCapSlope(double score, double soft_cap);
+// The transpose of Rotate, which is the way of a gradient through it.
+std::vector<double> RotateTransposed(const Rotary& rotary, double position, std::vector<double> row);
 
 // The numbers of the k greatest logits, greatest first, ties by the lower number.
 std::vector<int64_t> TopK(const std::vector<double>& logits, int64_t k);
@@ -60,6 +67,17 @@ struct Result {
 // The logit of a memory row is cap(scale q·k) + (pinned ? 0 : bias - decay * max(0, log2(age / decay_beyond))), where
 // age is query_position - token.
 Result Attend(const Problem& problem);
+
+// What Attend does with each row. Local rows have scale * q·k as their score, retrieved rows too, with a query that the
+// policy has rotated.
+struct RowScores {
+  std::vector<double> memory_scores, memory_logits;  // [memory rows]
+  std::vector<double> local_scores, local_logits;    // [local rows]
+};
+RowScores Score(const Problem& problem);
+
+// By which distance the policy rotates the query that meets a memory row; none: it does not rotate.
+std::optional<double> DistanceTo(const Problem& problem, size_t memory_row);
 
 }  // namespace mneme::reference
 
