@@ -3,6 +3,7 @@
 #define MNEME_LANES 16
 
 #include "attention/local-inl.h"
+#include "attention/local_backward-inl.h"
 #include "attention/retrieved-inl.h"
 
 namespace mneme {
@@ -11,6 +12,8 @@ const AttendKernels kAvx512AttendKernels = {
     .name = "avx512",
     .attend_local = &AttendLocalRows,
     .attend_retrieved = &AttendRetrievedRows,
+    .attend_local_backward = &AttendLocalRowsBackward,
+    .add_rows = &AddEncodedRows,
     .exp = &ExpOfAll,
 };
 

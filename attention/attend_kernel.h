@@ -44,6 +44,19 @@ struct LocalKernelArgs {
   float* log_sum_exp;     // [query_count][group]
 };
 
+// AttendLocalBackward's arguments as plain data.
+struct LocalBackwardKernelArgs {
+  LocalKernelArgs local;          // of the forward pass, without its outputs; scratch: [LocalBackwardScratchFloats]
+  const float* log_sum_exp;       // [query_count][group]
+  const float* output_gradients;  // [query_count][group][value_dim]
+  const float* offsets;           // [query_count][group]
+  // Null: not wanted.
+  float* query_gradients;   // [query_count][group][key_dim]
+  float* key_gradients;     // [row_count][PaddedDim(key_dim)], added to
+  float* value_gradients;   // [row_count][PaddedDim(value_dim)], added to
+  double* scale_gradients;  // [group], added to
+};
+
 // AttendRetrieved's arguments as plain data.
 struct RetrievedKernelArgs {
   const float* logits;            // [count]
@@ -58,6 +71,10 @@ struct AttendKernels {
   const char* name;
   void (*attend_local)(const LocalKernelArgs& args);
   float (*attend_retrieved)(const RetrievedKernelArgs& args);  // returns the log-sum-exp
+
+  void (*attend_local_backward)(const LocalBackwardKernelArgs& args);
+  // sum [dim] += the sum of weights[j] * rows[j] over encoded rows.
+  void (*add_rows)(const float* weights, const void* const* rows, int64_t count, DType dtype, int64_t dim, float* sum);
 
   // result[i] = exp(x[i]) as the kernels compute it. For tests. Requires: n is a multiple of 16.
   void (*exp)(const float* x, int64_t n, float* result);

@@ -6,6 +6,7 @@
 
 #include "attention/attend_kernel.h"
 #include "attention/local.h"
+#include "attention/local_backward.h"
 #include "base/cpu.h"
 
 // Internal to attention/ and its tests: chooses kernels, and runs those of any CPU target.
@@ -17,6 +18,16 @@ const AttendKernels& AttendKernelsFor(CpuTarget target);
 
 // How many floats of scratch memory kernels need for `args`, whose `scratch` is not read.
 int64_t LocalScratchFloats(const LocalKernelArgs& args);
+
+// Returns: `problem` as plain data, without scratch and outputs. block_queries: queries taken together.
+LocalKernelArgs KernelArgsOf(const LocalProblem& problem, int64_t block_queries);
+
+// The same for args.local of the backward pass.
+int64_t LocalBackwardScratchFloats(const LocalKernelArgs& args);
+
+// AttendLocalBackward with the given kernels.
+void AttendLocalBackwardWith(const AttendKernels& kernels, const LocalProblem& problem, const LocalUpstream& upstream,
+                             const LocalGradients& gradients);
 
 // AttendLocal and AttendRetrieved with the given kernels. block_queries: queries taken together; 0: as AttendLocal
 // chooses.

@@ -45,15 +45,10 @@ int64_t LocalScratchFloats(const LocalKernelArgs& args) {
          kLocalTile * (key_dim + value_dim);
 }
 
-void AttendLocalWith(const AttendKernels& kernels, const LocalProblem& problem, int64_t block_queries, float* output,
-                     float* log_sum_exp) {
+LocalKernelArgs KernelArgsOf(const LocalProblem& problem, int64_t block_queries) {
   const RowTensor &keys = problem.keys, &values = problem.values;
-  if (block_queries <= 0) {
-    const int64_t rows = kMaxBlockFloats / (keys.dim + values.dim + kLocalTile);
-    block_queries = std::min(rows, kMaxBlockRows) / problem.group;
-  }
   const bool has_rows = problem.row_count > 0;  // an empty tensor may have no data
-  LocalKernelArgs args = {
+  return {
       .queries = problem.queries,
       .query_count = problem.query_count,
       .first_query = problem.first_query,
@@ -76,9 +71,20 @@ void AttendLocalWith(const AttendKernels& kernels, const LocalProblem& problem, 
       .soft_cap = problem.soft_cap,
       .block_queries = std::max<int64_t>(1, std::min(block_queries, problem.query_count)),
       .scratch = nullptr,
-      .output = output,
-      .log_sum_exp = log_sum_exp,
+      .output = nullptr,
+      .log_sum_exp = nullptr,
   };
+}
+
+void AttendLocalWith(const AttendKernels& kernels, const LocalProblem& problem, int64_t block_queries, float* output,
+                     float* log_sum_exp) {
+  if (block_queries <= 0) {
+    const int64_t rows = kMaxBlockFloats / (problem.keys.dim + problem.values.dim + kLocalTile);
+    block_queries = std::min(rows, kMaxBlockRows) / problem.group;
+  }
+  LocalKernelArgs args = KernelArgsOf(problem, block_queries);
+  args.output = output;
+  args.log_sum_exp = log_sum_exp;
   // Not initialised, because clearing it would take longer than a short decode step.
   Scratch scratch;
   args.scratch =

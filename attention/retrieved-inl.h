@@ -49,6 +49,17 @@ inline void AddRetrieved(const float* weights, const void* const* rows, int64_t 
   for (int64_t i = at; i < dim; ++i) output[i] += acc[static_cast<int>(i - at)];
 }
 
+// sum += the sum of weights[j] * rows[j], for at most kRetrievedChunk encoded rows. Changes the weights.
+inline void AddChunk(float* weights, const void* const* rows, int64_t count, DType dtype, int64_t dim, float* sum) {
+  for (int64_t j = 0; j < count; ++j) weights[j] *= RowScale(dtype, rows[j], dim);
+  switch (dtype) {
+    case DType::kF32: AddRetrieved<F32Element>(weights, rows, count, dim, sum); break;
+    case DType::kF16: AddRetrieved<F16Element>(weights, rows, count, dim, sum); break;
+    case DType::kBF16: AddRetrieved<BF16Element>(weights, rows, count, dim, sum); break;
+    case DType::kI8: AddRetrieved<I8Element>(weights, rows, count, dim, sum); break;
+  }
+}
+
 // weights [kRetrievedChunk] = exp(logit - base) for the `count` logits; 0 beyond them. Returns: their sum.
 MNEME_INLINE float WeighChunk(const float* logits, int64_t count, float base, float* weights) {
   for (int64_t j = 0; j < kRetrievedChunk; ++j) weights[j] = j < count ? logits[j] : -kInfinity;
@@ -78,16 +89,21 @@ float AttendRetrievedRows(const RetrievedKernelArgs& args) {
     const void* const* rows = args.value_rows + begin;
     alignas(64) float weights[kRetrievedChunk];
     sum += WeighChunk(args.logits + begin, count, base, weights);
-    for (int64_t j = 0; j < count; ++j) weights[j] *= RowScale(args.dtype, rows[j], args.value_dim);
-    switch (args.dtype) {
-      case DType::kF32: AddRetrieved<F32Element>(weights, rows, count, args.value_dim, args.output); break;
-      case DType::kF16: AddRetrieved<F16Element>(weights, rows, count, args.value_dim, args.output); break;
-      case DType::kBF16: AddRetrieved<BF16Element>(weights, rows, count, args.value_dim, args.output); break;
-      case DType::kI8: AddRetrieved<I8Element>(weights, rows, count, args.value_dim, args.output); break;
-    }
+    AddChunk(weights, rows, count, args.dtype, args.value_dim, args.output);
   }
   for (int64_t i = 0; i < args.value_dim; ++i) args.output[i] /= sum;
   return static_cast<float>(static_cast<double>(greatest) + __builtin_log(static_cast<double>(sum)));
+}
+
+// AttendKernels::add_rows.
+void AddEncodedRows(const float* weights, const void* const* rows, int64_t count, DType dtype, int64_t dim,
+                    float* sum) {
+  for (int64_t begin = 0; begin < count; begin += kRetrievedChunk) {
+    const int64_t n = count - begin < kRetrievedChunk ? count - begin : kRetrievedChunk;
+    alignas(64) float chunk[kRetrievedChunk];
+    for (int64_t j = 0; j < n; ++j) chunk[j] = weights[begin + j];
+    AddChunk(chunk, rows + begin, n, dtype, dim, sum);
+  }
 }
 
 }  // namespace

@@ -29,4 +29,8 @@ float AttendRetrieved(const float* logits, const void* const* value_rows, int64_
   return AttendRetrievedWith(AttendKernelsFor(BestCpuTarget()), logits, value_rows, count, dtype, value_dim, output);
 }
 
+void AddRows(const float* weights, const void* const* rows, int64_t count, DType dtype, int64_t dim, float* sum) {
+  AttendKernelsFor(BestCpuTarget()).add_rows(weights, rows, count, dtype, dim, sum);
+}
+
 }  // namespace mneme

@@ -17,6 +17,10 @@ namespace mneme {
 float AttendRetrieved(const float* logits, const void* const* value_rows, int64_t count, DType dtype, int64_t value_dim,
                       float* output);
 
+// Adds to sum f32 [dim] the sum of weights[j] * rows[j], where rows [count] point to encoded rows. The same rows in the
+// same order give the same bits.
+void AddRows(const float* weights, const void* const* rows, int64_t count, DType dtype, int64_t dim, float* sum);
+
 }  // namespace mneme
 
 #endif  // MNEME_ATTENTION_RETRIEVED_H_

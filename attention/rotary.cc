@@ -63,22 +63,33 @@ RotaryTurn RotaryTurn::OfQueryByDistance(const Rotary& rotary, double distance, 
   return RotaryTurn(rotary, distance, rotary.magnitude * rotary.magnitude, memory);
 }
 
-void RotaryTurn::Apply(float* row) const {
+template <bool kTransposed>
+void RotaryTurn::ApplyTo(float* row) const {
+  // The transpose of a rotation has the opposite sines.
+  constexpr float kSign = kTransposed ? -1.0f : 1.0f;
   const float* table = cosines_and_sines_.data();
   if (layout_ == RotaryLayout::kHalves) {
     float* upper = row + pairs_;
     for (int64_t i = 0; i < pairs_; ++i) {
-      const float x = row[i], y = upper[i], c = table[i], s = table[pairs_ + i];
+      const float x = row[i], y = upper[i], c = table[i], s = kSign * table[pairs_ + i];
       row[i] = x * c - y * s;
       upper[i] = x * s + y * c;
     }
   } else if (layout_ == RotaryLayout::kInterleaved) {
     for (int64_t i = 0; i < 2 * pairs_; i += 2) {
-      const float x = row[i], y = row[i + 1], c = table[i], s = table[i + 1];
+      const float x = row[i], y = row[i + 1], c = table[i], s = kSign * table[i + 1];
       row[i] = x * c - y * s;
       row[i + 1] = x * s + y * c;
     }
   }
+}
+
+void RotaryTurn::Apply(float* row) const {
+  ApplyTo<false>(row);
+}
+
+void RotaryTurn::ApplyTransposed(float* gradient) const {
+  ApplyTo<true>(gradient);
 }
 
 void Rotate(const Rotary& rotary, double position, float* row) {

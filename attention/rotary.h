@@ -32,9 +32,13 @@ class RotaryTurn {
                                       std::pmr::memory_resource* memory = std::pmr::get_default_resource());
 
   void Apply(float* row) const;
+  // Applies the transpose: where a query was rotated by Apply, its gradient goes back by this.
+  void ApplyTransposed(float* gradient) const;
 
  private:
   RotaryTurn(const Rotary& rotary, double position, float magnitude, std::pmr::memory_resource* memory);
+  template <bool kTransposed>
+  void ApplyTo(float* row) const;
 
   RotaryLayout layout_ = RotaryLayout::kNone;
   int64_t pairs_ = 0;

@@ -32,11 +32,11 @@
  * **Numbers.** Sizes and token indices are int64_t. Layers have the host's own numbers, as in the card. Logarithms are
  * natural unless a comment says otherwise.
  *
- * **Threads.** Handles may be used from any thread. Of one memory, mneme_attend, mneme_search, mneme_memory_read,
- * mneme_memory_get_info, mneme_memory_get_layer and snapshots may be called from any number of threads, also during any
- * other call; append, commit, truncate, evict, fork and maintain run one at a time, and a second one gets
- * MNEME_STATUS_ABORTED; close and drop want no other call of that memory. Calls of different memories are free. Calls
- * of one mneme_graph follow each other.
+ * **Threads.** Handles may be used from any thread. Of one memory, mneme_attend, mneme_attend_backward, mneme_search,
+ * mneme_memory_read, mneme_memory_get_info, mneme_memory_get_layer and snapshots may be called from any number of
+ * threads, also during any other call; append, commit, truncate, evict, fork and maintain run one at a time, and a
+ * second one gets MNEME_STATUS_ABORTED; close and drop want no other call of that memory. Calls of different memories
+ * are free. Calls of one mneme_graph follow each other.
  *
  * **Callbacks** must not call back into the same store, except for mneme_last_error.
  */
@@ -600,6 +600,38 @@ typedef struct mneme_attend_args {
  * @param batch     sequences, 1 or more
  * @param args      inputs, rules and outputs */
 MNEME_API mneme_status mneme_attend(mneme_memory* const* memories, size_t batch, const mneme_attend_args* args);
+
+/** The gradients of a loss by the inputs of one call of mneme_attend: the loss changes with that call's output by
+ * output_gradient, and with its log_sum_exp by log_sum_exp_gradient. Outputs are overwritten; NULL: not wanted. */
+typedef struct mneme_attend_backward_args {
+  size_t struct_size;
+  const mneme_attend_args* attend;     /**< the arguments of that call, as they were. Of its outputs retrieved_tokens
+                                            is read where a memory takes part, with retrieved_stride room for all
+                                            rows that a head retrieved; and statuses, if given: a sequence that
+                                            failed has gradients of 0. stream and graph are NULL */
+  const mneme_tensor* output_gradient; /**< [tokens, q_heads, value_dim] f32, f16 or bf16 */
+  const float* log_sum_exp_gradient;   /**< [tokens, q_heads]; NULL: zeros */
+  const mneme_tensor* query_gradient;  /**< out, [tokens, q_heads, key_dim] f32, f16 or bf16. Where
+                                            attend->memory_query is NULL, the memory's part is in it */
+  const mneme_tensor* memory_query_gradient; /**< out, likewise; NULL where attend->memory_query is NULL */
+  const mneme_tensor* local_keys_gradient;   /**< out, [local_tokens, kv_heads, key_dim] f32, f16 or bf16 */
+  const mneme_tensor* local_values_gradient; /**< out, [local_tokens, kv_heads, value_dim] f32, f16 or bf16 */
+  float* memory_bias_gradient;               /**< out, [q_heads]; 0 where fusion is not joint */
+  float* gate_gradient;                      /**< out, [q_heads] by the number before the sigmoid; 0 if not gated */
+  float* scale_gradient;                     /**< out, [q_heads], of local and retrieved rows */
+} mneme_attend_backward_args;
+#define MNEME_ATTEND_BACKWARD_ARGS_INIT MNEME_STRUCT_INIT(mneme_attend_backward_args)
+
+/** The backward pass of mneme_attend. What was retrieved is constant, and the rows of memories have no gradient.
+ * Nothing is searched: rows are read by attend->retrieved_tokens. The memories must be seen as that call saw them, so a
+ * host that appends in between passes the same snapshots, or memory_end. An output_gradient that is not finite makes
+ * NaN. All tensors lie in host memory. Results do not depend on the number of threads.
+ * @param memories  [batch], as of mneme_attend
+ * @param batch     sequences, 1 or more
+ * @param args      the forward call, the gradients that come in and those that go out
+ * @return MNEME_STATUS_OUT_OF_RANGE for a retrieved token that is evicted or not visible, unless a snapshot holds it */
+MNEME_API mneme_status mneme_attend_backward(mneme_memory* const* memories, size_t batch,
+                                             const mneme_attend_backward_args* args);
 
 /** Retrieval alone. Fields without a comment are those of mneme_attend_args. */
 typedef struct mneme_search_args {

@@ -44,6 +44,7 @@ inline void SetDefaults(mneme_search_args& args) {
   if (args.decay_beyond == 0) args.decay_beyond = 1;
 }
 
+inline void SetDefaults(mneme_attend_backward_args&) {}
 inline void SetDefaults(mneme_memory_append_args&) {}
 inline void SetDefaults(mneme_memory_read_args&) {}
 inline void SetDefaults(mneme_graph_update_args&) {}

@@ -34,6 +34,8 @@ absl::string_view ArgumentName(Argument argument) {
     case Argument::kMemoryBegin: return "memory_begin";
     case Argument::kMemoryEnd: return "memory_end";
     case Argument::kMemoryMass: return "memory_mass";
+    case Argument::kRetrievedTokens: return "retrieved_tokens";
+    case Argument::kRetrievedStride: return "retrieved_stride";
     case Argument::kTopK: return "top_k";
     case Argument::kPositionPolicy: return "position_policy";
     case Argument::kNormaliseQuery: return "normalise_query";

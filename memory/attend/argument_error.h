@@ -33,6 +33,8 @@ enum class Argument : uint8_t {
   kMemoryBegin,
   kMemoryEnd,
   kMemoryMass,
+  kRetrievedTokens,
+  kRetrievedStride,
   kTopK,
   kPositionPolicy,
   kNormaliseQuery,

@@ -3,7 +3,10 @@
 #define MNEME_MEMORY_ATTEND_TILE_H_
 
 #include <cstdint>
+#include <memory_resource>
+#include <vector>
 
+#include "attention/local.h"
 #include "memory/attend/request.h"
 
 namespace mneme {
@@ -21,6 +24,23 @@ struct Tile {
 struct TileStates {
   float* outputs;       // [queries][group][value_dim]
   float* log_sum_exps;  // [queries][group]
+};
+
+// The local attention of a tile as a problem of attention/local.h. It lies in `arena`, which outlives it, as the
+// request does.
+class LocalTile {
+ public:
+  // Requires: HasLocalRows.
+  LocalTile(const AttendRequest& request, const Sequence& sequence, const Tile& tile, std::pmr::memory_resource* arena);
+  LocalTile(const LocalTile&) = delete;
+  LocalTile& operator=(const LocalTile&) = delete;
+
+  const LocalProblem& problem() const { return problem_; }
+
+ private:
+  std::pmr::vector<float> queries_;  // [queries][group][key_dim]
+  std::pmr::vector<float> scales_;   // [group]
+  LocalProblem problem_;
 };
 
 bool HasLocalRows(const AttendRequest& request, const Sequence& sequence);

@@ -179,6 +179,19 @@ FIELD(mneme_attend_args, stream, 280, 8);
 FIELD(mneme_attend_args, graph, 288, 8);
 SIZE(mneme_attend_args, 296);
 
+FIELD(mneme_attend_backward_args, struct_size, 0, 8);
+FIELD(mneme_attend_backward_args, attend, 8, 8);
+FIELD(mneme_attend_backward_args, output_gradient, 16, 8);
+FIELD(mneme_attend_backward_args, log_sum_exp_gradient, 24, 8);
+FIELD(mneme_attend_backward_args, query_gradient, 32, 8);
+FIELD(mneme_attend_backward_args, memory_query_gradient, 40, 8);
+FIELD(mneme_attend_backward_args, local_keys_gradient, 48, 8);
+FIELD(mneme_attend_backward_args, local_values_gradient, 56, 8);
+FIELD(mneme_attend_backward_args, memory_bias_gradient, 64, 8);
+FIELD(mneme_attend_backward_args, gate_gradient, 72, 8);
+FIELD(mneme_attend_backward_args, scale_gradient, 80, 8);
+SIZE(mneme_attend_backward_args, 88);
+
 FIELD(mneme_search_args, struct_size, 0, 8);
 FIELD(mneme_search_args, layer, 8, 4);
 FIELD(mneme_search_args, query, 16, 8);

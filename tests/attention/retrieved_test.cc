@@ -130,6 +130,35 @@ TEST_P(RetrievedTest, AllMinusInfinityIsEmptyAndNaNIsNotHidden) {
   EXPECT_TRUE(std::isnan(output[0]));
 }
 
+TEST_P(RetrievedTest, AddRowsAgreesWithTheReference) {
+  TestRandom random(205);
+  SCOPED_TRACE(random.seed());
+  for (int trial = 0; trial < 500; ++trial) {
+    const DType dtype = kAllTypes[trial % 4];
+    const int64_t dim = random.OneOf<int64_t>({1, 3, 7, 16, 63, 64, 65, 96, 128, 129, 256});
+    const int64_t count = random.OneOf<int64_t>({0, 1, 2, 63, 64, 65, random.Between(0, 200)});
+    Rows rows;
+    std::vector<float> weights, sum(static_cast<size_t>(dim));
+    for (float& x : sum) x = random.Normal();
+    std::vector<double> expected(sum.begin(), sum.end()), size(sum.size(), 1);
+    for (int64_t j = 0; j < count; ++j) {
+      std::vector<float> row(static_cast<size_t>(dim));
+      for (float& x : row) x = random.Normal();
+      rows.Add(row, dtype);
+      weights.push_back(random.Normal());
+      for (size_t i = 0; i < expected.size(); ++i) {
+        const double term = static_cast<double>(weights.back()) * rows.values.back()[i];
+        expected[i] += term;
+        size[i] += std::fabs(term);
+      }
+    }
+    AttendKernelsFor(GetParam()).add_rows(weights.data(), rows.pointers.data(), count, dtype, dim, sum.data());
+    for (size_t i = 0; i < sum.size(); ++i) {
+      ASSERT_NEAR(static_cast<double>(sum[i]), expected[i], 1e-6 * size[i]) << "element " << i << " of " << dim;
+    }
+  }
+}
+
 MNEME_INSTANTIATE_TARGETS(RetrievedTest);
 
 TEST(RetrievedDispatchTest, TheFaceRunsTheBestTarget) {

@@ -77,6 +77,28 @@ TEST(RotaryTest, PositionZeroChangesNothingAndTheRestStays) {
   }
 }
 
+// x · R y = Rᵀ x · y, with the magnitude in R.
+TEST(RotaryTest, TheTransposeIsTheGradientsWayBack) {
+  TestRandom random(9);
+  SCOPED_TRACE(random.seed());
+  for (const RotaryLayout layout : {RotaryLayout::kHalves, RotaryLayout::kInterleaved, RotaryLayout::kNone}) {
+    for (const double distance : {0.0, 1.0, 37.0, -5.0, 1e6}) {
+      const Rotary rotary = MakeRotary(layout, 5, 1e4, 1.3f);
+      const RotaryTurn turn = RotaryTurn::OfQueryByDistance(rotary, distance);
+      const std::vector<float> x = RandomRow(random, 13), y = RandomRow(random, 13);
+      std::vector<float> back = x, forth = y;
+      turn.ApplyTransposed(back.data());
+      turn.Apply(forth.data());
+      EXPECT_NEAR(Dot(back, y), Dot(x, forth), 1e-5);
+      if (layout != RotaryLayout::kNone && distance == 1.0) {
+        std::vector<float> wrong = x;
+        turn.Apply(wrong.data());
+        EXPECT_GT(std::fabs(Dot(wrong, y) - Dot(x, forth)), 1e-3);
+      }
+    }
+  }
+}
+
 TEST(RotaryTest, WorkedScores) {
   for (const auto& [layout, expected] :
        {std::pair{RotaryLayout::kHalves, 0.483006}, {RotaryLayout::kInterleaved, 0.685907}}) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every argument of mneme_attend, mneme_search and mneme_merge: absent, out of range, of another shape.
+// Every argument of mneme_attend, mneme_attend_backward, mneme_search and mneme_merge: absent, out of range, of another
+// shape.
 
 #include <cmath>
 #include <functional>
@@ -176,10 +177,7 @@ std::vector<Case<Call>> SharedCases(mneme_memory* other) {
   return cases;
 }
 
-TEST_F(AttendArgsTest, AttendRefuses) {
-  mneme_card* const card = NewCard("model", 5);
-  mneme_memory* other = nullptr;
-  ASSERT_OK(mneme_memory_create(store_, "other", card, nullptr, &other));
+std::vector<Case<AttendCall>> AttendCases(mneme_memory* other) {
   std::vector<Case<AttendCall>> cases = SharedCases<AttendCall>(other);
   using Call = AttendCall;
   AddTensorCases("args.memory_query", &Call::memory_query, &Call::Args::memory_query, false, false, cases);
@@ -239,9 +237,68 @@ TEST_F(AttendArgsTest, AttendRefuses) {
   }
   static const mneme_stream stream = {nullptr};
   add("args.stream", [](Call& c) { c.args.stream = &stream; });
+  return cases;
+}
+
+TEST_F(AttendArgsTest, AttendRefuses) {
+  mneme_card* const card = NewCard("model", 5);
+  mneme_memory* other = nullptr;
+  ASSERT_OK(mneme_memory_create(store_, "other", card, nullptr, &other));
+  Check(AttendCases(other));
+  EXPECT_OK(mneme_memory_close(other));
+  mneme_card_release(card);
+}
+
+// Whatever mneme_attend refuses of its inputs, by the name that it has in args.attend.
+TEST_F(AttendArgsTest, AttendBackwardRefusesWhatAttendRefuses) {
+  mneme_card* const card = NewCard("model", 5);
+  mneme_memory* other = nullptr;
+  ASSERT_OK(mneme_memory_create(store_, "other", card, nullptr, &other));
+  std::vector<std::string> names;
+  const std::vector<Case<AttendCall>> of_attend = AttendCases(other);
+  names.reserve(of_attend.size());
+  std::vector<Case<AttendBackwardCall>> cases;
+  for (const Case<AttendCall>& one : of_attend) {
+    std::string name = one.argument;
+    if (name == "args" || name.starts_with("args.output")) continue;
+    if (name.starts_with("args.")) name.insert(5, "attend.");
+    names.push_back(name);
+    // Device tensors are refused wherever they lie.
+    const bool device = one.status == MNEME_STATUS_FAILED_PRECONDITION;
+    cases.push_back({names.back().c_str(), [&one](AttendBackwardCall& c) { one.spoil(c.forward); },
+                     device ? MNEME_STATUS_UNIMPLEMENTED : one.status});
+  }
+  EXPECT_GT(cases.size(), 200u);
   Check(cases);
   EXPECT_OK(mneme_memory_close(other));
   mneme_card_release(card);
+}
+
+TEST_F(AttendArgsTest, AttendBackwardRefuses) {
+  using Call = AttendBackwardCall;
+  using Args = Call::Args;
+  std::vector<Case<Call>> cases;
+  AddTensorCases("args.output_gradient", &Call::output_gradient, &Args::output_gradient, true, false, cases);
+  AddTensorCases("args.query_gradient", &Call::query_gradient, &Args::query_gradient, false, false, cases);
+  AddTensorCases("args.memory_query_gradient", &Call::memory_query_gradient, &Args::memory_query_gradient, false, false,
+                 cases);
+  AddTensorCases("args.local_keys_gradient", &Call::local_keys_gradient, &Args::local_keys_gradient, false, false,
+                 cases);
+  AddTensorCases("args.local_values_gradient", &Call::local_values_gradient, &Args::local_values_gradient, false, false,
+                 cases);
+  const auto add = [&](const char* name, std::function<void(Call&)> spoil) { cases.push_back({name, spoil}); };
+  add("args", [](Call& c) { c.given = nullptr; });
+  add("args.attend", [](Call& c) { c.args.attend = nullptr; });
+  add("args.attend.struct_size", [](Call& c) { c.forward.args.struct_size = 1; });
+  add("args.attend.retrieved_tokens", [](Call& c) { c.forward.args.retrieved_tokens = nullptr; });
+  add("args.attend.graph", [](Call& c) { c.forward.args.graph = reinterpret_cast<mneme_graph*>(8); });
+  add("args.memory_query_gradient", [](Call& c) { c.forward.args.memory_query = nullptr; });
+  add("args.local_keys_gradient", [](Call& c) { c.forward.args.local_keys = c.forward.args.local_values = nullptr; });
+  add("args.local_values_gradient", [](Call& c) {
+    c.forward.args.local_keys = c.forward.args.local_values = nullptr;
+    c.args.local_keys_gradient = nullptr;
+  });
+  Check(cases);
 }
 
 TEST_F(AttendArgsTest, SearchRefuses) {

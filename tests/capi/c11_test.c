@@ -99,6 +99,19 @@ static void Append(mneme_memory* memory) {
   CHECK_OK(mneme_memory_append(memory, &args));
 }
 
+/* The gradient of the worked example's first output by the gate: s (1 - s) (memory - local). */
+static void CheckBackward(mneme_memory* memory, const mneme_attend_args* attend) {
+  const float output_gradient[] = {1, 0};
+  const mneme_tensor output_gradient_tensor = Tensor(output_gradient, kOneRow);
+  float gate_gradient = 0;
+  mneme_attend_backward_args args = MNEME_ATTEND_BACKWARD_ARGS_INIT;
+  args.attend = attend;
+  args.output_gradient = &output_gradient_tensor;
+  args.gate_gradient = &gate_gradient;
+  CHECK_OK(mneme_attend_backward(&memory, 1, &args));
+  CHECK_NEAR(gate_gradient, 0.059749);
+}
+
 /* What the worked example gives for each fusion. */
 static void CheckAttend(mneme_memory* memory) {
   const float query[] = {1, 0}, local_keys[2][2] = {{1, 0}, {0, 1}}, local_values[2][2] = {{0, 0}, {4, 0}};
@@ -133,6 +146,7 @@ static void CheckAttend(mneme_memory* memory) {
   CHECK_NEAR(scores[0], 2);
   CHECK_NEAR(scores[1], 1);
   CHECK(isinf(scores[2]) && scores[2] < 0);
+  CheckBackward(memory, &args);
 
   args.fusion = MNEME_FUSION_JOINT;
   CHECK_OK(mneme_attend(&memory, 1, &args));

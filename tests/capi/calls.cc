@@ -66,6 +66,30 @@ bool AttendCall::OutputsUntouched() const {
          retrieved_tokens.Untouched() && statuses.Untouched();
 }
 
+AttendBackwardCall::AttendBackwardCall(mneme_memory* memory) : forward(memory) {
+  EXPECT_OK(forward.Run());
+  output_gradient.Fill(15);
+  for (Tensor* tensor : {&query_gradient, &memory_query_gradient, &local_keys_gradient, &local_values_gradient}) {
+    tensor->FillGuard();
+  }
+  args.attend = &forward.args;
+  args.output_gradient = &output_gradient.view;
+  args.log_sum_exp_gradient = log_sum_exp_gradient.data();
+  args.query_gradient = &query_gradient.view;
+  args.memory_query_gradient = &memory_query_gradient.view;
+  args.local_keys_gradient = &local_keys_gradient.view;
+  args.local_values_gradient = &local_values_gradient.view;
+  args.memory_bias_gradient = memory_bias_gradient.data();
+  args.gate_gradient = gate_gradient.data();
+  args.scale_gradient = scale_gradient.data();
+}
+
+bool AttendBackwardCall::OutputsUntouched() const {
+  return query_gradient.Guarded() && memory_query_gradient.Guarded() && local_keys_gradient.Guarded() &&
+         local_values_gradient.Guarded() && memory_bias_gradient.Untouched() && gate_gradient.Untouched() &&
+         scale_gradient.Untouched();
+}
+
 SearchCall::SearchCall(mneme_memory* memory) : memories{memory} {
   query.Fill(11);
   keys.FillGuard();

@@ -42,6 +42,24 @@ struct AttendCall {
   static std::vector<float> Zeros() { return std::vector<float>(kQueryHeads, 0.0f); }
 };
 
+// The same for mneme_attend_backward: `forward` has run, and its fields can be spoilt, too.
+struct AttendBackwardCall {
+  using Args = mneme_attend_backward_args;
+  explicit AttendBackwardCall(mneme_memory* memory);
+  mneme_status Run() { return mneme_attend_backward(forward.memories_given, forward.batch, given); }
+  bool OutputsUntouched() const;
+
+  AttendCall forward;
+  Tensor output_gradient{{2, kQueryHeads, kValueDim}};
+  std::vector<float> log_sum_exp_gradient = std::vector<float>(2 * kQueryHeads, 0.5f);
+  Tensor query_gradient{{2, kQueryHeads, kKeyDim}}, memory_query_gradient{{2, kQueryHeads, kKeyDim}};
+  Tensor local_keys_gradient{{5, kKvHeads, kKeyDim}}, local_values_gradient{{5, kKvHeads, kValueDim}};
+  Guarded<float> memory_bias_gradient{kQueryHeads}, gate_gradient{kQueryHeads}, scale_gradient{kQueryHeads};
+
+  mneme_attend_backward_args args = MNEME_ATTEND_BACKWARD_ARGS_INIT;
+  const mneme_attend_backward_args* given = &args;
+};
+
 // The same for mneme_search.
 struct SearchCall {
   using Args = mneme_search_args;

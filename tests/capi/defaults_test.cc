@@ -39,6 +39,7 @@ TEST(InitTest, SetsTheSizeAlone) {
   ExpectOnlySize<mneme_memory_append_args>(MNEME_MEMORY_APPEND_ARGS_INIT);
   ExpectOnlySize<mneme_memory_read_args>(MNEME_MEMORY_READ_ARGS_INIT);
   ExpectOnlySize<mneme_attend_args>(MNEME_ATTEND_ARGS_INIT);
+  ExpectOnlySize<mneme_attend_backward_args>(MNEME_ATTEND_BACKWARD_ARGS_INIT);
   ExpectOnlySize<mneme_search_args>(MNEME_SEARCH_ARGS_INIT);
   ExpectOnlySize<mneme_graph_update_args>(MNEME_GRAPH_UPDATE_ARGS_INIT);
   ExpectOnlySize<mneme_merge_args>(MNEME_MERGE_ARGS_INIT);

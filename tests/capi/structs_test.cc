@@ -122,6 +122,16 @@ TEST_F(StructsTest, Inputs) {
     attend.given = args;
     return attend.Run();
   });
+  AttendBackwardCall backward(memory_);
+  CheckInput<mneme_attend_backward_args>("args", backward.args, [&](const mneme_attend_backward_args* args) {
+    backward.given = args;
+    return backward.Run();
+  });
+  CheckInput<mneme_attend_args>("args.attend", backward.forward.args, [&](const mneme_attend_args* args) {
+    backward.given = &backward.args;
+    backward.args.attend = args;
+    return backward.Run();
+  });
   SearchCall search(memory_);
   CheckInput<mneme_search_args>("args", search.args, [&](const mneme_search_args* args) {
     search.given = args;

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "attention/local_backward.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "attention/attend_kernels.h"
+#include "attention/backward_reference.h"
+#include "gtest/gtest.h"
+#include "tests/attention/random_tensors.h"
+
+namespace mneme {
+namespace {
+
+int64_t RandomDim(TestRandom& random) {
+  return random.OneOf<int64_t>({1, 3, 8, 16, 24, 63, 64, 65, 80, 128});
+}
+
+// A drawn problem with the gradients that come in, and everything that it borrows.
+struct Case {
+  Case(TestRandom& random, DType dtype, int64_t most_rows, int64_t most_queries)
+      : row_begin(random.Between(0, 20)),
+        rows(random.OneOf<int64_t>({0, 1, 63, 64, 65, 129, random.Between(0, most_rows)})),
+        head(random.Between(0, 2)),
+        key_dim(RandomDim(random)),
+        value_dim(RandomDim(random)),
+        group(random.OneOf<int64_t>({1, 1, 2, 3, 4, 8, 70})),
+        query_count(random.OneOf<int64_t>({1, 2, random.Between(1, group > 8 ? 3 : most_queries)})),
+        keys(random, dtype, row_begin + rows + random.Between(0, 5), 3, key_dim, [&] { return random.Normal(); }),
+        values(random, dtype, row_begin + rows + random.Between(0, 5), 3, value_dim, [&] { return random.Normal(); }) {
+    first_query = random.Chance(0.7) ? 0 : random.Between(0, 100);
+    const auto pairs = static_cast<size_t>(query_count * group);
+    queries.resize(pairs * static_cast<size_t>(key_dim));
+    output_gradients.resize(pairs * static_cast<size_t>(value_dim));
+    offsets.resize(pairs);
+    for (auto* floats : {&queries, &output_gradients, &offsets}) {
+      for (float& x : *floats) x = random.Normal();
+    }
+    for (int64_t g = 0; g < group; ++g) {
+      scales.push_back(random.OneOf<float>({1.0f, 2.0f, -1.0f}) / std::sqrt(static_cast<float>(key_dim)));
+    }
+    soft_cap = random.Chance(0.3) ? random.OneOf<float>({0.5f, 20.0f}) : 0.0f;
+    mask.kind = static_cast<LocalMask::Kind>(random.Between(0, 3));
+    mask.offset = random.Chance(0.5) ? rows - query_count - first_query : random.Between(-rows - 9, rows + 9);
+    mask.window = random.OneOf<int64_t>({1, 5, 64, 100, 1000});
+    mask.bits_stride = (rows + 7) / 8;
+    bits.resize(static_cast<size_t>(mask.bits_stride * (first_query + query_count)));
+    const double density = random.OneOf<double>({0.0, 0.02, 0.5, 0.97, 1.0});
+    for (uint8_t& byte : bits) {
+      for (int bit = 0; bit < 8; ++bit) byte = static_cast<uint8_t>(byte | (random.Chance(density) ? 1 << bit : 0));
+    }
+    mask.bits = bits.data();
+  }
+
+  LocalProblem Problem() const {
+    LocalProblem problem;
+    problem.queries = queries.data();
+    problem.query_count = query_count;
+    problem.first_query = first_query;
+    problem.group = group;
+    problem.keys = keys.view();
+    problem.values = values.view();
+    problem.head = head;
+    problem.row_begin = row_begin;
+    problem.row_count = rows;
+    problem.mask = mask;
+    problem.scales = scales.data();
+    problem.soft_cap = soft_cap;
+    return problem;
+  }
+
+  std::string Describe() const {
+    return "rows " + std::to_string(rows) + " key_dim " + std::to_string(key_dim) + " value_dim " +
+           std::to_string(value_dim) + " group " + std::to_string(group) + " queries " + std::to_string(query_count) +
+           " first_query " + std::to_string(first_query) + " mask " + std::to_string(static_cast<int>(mask.kind)) +
+           " offset " + std::to_string(mask.offset) + " soft_cap " + std::to_string(soft_cap);
+  }
+
+  int64_t row_begin, rows, head, key_dim, value_dim, group, query_count, first_query = 0;
+  OwnedTensor keys, values;
+  std::vector<float> queries, output_gradients, offsets, scales;
+  float soft_cap = 0;
+  LocalMask mask;
+  std::vector<uint8_t> bits;
+};
+
+// Sums in double of a gradient, and of the sizes of its terms.
+struct Sums {
+  explicit Sums(size_t n) : value(n), size(n) {}
+  void Add(size_t i, double term) {
+    value[i] += term;
+    size[i] += std::fabs(term);
+  }
+  std::vector<double> value, size;
+};
+
+struct Expected {
+  explicit Expected(const Case& c)
+      : queries(c.queries.size()),
+        keys(static_cast<size_t>(c.rows * c.key_dim)),
+        values(static_cast<size_t>(c.rows * c.value_dim)),
+        scales(static_cast<size_t>(c.group)) {}
+  Sums queries, keys, values, scales;
+};
+
+// The definition: each weight's own softmax, then p_j (u·v_j - t) times the slope of the soft cap.
+Expected Definition(const Case& c) {
+  Expected expected(c);
+  for (int64_t pair = 0; pair < c.query_count * c.group; ++pair) {
+    const int64_t query = pair / c.group, g = pair % c.group;
+    const float* const q = c.queries.data() + pair * c.key_dim;
+    const float* const u = c.output_gradients.data() + pair * c.value_dim;
+    const std::vector<double> wide(q, q + c.key_dim), upstream(u, u + c.value_dim);
+    const auto scale = static_cast<double>(c.scales[static_cast<size_t>(g)]), cap = static_cast<double>(c.soft_cap);
+    std::vector<double> logits, dots;
+    std::vector<std::vector<double>> keys, values;
+    double sum = 0;
+    for (int64_t j = 0; j < c.rows; ++j) {
+      keys.push_back(c.keys.Row(c.row_begin + j, c.head));
+      values.push_back(c.values.Row(c.row_begin + j, c.head));
+      dots.push_back(reference::Dot(wide, keys.back()));
+      logits.push_back(reference::SoftCap(scale * dots.back(), cap));
+      if (c.mask.Visible(c.first_query + query, j)) sum += std::exp(logits.back());
+    }
+    for (int64_t j = 0; j < c.rows; ++j) {
+      if (!c.mask.Visible(c.first_query + query, j)) continue;
+      const auto at = static_cast<size_t>(j);
+      const double weight = std::exp(logits[at]) / sum;
+      const double by_score =
+          weight * (reference::Dot(upstream, values[at]) - static_cast<double>(c.offsets[static_cast<size_t>(pair)])) *
+          reference::SoftCapSlope(scale * dots[at], cap);
+      expected.scales.Add(static_cast<size_t>(g), by_score * dots[at]);
+      for (int64_t d = 0; d < c.key_dim; ++d) {
+        const auto i = static_cast<size_t>(d);
+        expected.queries.Add(static_cast<size_t>(pair * c.key_dim + d), by_score * scale * keys[at][i]);
+        expected.keys.Add(static_cast<size_t>(j * c.key_dim + d), by_score * scale * wide[i]);
+      }
+      for (int64_t d = 0; d < c.value_dim; ++d) {
+        expected.values.Add(static_cast<size_t>(j * c.value_dim + d), weight * upstream[static_cast<size_t>(d)]);
+      }
+    }
+  }
+  return expected;
+}
+
+struct Answer {
+  std::vector<float> queries, keys, values;  // keys, values: [rows][PaddedDim]
+  std::vector<double> scales;
+};
+
+class LocalBackwardTest : public EachTarget {
+ protected:
+  Answer Backward(const Case& c, bool all = true) {
+    const AttendKernels& kernels = AttendKernelsFor(GetParam());
+    const auto pairs = static_cast<size_t>(c.query_count * c.group);
+    std::vector<float> output(pairs * static_cast<size_t>(c.value_dim)), log_sum_exp(pairs);
+    AttendLocalWith(kernels, c.Problem(), 0, output.data(), log_sum_exp.data());
+    Answer answer;
+    answer.queries.assign(c.queries.size(), 1e30f);
+    answer.keys.resize(static_cast<size_t>(c.rows * PaddedDim(c.key_dim)));
+    answer.values.resize(static_cast<size_t>(c.rows * PaddedDim(c.value_dim)));
+    answer.scales.resize(static_cast<size_t>(c.group));
+    LocalGradients gradients = {answer.queries.data(), answer.keys.data(), answer.values.data(), answer.scales.data()};
+    if (!all) gradients = {.values = answer.values.data()};
+    AttendLocalBackwardWith(kernels, c.Problem(), {log_sum_exp.data(), c.output_gradients.data(), c.offsets.data()},
+                            gradients);
+    return answer;
+  }
+
+  // stride: floats from each row of `got` to the next.
+  void Compare(const std::string& what, const Sums& expected, const float* got, int64_t dim, int64_t stride) {
+    for (size_t i = 0; i < expected.value.size(); ++i) {
+      const auto row = static_cast<int64_t>(i) / dim, element = static_cast<int64_t>(i) % dim;
+      const double error = std::fabs(static_cast<double>(got[row * stride + element]) - expected.value[i]);
+      // Of terms that cancel the greater part is rounding.
+      const double allowed = 1e-2 + expected.size[i];
+      errors_.Add(what, error / allowed);
+      ASSERT_LE(error, 1e-5 * allowed) << what << " row " << row << " element " << element;
+    }
+  }
+
+  ErrorTable errors_{"local backward " + std::string(CpuTargetName(GetParam())) + ", against the sum of sizes"};
+};
+
+TEST_P(LocalBackwardTest, AgreesWithTheReference) {
+  TestRandom random(311);
+  SCOPED_TRACE(random.seed());
+  for (int trial = 0; trial < 600; ++trial) {
+    const DType dtype = std::vector<DType>{DType::kF32, DType::kF16, DType::kBF16}[static_cast<size_t>(trial % 3)];
+    const Case c(random, dtype, 200, trial % 10 == 0 ? 70 : 6);
+    SCOPED_TRACE(c.Describe());
+    const Expected expected = Definition(c);
+    const Answer answer = Backward(c);
+    Compare("queries", expected.queries, answer.queries.data(), c.key_dim, c.key_dim);
+    Compare("keys", expected.keys, answer.keys.data(), c.key_dim, PaddedDim(c.key_dim));
+    Compare("values", expected.values, answer.values.data(), c.value_dim, PaddedDim(c.value_dim));
+    const std::vector<float> scales(answer.scales.begin(), answer.scales.end());
+    Compare("scales", expected.scales, scales.data(), c.group, c.group);
+    if (HasFatalFailure()) return;
+  }
+}
+
+// What stands in hidden rows is never multiplied: NaN there changes no bit.
+TEST_P(LocalBackwardTest, HiddenRowsMayHoldAnything) {
+  TestRandom random(312);
+  SCOPED_TRACE(random.seed());
+  for (int trial = 0; trial < 100; ++trial) {
+    Case c(random, DType::kF32, 200, 6);
+    const Answer before = Backward(c);
+    for (int64_t j = 0; j < c.rows; ++j) {
+      bool seen = false;
+      for (int64_t i = 0; i < c.query_count; ++i) seen |= c.mask.Visible(c.first_query + i, j);
+      if (seen) continue;
+      constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+      c.keys.SetRow(c.row_begin + j, c.head, std::vector<float>(static_cast<size_t>(c.key_dim), kNaN));
+      c.values.SetRow(c.row_begin + j, c.head, std::vector<float>(static_cast<size_t>(c.value_dim), kNaN));
+    }
+    const Answer after = Backward(c);
+    ASSERT_EQ(before.queries, after.queries) << c.Describe();
+    ASSERT_EQ(before.keys, after.keys) << c.Describe();
+    ASSERT_EQ(before.values, after.values) << c.Describe();
+    ASSERT_EQ(before.scales, after.scales) << c.Describe();
+  }
+}
+
+TEST_P(LocalBackwardTest, WhatIsNotWantedStaysAndChangesNothingElse) {
+  TestRandom random(313);
+  for (int trial = 0; trial < 50; ++trial) {
+    const Case c(random, DType::kBF16, 200, 6);
+    const Answer all = Backward(c), values_alone = Backward(c, false);
+    ASSERT_EQ(all.values, values_alone.values) << c.Describe();
+    ASSERT_EQ(values_alone.queries, std::vector<float>(c.queries.size(), 1e30f));
+  }
+}
+
+// Sums are added to what is there, so that tiles can share a buffer.
+TEST_P(LocalBackwardTest, SumsAreAdded) {
+  TestRandom random(314);
+  const Case c(random, DType::kF32, 100, 6);
+  const auto pairs = static_cast<size_t>(c.query_count * c.group);
+  std::vector<float> output(pairs * static_cast<size_t>(c.value_dim)), log_sum_exp(pairs);
+  const AttendKernels& kernels = AttendKernelsFor(GetParam());
+  AttendLocalWith(kernels, c.Problem(), 0, output.data(), log_sum_exp.data());
+  std::vector<double> once(static_cast<size_t>(c.group)), twice = once;
+  const LocalUpstream upstream = {log_sum_exp.data(), c.output_gradients.data(), c.offsets.data()};
+  AttendLocalBackwardWith(kernels, c.Problem(), upstream, {.scales = once.data()});
+  AttendLocalBackwardWith(kernels, c.Problem(), upstream, {.scales = twice.data()});
+  AttendLocalBackwardWith(kernels, c.Problem(), upstream, {.scales = twice.data()});
+  for (size_t g = 0; g < once.size(); ++g) EXPECT_EQ(2 * once[g], twice[g]);
+}
+
+MNEME_INSTANTIATE_TARGETS(LocalBackwardTest);
+
+}  // namespace
+}  // namespace mneme
