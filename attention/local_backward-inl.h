@@ -19,8 +19,7 @@ struct BackwardBlock {
   const LocalBackwardKernelArgs* args;
   Block keys;
   Block values;
-  float* transposed;  // [kLocalTile][kLocalTile]: weights of local rows by query rows
-  float* scores;      // [rows] sums of e_j q·k_j
+  float* scores;  // [rows] sums of e_j q·k_j
 };
 
 // One query row and one tile. Turns scores q·k into gradients of q·k (scale e_j), and products u·v into weights p_j;
@@ -52,48 +51,68 @@ MNEME_NOINLINE float ScoresToGradients(float* scores, float* products, uint64_t 
   return SumLanes(total);
 }
 
-// Adds to the gradients of a tile's local rows j the sum over query rows r of weights[r][j] * rows[r], with the weights
-// and the rows of one side: the products of the forward pass with the two roles swapped. Query rows that see nothing of
-// the tile have weights 0. all_sums: of all local rows; null: not wanted.
-inline void AddToLocalRows(const BackwardBlock& block, const Block& side, int64_t count, float* all_sums,
-                           int64_t tile_begin) {
+// sums[i] += sum over query rows r of weights[r][i] * rows[r], for kRows local rows i and kVectors vectors: a product
+// of the forward pass with the two roles swapped.
+template <int kRows, int kVectors>
+MNEME_NOINLINE void AddSwapped(const float* weights, const float* rows, int64_t count, int64_t stride, float* sums) {
+  Floats acc[kRows][kVectors];
+  for (int i = 0; i < kRows; ++i) {
+    for (int v = 0; v < kVectors; ++v) acc[i][v] = Load(sums + i * stride + v * kLanes);
+  }
+  for (int64_t r = 0; r < count; ++r) {
+    Floats weight[kRows];
+    for (int i = 0; i < kRows; ++i) weight[i] = Broadcast(weights[r * kLocalTile + i]);
+    for (int v = 0; v < kVectors; ++v) {
+      const Floats part = Load(rows + r * stride + v * kLanes);
+      for (int i = 0; i < kRows; ++i) acc[i][v] += weight[i] * part;
+    }
+  }
+  for (int i = 0; i < kRows; ++i) {
+    for (int v = 0; v < kVectors; ++v) Store(acc[i][v], sums + i * stride + v * kLanes);
+  }
+}
+
+// All vectors of kRows local rows.
+template <int kRows>
+inline void AddSwappedRows(const float* weights, const float* rows, int64_t count, int64_t vectors, int64_t stride,
+                           float* sums) {
+  constexpr int kWide = 4;
+  int64_t v = 0;
+  for (; v + kWide <= vectors; v += kWide) {
+    AddSwapped<kRows, kWide>(weights, rows + v * kLanes, count, stride, sums + v * kLanes);
+  }
+  for (; v < vectors; ++v) AddSwapped<kRows, 1>(weights, rows + v * kLanes, count, stride, sums + v * kLanes);
+}
+
+// Adds what query rows [row_begin, row_end) of one side give to the gradients of a tile's local rows. all_sums: of all
+// local rows; null: not wanted.
+inline void AddToLocalRows(const Block& side, int64_t row_begin, int64_t row_end, int64_t tile_begin, int64_t count,
+                           float* all_sums) {
   if (all_sums == nullptr) return;
   const int64_t stride = side.key_stride;
-  float* const sums = all_sums + tile_begin * stride;
-  float ones[kMaxRows];
-  for (float& one : ones) one = 1.0f;
-  for (int64_t first = 0; first < side.rows; first += kLocalTile) {
-    const int64_t n = Min(kLocalTile, side.rows - first);
-    for (int64_t r = 0; r < n; ++r) {
-      for (int64_t j = 0; j < count; ++j) {
-        block.transposed[j * kLocalTile + r] = side.weights[(first + r) * kLocalTile + j];
-      }
-    }
-    Block swapped = side;
-    swapped.corrections = ones;
-    const TileRows rows = {reinterpret_cast<const char*>(side.queries + first * stride), stride * 4, DType::kF32};
-    int64_t taken;
-    for (int64_t j = 0; j < count; j += taken) {
-      taken = RowsAtOnce(count - j);
-      swapped.weights = block.transposed + j * kLocalTile;
-      swapped.outputs = sums + j * stride;
-      const auto add = taken == 1   ? AddValues<F32Element, 1>
-                       : taken == 2 ? AddValues<F32Element, 2>
-                       : taken == 3 ? AddValues<F32Element, 3>
-                                    : AddValues<F32Element, kMaxRows>;
-      add(swapped, 0, rows, 0, n, true, true, kNoNextRows);
-    }
+  const float* const rows = side.queries + row_begin * stride;
+  int64_t taken;
+  for (int64_t j = 0; j < count; j += taken) {
+    taken = RowsAtOnce(count - j);
+    const auto add = taken == 1   ? AddSwappedRows<1>
+                     : taken == 2 ? AddSwappedRows<2>
+                     : taken == 3 ? AddSwappedRows<3>
+                                  : AddSwappedRows<kMaxRows>;
+    add(side.weights + row_begin * kLocalTile + j, rows, row_end - row_begin, side.key_vectors, stride,
+        all_sums + (tile_begin + j) * stride);
   }
 }
 
 inline void BackwardTile(BackwardBlock& block, int64_t tile_begin, int64_t count) {
   const LocalKernelArgs& args = block.args->local;
-  uint64_t any = 0;
+  int64_t row_begin = block.keys.rows, row_end = 0;  // query rows that see any of the tile lie within
   for (int64_t i = 0; i < block.keys.query_count; ++i) {
     block.keys.seen[i] = SeenInTile(args, args.first_query + block.keys.first_query + i, tile_begin, count);
-    any |= block.keys.seen[i];
+    if (block.keys.seen[i] == 0) continue;
+    row_begin = Min(row_begin, i * args.group);
+    row_end = (i + 1) * args.group;
   }
-  if (any == 0) return;
+  if (row_begin >= row_end) return;
   const TileRows keys =
       PrepareTile(args.keys + tile_begin * args.key_bytes, args.key_bytes, args.key_dtype, count, args.key_dim,
                   block.keys.key_vectors, true, block.keys.wide_keys, block.keys.key_stride);
@@ -102,7 +121,7 @@ inline void BackwardTile(BackwardBlock& block, int64_t tile_begin, int64_t count
                   args.value_dim, block.values.key_vectors, true, block.values.wide_keys, block.values.key_stride);
   ScoreBlock<F32Element>(block.keys, keys, count, kNoNextRows);
   ScoreBlock<F32Element>(block.values, values, count, kNoNextRows);
-  for (int64_t row = 0; row < block.keys.rows; ++row) {
+  for (int64_t row = row_begin; row < row_end; ++row) {
     float* const scores = block.keys.weights + row * kLocalTile;
     float* const products = block.values.weights + row * kLocalTile;
     const int64_t at = block.keys.first_query * args.group + row;
@@ -117,8 +136,8 @@ inline void BackwardTile(BackwardBlock& block, int64_t tile_begin, int64_t count
                                            block.args->log_sum_exp[at], block.args->offsets[at]);
   }
   if (block.args->query_gradients != nullptr) AddValuesBlock<F32Element>(block.keys, keys, kNoNextRows);
-  AddToLocalRows(block, block.keys, count, block.args->key_gradients, tile_begin);
-  AddToLocalRows(block, block.values, count, block.args->value_gradients, tile_begin);
+  AddToLocalRows(block.keys, row_begin, row_end, tile_begin, count, block.args->key_gradients);
+  AddToLocalRows(block.values, row_begin, row_end, tile_begin, count, block.args->value_gradients);
 }
 
 // Copies query rows [first, first + rows) to rows with zeros beyond `dim`.
@@ -190,7 +209,6 @@ void AttendLocalRowsBackward(const LocalBackwardKernelArgs& backward) {
   block.keys.corrections = take(rows);
   block.keys.seen = reinterpret_cast<uint64_t*>(take(args.block_queries * 2));
   block.values.seen = block.keys.seen;
-  block.transposed = take(kLocalTile * kLocalTile);
   block.scores = take(rows);
   for (int64_t first = 0; first < args.query_count; first += args.block_queries) {
     block.keys.first_query = block.values.first_query = first;

@@ -10,8 +10,8 @@
 namespace mneme {
 namespace {
 
-// Query rows of a block. Its weights are transposed in squares of kLocalTile, so a block of as many wastes none.
-constexpr int64_t kBlockRows = kLocalTile;
+// Query rows of a block, which share one conversion of a tile to f32 and whose weights stay in the cache.
+constexpr int64_t kBlockRows = 64;
 
 }  // namespace
 
@@ -21,7 +21,7 @@ int64_t LocalBackwardScratchFloats(const LocalKernelArgs& args) {
     return rows * PaddedDim(dim) + PaddedDim(rows * kLocalTile) + kLocalTile * PaddedDim(dim);
   };
   return side(args.key_dim) + side(args.value_dim) + 2 * rows * PaddedDim(args.key_dim) + 2 * PaddedDim(rows) +
-         PaddedDim(2 * args.block_queries) + kLocalTile * kLocalTile;
+         PaddedDim(2 * args.block_queries);
 }
 
 void AttendLocalBackwardWith(const AttendKernels& kernels, const LocalProblem& problem, const LocalUpstream& upstream,
