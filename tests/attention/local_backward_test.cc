@@ -141,7 +141,7 @@ Expected Definition(const Case& c) {
       const auto offset = static_cast<double>(c.offsets[static_cast<size_t>(pair)]);
       const double slope = weight * reference::SoftCapSlope(scale * dots[at], cap);
       const double by_score = slope * (product - offset);
-      const double size = slope * (SizeOf(upstream, values[at]) + std::fabs(offset));
+      const double size = weight * (SizeOf(upstream, values[at]) + std::fabs(offset));
       expected.scales.Add(static_cast<size_t>(g), by_score * dots[at], size * SizeOf(wide, keys[at]));
       for (int64_t d = 0; d < c.key_dim; ++d) {
         const auto i = static_cast<size_t>(d);
