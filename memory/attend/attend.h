@@ -16,8 +16,8 @@
 // attends to retrieved rows and fuses them with local attention (tile.h). interleaved_attend.h searches and fuses in
 // one pass, host_attend.h otherwise in two. On the device: device_support.h says which calls the kernels support,
 // device_problem.h makes their arguments, device_launch.h runs them, for device_search.h, device_fused_attend.h and
-// (captured) device_graph.h. The backward pass (attend_backward.h) searches nothing: reported_rows.h reads what the call
-// retrieved, retrieved_backward.h and tile_backward.h compute the gradients.
+// (captured) device_graph.h. The backward pass (attend_backward.h) searches nothing: reported_rows.h reads what the
+// call retrieved; retrieved_backward.h and tile_backward.h compute the gradients.
 
 namespace mneme {
 

@@ -6,6 +6,7 @@
 
 #include "attention/retrieved.h"
 #include "attention/state.h"
+#include "base/prefetch.h"
 #include "base/scratch.h"
 
 namespace mneme {
@@ -26,6 +27,7 @@ RetrievedBackward::RetrievedBackward(const ReportedRows& rows, int64_t kv_head, 
       kv_head_(kv_head),
       turns_(arena),
       rows_(arena),
+      dots_(arena),
       logits_(arena),
       weights_(arena),
       products_(arena),
@@ -36,7 +38,7 @@ RetrievedBackward::RetrievedBackward(const ReportedRows& rows, int64_t kv_head, 
       one_key_(static_cast<size_t>(request_.layer.key_dim), arena) {
   const auto most = static_cast<size_t>(rows.most_tokens());
   rows_.reserve(most);
-  for (auto* floats : {&logits_, &weights_, &products_}) floats->reserve(most);
+  for (auto* floats : {&dots_, &logits_, &weights_, &products_}) floats->reserve(most);
   keys_.reserve(most);
   values_.reserve(most);
   if (request_.policy != PositionPolicy::kFixedDistance && request_.policy != PositionPolicy::kClamped) return;
@@ -48,49 +50,50 @@ RetrievedBackward::RetrievedBackward(const ReportedRows& rows, int64_t kv_head, 
   }
 }
 
-RetrievedBackward::Row RetrievedBackward::Score(int64_t token) {
-  const SearchPlan& plan = reported_.plan();
-  const HeadRule& rule = request_.heads[static_cast<size_t>(head_)];
+void RetrievedBackward::Locate(int64_t token) {
   const VisibleRows& owner = reported_.Owner(token);
-  const int64_t number = token - owner.first_token;
-  Row row = {};
-  row.key = reported_.Key(kv_head_, token);
-  row.value = reported_.Value(kv_head_, token);
-  row.pinned = owner.pinned;
-  const float* vector = plan.Vector(head_, query_);
-  if (request_.policy == PositionPolicy::kClamped) {
-    const int64_t position = owner.columns != nullptr ? owner.columns->Position(number) : token;
-    row.distance = static_cast<double>(plan.positions[static_cast<size_t>(query_)] - position);
-    row.near = row.distance < static_cast<double>(rule.distance);
-    if (row.near) {
-      std::copy_n(plan.PlainVector(head_, query_), one_key_.size(), one_key_.data());
-      RotateQueryByDistance(request_.layer.rotary, row.distance, one_key_.data());
-      vector = one_key_.data();
-    }
-  }
-  DotKeys(stored_, request_.layer.key_dim, absl::MakeConstSpan(&row.key, 1), vector, &row.dot);
-  const Ranking ranking = plan.RankingOf(head_, query_, owner);
-  row.logit = ranking.Logit(row.dot, number);
-  row.slope = 1;
-  if (ranking.soft_cap > 0) {
-    const float bent = std::tanh(row.dot * ranking.scale / ranking.soft_cap);
-    row.slope = 1 - bent * bent;
-  }
-  return row;
+  Row& row = rows_.emplace_back();
+  row.owner = &owner;
+  row.number = token - owner.first_token;
+  keys_.push_back(reported_.Key(kv_head_, token));
+  values_.push_back(reported_.Value(kv_head_, token));
+  // Rows lie anywhere in memory. All of them are on their way before the first is read.
+  PrefetchBytes(keys_.back(), RowBytes(stored_, request_.layer.key_dim));
+  PrefetchBytes(values_.back(), RowBytes(stored_, request_.layer.value_dim));
+  if (request_.policy != PositionPolicy::kClamped) return;
+  const int64_t position = owner.columns != nullptr ? owner.columns->Position(row.number) : token;
+  row.distance = static_cast<double>(reported_.plan().positions[static_cast<size_t>(query_)] - position);
+  row.near = row.distance < static_cast<double>(request_.heads[static_cast<size_t>(head_)].distance);
+}
+
+float RetrievedBackward::DotOfNearRow(size_t i) {
+  std::copy_n(reported_.plan().PlainVector(head_, query_), one_key_.size(), one_key_.data());
+  RotateQueryByDistance(request_.layer.rotary, rows_[i].distance, one_key_.data());
+  float dot;
+  DotKeys(stored_, request_.layer.key_dim, absl::MakeConstSpan(&keys_[i], 1), one_key_.data(), &dot);
+  return dot;
 }
 
 float RetrievedBackward::Attend(int64_t query, int64_t head) {
+  const SearchPlan& plan = reported_.plan();
   query_ = query;
   head_ = head;
   rows_.clear();
-  logits_.clear();
   keys_.clear();
   values_.clear();
-  for (const int64_t token : reported_.Tokens(query, head)) {
-    const Row& row = rows_.emplace_back(Score(token));
-    logits_.push_back(row.logit);
-    keys_.push_back(row.key);
-    values_.push_back(row.value);
+  for (const int64_t token : reported_.Tokens(query, head)) Locate(token);
+  dots_.resize(rows_.size());
+  logits_.resize(rows_.size());
+  if (!rows_.empty()) {
+    DotKeys(stored_, request_.layer.key_dim, keys_, plan.Vector(head, query), dots_.data());
+  }
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    Row& row = rows_[i];
+    if (row.near) dots_[i] = DotOfNearRow(i);
+    const Ranking ranking = plan.RankingOf(head, query, *row.owner);
+    logits_[i] = ranking.Logit(dots_[i], row.number);
+    const float bent = ranking.soft_cap > 0 ? std::tanh(dots_[i] * ranking.scale / ranking.soft_cap) : 0.0f;
+    row.slope = 1 - bent * bent;
   }
   log_sum_exp_ = AttendRetrieved(logits_.data(), Untyped(values_), static_cast<int64_t>(rows_.size()), stored_,
                                  request_.layer.value_dim, output_.data());
@@ -106,8 +109,8 @@ void RetrievedBackward::AddGradients(const float* output_gradient, float offset,
   for (size_t i = 0; i < rows_.size(); ++i) {
     const float by_logit = std::exp(logits_[i] - log_sum_exp_) * (products_[i] - offset);
     const float by_score = by_logit * rows_[i].slope;
-    if (request_.use_memory_bias && !rows_[i].pinned) sums.memory_bias += static_cast<double>(by_logit);
-    sums.scale += static_cast<double>(by_score) * static_cast<double>(rows_[i].dot);
+    if (request_.use_memory_bias && !rows_[i].owner->pinned) sums.memory_bias += static_cast<double>(by_logit);
+    sums.scale += static_cast<double>(by_score) * static_cast<double>(dots_[i]);
     weights_[i] = by_score * scale;
   }
   if (sums.memory_query == nullptr) return;

@@ -37,18 +37,17 @@ class RetrievedBackward {
 
  private:
   struct Row {
-    const char* key;
-    const char* value;
-    double distance;  // kClamped: of a row nearer than the head's distance
-    bool near;        // it has a distance of its own
-    bool pinned;
-    float dot;
-    float logit;
-    float slope;  // of the logit by the score
+    const VisibleRows* owner;
+    int64_t number;       // in its owner
+    double distance = 0;  // kClamped
+    bool near = false;    // kClamped: it is nearer than the head's distance, so it has a rotation of its own
+    float slope = 1;      // of the logit by the score
   };
 
-  // Locates a row and computes its logit.
-  Row Score(int64_t token);
+  // Adds a row to rows_, keys_ and values_.
+  void Locate(int64_t token);
+  // Returns: the dot product of row i, which is near, with the query that its own distance has rotated.
+  float DotOfNearRow(size_t i);
   // Adds the sum of weights times keys, rotated back, to rotated_back_.
   void AddKeys();
   // Adds rotated_back_, as the gradient by the normalised query, to the gradient by the query.
@@ -65,10 +64,10 @@ class RetrievedBackward {
   float log_sum_exp_ = 0;
   std::pmr::vector<RotaryTurn> turns_;  // [group], by each head's distance; empty: the policy has none
   std::pmr::vector<Row> rows_;
-  std::pmr::vector<float> logits_, weights_, products_;  // [rows]
-  std::pmr::vector<const char*> keys_, values_;          // [rows]
-  std::pmr::vector<float> output_;                       // [value_dim]
-  std::pmr::vector<float> rotated_back_, one_key_;       // [key_dim]
+  std::pmr::vector<float> dots_, logits_, weights_, products_;  // [rows]
+  std::pmr::vector<const char*> keys_, values_;                 // [rows]
+  std::pmr::vector<float> output_;                              // [value_dim]
+  std::pmr::vector<float> rotated_back_, one_key_;              // [key_dim]
 };
 
 }  // namespace mneme
