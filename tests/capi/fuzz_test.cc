@@ -23,7 +23,8 @@ constexpr size_t kArena = 1 << 20;  // elements; tensors start in the middle, so
 
 class Fuzzer {
  public:
-  Fuzzer(uint64_t seed, const std::string& folder) : random_(seed), folder_(folder), in_(kArena), out_(kArena) {
+  Fuzzer(uint64_t seed, const std::string& folder)
+      : random_(seed), folder_(folder), in_(kArena), out_(kArena), gradients_(kArena) {
     // Both halves alike, so that the numbers are modest as f32, f16 and bf16.
     for (float& value : in_) {
       const float real = Real(-1, 1);
@@ -587,6 +588,7 @@ class Fuzzer {
     Age(args);
     const size_t n = Slip(1) ? static_cast<size_t>(Pick<int64_t>({0, -1, int64_t{1} << 40})) : batch.n;
     const mneme_status status = Seen(mneme_attend(Slip(1) ? nullptr : batch.memories.data(), n, Maybe(&args, 1)));
+    if (Chance(40)) AttendBackward(batch, args, queries, locals);
     if (status != MNEME_OK || batch.spoiled || args.struct_size != sizeof(args)) return;
     for (int64_t i = 0; args.memory_mass != nullptr && i < queries * 4; ++i) {
       EXPECT_TRUE(batch.mass[static_cast<size_t>(i)] >= 0 && batch.mass[static_cast<size_t>(i)] <= 1);
@@ -597,6 +599,32 @@ class Fuzzer {
     if (output.view.dtype != MNEME_DTYPE_F32 || output.view.strides != nullptr) return;
     const auto* numbers = static_cast<const float*>(output.view.data);
     for (int64_t i = 0; i < queries * 4 * 6; ++i) EXPECT_TRUE(std::isfinite(numbers[i]));
+  }
+
+  // Of a call that may have failed, and whose report may have been changed since.
+  void AttendBackward(Batch& batch, const mneme_attend_args& attend, int64_t queries, int64_t locals) {
+    for (int64_t& token : batch.tokens) {
+      if (Slip(1)) token = Number({-1, 0, 5, 1000, kMost, kLeast});
+    }
+    AnyTensor upstream, query, memory_query, keys, values;
+    std::vector<float> sums(4);
+    mneme_attend_backward_args args = MNEME_ATTEND_BACKWARD_ARGS_INIT;
+    args.attend = Maybe(&attend, 1);
+    args.output_gradient = TensorOf(upstream, in_, {queries, 4, 6});
+    args.log_sum_exp_gradient = Maybe(batch.lse.data(), 60);
+    args.query_gradient = TensorOf(query, gradients_, {queries, 4, 8}, 20);
+    if (attend.memory_query != nullptr || Slip(3)) {
+      args.memory_query_gradient = TensorOf(memory_query, gradients_, {queries, 4, 8}, 20);
+    }
+    if (attend.local_keys != nullptr || Slip(3)) {
+      args.local_keys_gradient = TensorOf(keys, gradients_, {locals, 2, 8}, 20);
+      args.local_values_gradient = TensorOf(values, gradients_, {locals, 2, 6}, 20);
+    }
+    args.memory_bias_gradient = Maybe(sums.data(), 50);
+    args.gate_gradient = Maybe(sums.data(), 50);
+    args.scale_gradient = Maybe(sums.data(), 50);
+    Age(args);
+    Seen(mneme_attend_backward(Slip(1) ? nullptr : batch.memories.data(), batch.n, Maybe(&args, 1)));
   }
 
   void Search() {
@@ -671,7 +699,7 @@ class Fuzzer {
   std::mt19937_64 random_;
   bool careful_ = true;
   const std::string folder_;
-  std::vector<float> in_, out_;
+  std::vector<float> in_, out_, gradients_;
   std::vector<mneme_card*> cards_;
   std::vector<mneme_store*> stores_;
   std::vector<mneme_memory*> memories_;
