@@ -629,7 +629,8 @@ typedef struct mneme_attend_backward_args {
  * @param memories  [batch], as of mneme_attend
  * @param batch     sequences, 1 or more
  * @param args      the forward call, the gradients that come in and those that go out
- * @return MNEME_STATUS_OUT_OF_RANGE for a retrieved token that is evicted or not visible, unless a snapshot holds it */
+ * @return MNEME_STATUS_OUT_OF_RANGE for a retrieved token that is evicted or not visible, unless a snapshot holds it.
+ *         MNEME_STATUS_RESOURCE_EXHAUSTED may leave some outputs written; the same call can be made again */
 MNEME_API mneme_status mneme_attend_backward(mneme_memory* const* memories, size_t batch,
                                              const mneme_attend_backward_args* args);
 

@@ -80,21 +80,25 @@ void ClearRow(const MutableRowTensor& tensor, int64_t row, int64_t head) {
   std::memset(tensor.Row(row, head), 0, static_cast<size_t>(tensor.dim) * DTypeSize(tensor.dtype));
 }
 
-// Writes zeros to the gradients of the sequence's queries and local rows.
-void ClearGradients(const AttendBackwardRequest& request, const Sequence& sequence) {
-  const LayerCard& layer = request.forward.retrieve.layer;
-  for (int64_t token = sequence.query_begin; token < sequence.query_end; ++token) {
-    for (int64_t head = 0; head < layer.query_heads; ++head) {
-      ClearRow(request.query, token, head);
-      ClearRow(request.memory_query, token, head);
-    }
-  }
+// Writes zeros to the gradients of the sequence's local rows.
+void ClearLocalGradients(const AttendBackwardRequest& request, const Sequence& sequence) {
   for (int64_t row = sequence.local_begin; row < sequence.local_end; ++row) {
-    for (int64_t head = 0; head < layer.kv_heads; ++head) {
+    for (int64_t head = 0; head < request.forward.retrieve.layer.kv_heads; ++head) {
       ClearRow(request.local_keys, row, head);
       ClearRow(request.local_values, row, head);
     }
   }
+}
+
+// The same for all of its gradients.
+void ClearGradients(const AttendBackwardRequest& request, const Sequence& sequence) {
+  for (int64_t token = sequence.query_begin; token < sequence.query_end; ++token) {
+    for (int64_t head = 0; head < request.forward.retrieve.layer.query_heads; ++head) {
+      ClearRow(request.query, token, head);
+      ClearRow(request.memory_query, token, head);
+    }
+  }
+  ClearLocalGradients(request, sequence);
 }
 
 // Adds up what the tiles of one KV head have of local rows [begin, end), in the order of the tiles, and writes it.
@@ -124,7 +128,6 @@ absl::Status BackwardOfSequence(const AttendBackwardRequest& request, const Sequ
   const LayerCard& layer = request.forward.retrieve.layer;
   const Division division(layer, sequence);
   const int64_t local_rows = HasLocalRows(request.forward, sequence) ? sequence.local_end - sequence.local_begin : 0;
-  if (local_rows == 0 || division.items == 0) ClearGradients(request, sequence);
   MNEME_RETURN_IF_ERROR(ParallelForStatus(executor, static_cast<size_t>(division.items), [&](size_t i) {
     const auto item = static_cast<int64_t>(i);
     const int64_t begin = item % division.tiles * division.queries_per_tile;
@@ -142,7 +145,10 @@ absl::Status BackwardOfSequence(const AttendBackwardRequest& request, const Sequ
       total.scale += own[g].scale;
     }
   }
-  if (division.items == 0) return absl::OkStatus();
+  if (local_rows == 0 || division.items == 0) {
+    ClearLocalGradients(request, sequence);
+    return absl::OkStatus();
+  }
   const int64_t parts = (local_rows + kRowsPerItem - 1) / kRowsPerItem;
   executor.ParallelFor(static_cast<size_t>(layer.kv_heads * parts), [&](size_t i) {
     const int64_t begin = static_cast<int64_t>(i) % parts * kRowsPerItem;

@@ -376,6 +376,62 @@ class AttendCall : public MemoryCall {
   std::vector<float> expected_;
 };
 
+// The backward pass of such a call, with rows in RAM or in a memory that was only just opened.
+template <bool kCold>
+class AttendBackwardCall : public MemoryCall {
+ public:
+  void Prepare(Host& host) override {
+    if (name_.empty()) name_ = host.Stored(900);
+    if (memory_ == nullptr) memory_ = host.Open(name_);
+    if (tokens_.empty()) Forward(host);
+    gradient_.FillGuard();
+    keys_gradient_.FillGuard();
+  }
+  mneme_status Run(Host&) override {
+    mneme_attend_backward_args args = MNEME_ATTEND_BACKWARD_ARGS_INIT;
+    args.attend = &attend_;
+    args.output_gradient = &output_gradient_.view;
+    args.query_gradient = &gradient_.view;
+    args.local_keys_gradient = &keys_gradient_.view;
+    return mneme_attend_backward(&memory_, 1, &args);
+  }
+  void CheckUntouched(Host&) override { REQUIRE(gradient_.Guarded() && keys_gradient_.Guarded()); }
+  void Done(Host& host) override {
+    REQUIRE(!gradient_.Guarded() && !keys_gradient_.Guarded());
+    if (expected_.empty()) expected_ = gradient_.data;
+    REQUIRE(gradient_.data == expected_);
+    if (!kCold) return;
+    host.Close(memory_);
+  }
+
+ private:
+  void Forward(Host& host) {
+    query_.Fill(3);
+    output_gradient_.Fill(4);
+    tokens_.resize(3 * kQueryHeads * 8);
+    attend_.layer = kLayer;
+    attend_.query = &query_.view;
+    attend_.local_keys = &local_keys_.view;
+    attend_.local_values = &local_values_.view;
+    attend_.default_top_k = 8;
+    attend_.output = &output_.view;
+    attend_.retrieved_tokens = tokens_.data();
+    attend_.retrieved_stride = 8;
+    REQUIRE(mneme_attend(&memory_, 1, &attend_) == MNEME_OK);
+    if (!kCold) return;
+    host.Close(memory_);
+    memory_ = host.Open(name_);
+  }
+
+  Tensor query_{{3, kQueryHeads, kKeyDim}}, output_{{3, kQueryHeads, kValueDim}};
+  Tensor output_gradient_{{3, kQueryHeads, kValueDim}}, gradient_{{3, kQueryHeads, kKeyDim}};
+  Tensor local_keys_{{5, kKvHeads, kKeyDim}}, local_values_{{5, kKvHeads, kValueDim}};
+  Tensor keys_gradient_{{5, kKvHeads, kKeyDim}};
+  std::vector<int64_t> tokens_;
+  mneme_attend_args attend_ = MNEME_ATTEND_ARGS_INIT;
+  std::vector<float> expected_;
+};
+
 class ReadCall : public MemoryCall {
  public:
   void Prepare(Host& host) override {
@@ -661,6 +717,8 @@ const NamedCall kCalls[] = {
     {"commit_with_index", Make<IndexCommitCall>},
     {"attend", Make<AttendCall<false>>},
     {"attend_cold", Make<AttendCall<true>>},
+    {"attend_backward", Make<AttendBackwardCall<false>>},
+    {"attend_backward_cold", Make<AttendBackwardCall<true>>},
     {"read", Make<ReadCall>},
     {"open", Make<OpenCall>},
     {"close", Make<CloseCall>},
