@@ -30,6 +30,7 @@ SearchDetail = Literal["scores", "keys", "values"]
 SEARCH_DETAILS: tuple[SearchDetail, ...] = ("scores", "keys", "values")
 DEFAULT_SEARCH_DETAILS: tuple[SearchDetail, ...] = ("scores",)
 
+_MEMORIES = ffi.typeof("mneme_memory*[]")
 _F32 = npt.NDArray[np.float32]
 _I64 = npt.NDArray[np.int64]
 
@@ -83,9 +84,9 @@ class _Call:
         self.args = new_struct(struct)
         self.args.layer = layer
         self.batch = len(memories)
-        pointers = [NULL if memory is None else memory._pointer() for memory in memories]
-        self.pointers = ffi.new("mneme_memory*[]", pointers)
-        self.memory = next((memory for memory in memories if memory is not None), None)
+        pointers = [NULL if memory is None else memory._handle.get() for memory in memories]
+        self.pointers = ffi.new(_MEMORIES, pointers)
+        self.memories = memories
         self.keep: list[Any] = []
 
     def set(self, field: str, pointer: Any) -> None:
@@ -145,7 +146,8 @@ class _Call:
 
     def layer_dims(self, key_dim: int) -> tuple[int, int]:
         """Key and value dim of the layer; where it is not known the library refuses the call by name."""
-        layer = self.memory._layer(self.args.layer) if self.memory is not None else None
+        memory = next((memory for memory in self.memories if memory is not None), None)
+        layer = memory._layer(self.args.layer) if memory is not None else None
         return (key_dim, key_dim) if layer is None else (layer.key_dim, layer.value_dim)
 
 
@@ -209,7 +211,7 @@ def attend(
     ...     query = np.ones((2, 4, 64), np.float32)
     ...     result = mneme.attend([one, None], layer=0, query=query, query_offsets=[0, 1, 2], local_keys=rows[:2],
     ...                           local_values=rows[:2], local_offsets=[0, 1, 2])
-    >>> result.memory_mass[:, 0].tolist()
+    >>> result.memory_mass[:, 0].round(3).tolist()
     [0.75, 0.0]
     """
     call = _Call("mneme_attend_args", memories, layer)

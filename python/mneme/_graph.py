@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mneme._arrays import Integers, integers
 from mneme._errors import InvalidArgument, check
-from mneme._handles import finalize_child
+from mneme._handles import Handle, finalize_child
 from mneme._native import NULL, ffi, lib, new_struct
 from mneme._tensors import stream_pointer
 
@@ -30,7 +30,7 @@ class Graph:
         out = ffi.new("mneme_graph**")
         check(lib.mneme_graph_create(store._handle.get(), out))
         self._store_handle = store._handle
-        self._handle = self._store_handle.adopt("graph", out[0])
+        self._handle: Handle = self._store_handle.adopt("graph", out[0])
         self._finalizer = weakref.finalize(self, finalize_child, self._store_handle, self._handle)
         self._tokens: int | None = None
 

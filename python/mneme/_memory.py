@@ -15,7 +15,7 @@ from mneme._arrays import Integers, PerHead, integers, new_integers
 from mneme._attend import DEFAULT_SEARCH_DETAILS, DETAILS, Attention, Detail, Found, Mask, SearchDetail
 from mneme._card import Card, Layer, card_of, encode
 from mneme._errors import InvalidArgument, check
-from mneme._handles import StoreHandle, finalize_child
+from mneme._handles import Handle, StoreHandle, finalize_child
 from mneme._native import NULL, ffi, lib, new_struct, text
 from mneme._numbers import DTYPE_NAMES, DType, Durability, Fusion, PositionPolicy
 from mneme._progress import Progress, reporting
@@ -107,7 +107,7 @@ class Memory:
         self._store = store
         self._name = name
         self._store_handle: StoreHandle = store._handle
-        self._handle = self._store_handle.adopt("memory", pointer)
+        self._handle: Handle = self._store_handle.adopt("memory", pointer)
         self._finalizer = weakref.finalize(self, finalize_child, self._store_handle, self._handle)
         self._card: Card | None = None
 
@@ -132,6 +132,7 @@ class Memory:
 
     @property
     def closed(self) -> bool:
+        """Whether it is closed."""
         return bool(self._handle.pointer == NULL)
 
     def info(self) -> MemoryInfo:

@@ -35,12 +35,16 @@ def _load() -> Any:
 
 lib: Any = _load()
 NULL: Any = ffi.NULL
+_kinds: dict[str, tuple[Any, int]] = {}  # pointer type and size of structs that were made
 
 
 def new_struct(name: str) -> Any:
     """A struct of the ABI that starts with its size; all other fields are zero, their default."""
-    struct = ffi.new(f"{name}*")
-    struct.struct_size = ffi.sizeof(name)
+    kind = _kinds.get(name)
+    if kind is None:
+        kind = _kinds[name] = (ffi.typeof(f"{name}*"), ffi.sizeof(name))
+    struct = ffi.new(kind[0])
+    struct.struct_size = kind[1]
     return struct
 
 

@@ -6,7 +6,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from mneme._errors import check
-from mneme._handles import StoreHandle, finalize_child
+from mneme._handles import Handle, StoreHandle, finalize_child
 from mneme._native import ffi, lib
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Snapshot:
         check(lib.mneme_snapshot_create(memory._pointer(), out))
         self._memory = memory
         self._store_handle: StoreHandle = memory._store_handle
-        self._handle = self._store_handle.adopt("snapshot", out[0])
+        self._handle: Handle = self._store_handle.adopt("snapshot", out[0])
         self._finalizer = weakref.finalize(self, finalize_child, self._store_handle, self._handle)
 
     @property

@@ -173,6 +173,7 @@ class Store:
 
     @property
     def closed(self) -> bool:
+        """Whether it is closed."""
         return bool(self._handle.pointer == NULL)
 
     def __repr__(self) -> str:

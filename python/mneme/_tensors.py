@@ -6,7 +6,6 @@ PyTorch is not imported: a tensor is what has `data_ptr`, `stride`, `dtype` and 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,20 @@ from mneme import _dlpack
 from mneme._errors import InvalidArgument
 from mneme._native import NULL, ffi, lib
 
-_NEW_TENSOR = ffi.typeof("mneme_python_tensor*")
+_NEW_TENSOR = ffi.typeof("mneme_tensor*")
+_NEW_NUMBERS = ffi.typeof("int64_t[]")
+_HOST = (_dlpack.CPU, 0)
 _MAX_DIMS = 8
 
 # NumPy's types by their objects; ml_dtypes' bfloat16 is found by its name and added here when it first comes.
 _NUMPY_DTYPES: dict[Any, str] = {np.dtype(np.float32): "f32", np.dtype(np.float16): "f16", np.dtype(np.uint16): "u16"}
+_BUFFER_DTYPES = {np.dtype(np.float32): "f32", np.dtype(np.float16): "f16"}
 # PyTorch's types by their objects, found by their names.
 _TORCH_DTYPES: dict[Any, str] = {}
 _TORCH_NAMES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "uint16": "u16"}
 _NUMBERS = {"f32": lib.MNEME_DTYPE_F32, "f16": lib.MNEME_DTYPE_F16, "bf16": lib.MNEME_DTYPE_BF16}
+_arrays: dict[tuple[int, ...], Any] = {}
+_MAX_ARRAYS = 4096
 _ITEM_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "u16": 2}
 _EXPECTED = "float32, float16 or bfloat16"
 
@@ -33,26 +37,28 @@ class Tensor:
 
     __slots__ = ("_keep", "dtype", "on_device", "pointer", "shape", "source")
 
-    def __init__(self, source: Any, dtype: str, shape: Sequence[int], strides: Sequence[int], address: Any,
-                 device: tuple[int, int] | None, keep: Any) -> None:
-        """`dtype`: a name of the ABI's; `strides`: in elements; `device`: type and ordinal, None for host memory."""
-        slot = ffi.new(_NEW_TENSOR)
-        tensor = slot.tensor
-        tensor.data = address
-        tensor.dtype = _NUMBERS[dtype]
-        tensor.device_type = 1 if device is None else device[0]
-        tensor.device_ordinal = 0 if device is None else device[1]
-        tensor.ndim = len(shape)
-        slot.shape[0 : len(shape)] = shape
-        slot.strides[0 : len(shape)] = strides
-        tensor.shape = slot.shape
-        tensor.strides = slot.strides
+    def __init__(self, source: Any, dtype: str, shape: tuple[int, ...], strides: tuple[int, ...] | None, address: Any,
+                 device: tuple[int, int], keep: Any) -> None:
+        """`dtype`: a name of the ABI's; `strides`: in elements, None for row-major; `device`: type and ordinal."""
         self.source = source
         self.dtype = dtype
-        self.shape = tuple(shape)
-        self.on_device = device is not None and device[0] == _dlpack.CUDA
-        self.pointer = ffi.addressof(slot, "tensor")
-        self._keep = (slot, keep)
+        self.shape = shape
+        self.on_device = device[0] == _dlpack.CUDA
+        shape_array, stride_array = _numbers(shape), NULL if strides is None else _numbers(strides)
+        kind, ordinal = device
+        tensor = (address, _NUMBERS[dtype], kind, ordinal, len(shape), shape_array, stride_array)
+        self.pointer = ffi.new(_NEW_TENSOR, tensor)
+        self._keep = (keep, shape_array, stride_array)
+
+
+def _numbers(numbers: tuple[int, ...]) -> Any:
+    """The numbers as an array of the ABI, which nobody changes; the same for the same numbers of many calls."""
+    array = _arrays.get(numbers)
+    if array is None:
+        if len(_arrays) >= _MAX_ARRAYS:
+            _arrays.clear()
+        array = _arrays[numbers] = ffi.new(_NEW_NUMBERS, numbers)
+    return array
 
 
 def is_torch(value: Any) -> bool:
@@ -67,6 +73,11 @@ def tensor_of(name: str, value: Any, *, bits: str | None = None, stream: int | N
     Raises InvalidArgument, which calls the array `name`.
     """
     if isinstance(value, np.ndarray):
+        flags = value.flags
+        dtype = _BUFFER_DTYPES.get(value.dtype)
+        if dtype is not None and flags.c_contiguous and value.ndim == 3 and (flags.writeable or not writable):
+            address = ffi.from_buffer(value)  # the common case, in few steps
+            return Tensor(value, dtype, value.shape, None, address, _HOST, address)
         return _numpy_tensor(name, value, bits, writable)
     if is_torch(value):
         return _torch_tensor(name, value, bits)
@@ -103,17 +114,20 @@ def _numpy_tensor(name: str, array: Any, bits: str | None, writable: bool) -> Te
     flags = array.flags
     if writable and not flags.writeable:
         raise InvalidArgument(f"{name}: expected an array that can be written to, got a read-only one")
-    size = _ITEM_BYTES[dtype]
-    strides = []
-    for step in array.strides:
-        if step % size != 0:
-            raise InvalidArgument(f"{name}: expected strides of whole elements of {size} bytes, got {array.strides}")
-        strides.append(step // size)
+    strides = None
     if flags.c_contiguous and found != "bf16":
         address = ffi.from_buffer(array)
     else:  # the buffer protocol has no strides here, and no bfloat16
         address = ffi.cast("void*", array.__array_interface__["data"][0])
-    return Tensor(array, dtype, array.shape, strides, address, None, (array, address))
+        strides = _element_strides(name, array, _ITEM_BYTES[dtype])
+    return Tensor(array, dtype, array.shape, strides, address, _HOST, (array, address))
+
+
+def _element_strides(name: str, array: Any, size: int) -> tuple[int, ...]:
+    for step in array.strides:
+        if step % size != 0:
+            raise InvalidArgument(f"{name}: expected strides of whole elements of {size} bytes, got {array.strides}")
+    return tuple(step // size for step in array.strides)
 
 
 def _torch_dtype(dtype: Any) -> str | None:
@@ -131,13 +145,13 @@ def _torch_tensor(name: str, tensor: Any, bits: str | None) -> Tensor:
     place = tensor.device
     kind = place.type
     if kind == "cpu":
-        device = None
+        device = _HOST
     elif kind == "cuda":
         device = (_dlpack.CUDA, place.index or 0)
     else:
         raise InvalidArgument(f"{name}: expected a tensor on the CPU or a CUDA device, got one on {place}")
     address = ffi.cast("void*", tensor.data_ptr())
-    return Tensor(tensor, dtype, shape, tensor.stride(), address, device, tensor)
+    return Tensor(tensor, dtype, tuple(shape), tuple(tensor.stride()), address, device, tensor)
 
 
 def _dlpack_tensor(name: str, array: Any, bits: str | None, stream: int | None, writable: bool) -> Tensor:

@@ -13,10 +13,8 @@ import sys
 
 import cffi
 
-# What the package adds: a tensor together with its shape and strides, and DLPack's structs (version 1.0).
+# What the package adds: DLPack's structs (version 1.0).
 ADDITIONS = """
-typedef struct { mneme_tensor tensor; int64_t shape[8]; int64_t strides[8]; } mneme_python_tensor;
-
 typedef struct { int32_t device_type; int32_t device_id; } DLDevice;
 typedef struct { uint8_t code; uint8_t bits; uint16_t lanes; } DLDataType;
 typedef struct {

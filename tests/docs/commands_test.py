@@ -14,7 +14,7 @@ import unittest
 import pages
 
 # Commands of the system. Their options are their own.
-SYSTEM = {"apt-get", "cc", "cd", "cp", "dd", "echo", "git", "head", "ls", "mv", "pkg-config", "printf", "rm", "sed", "sudo"}
+SYSTEM = {"apt-get", "cc", "cd", "cp", "dd", "echo", "git", "head", "ls", "mv", "pip", "pkg-config", "printf", "rm", "sed", "sudo"}
 PROGRAMS = {"mneme": "cli", "mneme-llama": "hosts/llamacpp/main"}
 SPAN = re.compile(r"^(?:mneme(?:-llama)?|cmake|ctest|scripts/[\w-]+|build/[\w/.-]+)\s+\S")
 

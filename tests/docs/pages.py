@@ -10,8 +10,8 @@ HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*$")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 CODE_SPAN = re.compile(r"(`+)(.+?)\1", re.DOTALL)
 SOURCE_SUFFIXES = (".h", ".cc", ".c", ".cu", ".cuh", ".py", ".sh", ".txt", ".cmake", ".md")
-SOURCE_FOLDERS = ("attention", "base", "bench", "capi", "cli", "cmake", "examples", "hosts", "index", "memory", "scripts",
-                  "storage", "tests")
+SOURCE_FOLDERS = ("attention", "base", "bench", "capi", "cli", "cmake", "examples", "hosts", "index", "memory", "python",
+                  "scripts", "storage", "tests")
 
 
 @dataclasses.dataclass

@@ -117,7 +117,7 @@ class ReferencesTest(unittest.TestCase):
         self.assertLessEqual(page.text.count("\n"), 150)
 
     def test_blocks_name_their_language(self):
-        known = {"sh", "console", "c", "text", "cmake", "json"}
+        known = {"sh", "console", "c", "python", "text", "cmake", "json"}
         for page in self.pages:
             for fence in page.fences:
                 with self.subTest(page=page.path, line=fence.line):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks that README.md quotes the examples verbatim.
 
-A code block below the line `<!-- quoted from FILE -->` must equal the lines of FILE between the lines
-`/* README: begin */` and `/* README: end */`. Every example with these lines must be quoted.
+A code block below the line `<!-- quoted from FILE -->` must equal the lines of FILE between the comments
+`README: begin` and `README: end`. Every example with these lines must be quoted.
 
 readme_test.py ROOT
 """
@@ -12,8 +12,8 @@ import re
 import sys
 import unittest
 
-QUOTE = re.compile(r"^<!-- quoted from (\S+) -->\n+```c\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-REGION = re.compile(r"^/\* README: begin \*/\n(.*?)^/\* README: end \*/$", re.MULTILINE | re.DOTALL)
+QUOTE = re.compile(r"^<!-- quoted from (\S+) -->\n+```(?:c|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+REGION = re.compile(r"^(?:/\*|#) README: begin(?: \*/)?\n(.*?)^ *(?:/\*|#) README: end(?: \*/)?$", re.MULTILINE | re.DOTALL)
 
 
 def read(path):
