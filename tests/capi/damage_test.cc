@@ -149,6 +149,10 @@ TEST_F(DamageTest, DamagedRowsAreNamedAndNotServed) {
     call.args.statuses = nullptr;
     ExpectRefused(call.Run(), MNEME_STATUS_DATA_LOSS, "layer 3 head 1 values");
     EXPECT_TRUE(call.OutputsUntouched());
+    AttendBackwardCall backward(good);
+    backward.forward.memories[0] = bad;
+    ExpectRefused(backward.Run(), MNEME_STATUS_DATA_LOSS, "layer 3 head 1 values");
+    EXPECT_TRUE(backward.OutputsUntouched());
     // Keys alone are sound, and so are the other layer and the tokens of the other segment.
     SearchCall search(bad);
     search.args.values = nullptr;
