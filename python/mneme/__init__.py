@@ -22,6 +22,7 @@ other.
 from __future__ import annotations
 
 from mneme._attend import Attention, Found, Merged, attend, merge, search
+from mneme._backward import Gradients
 from mneme._card import Card, Layer, Rotary
 from mneme._errors import (
     AlreadyExists,
@@ -72,6 +73,7 @@ __all__ = [
     "Error",
     "FailedPrecondition",
     "Found",
+    "Gradients",
     "Graph",
     "Internal",
     "InvalidArgument",

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from mneme import _tensors
 from mneme._arrays import Integers, PerHead, floats, integers, new_floats, new_integers, per_head
+from mneme._backward import GRADIENTS, Gradient, Gradients, backward
 from mneme._errors import InvalidArgument, Status, check
 from mneme._native import NULL, ffi, lib, new_struct
 from mneme._numbers import FUSIONS, MASKS, POSITION_POLICIES, Fusion, PositionPolicy, number_of
@@ -51,6 +52,26 @@ class Attention:
     """[tokens, q_heads] the memory's share of the attention weight, 0 to 1"""
     statuses: tuple[Status, ...] | None = None
     """of each sequence, where they were asked for"""
+    _call: ForwardCall | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    def backward(self, output_gradient: Any, *, log_sum_exp_gradient: Any = None,
+                 want: Collection[Gradient] = GRADIENTS) -> Gradients:
+        """The gradients of a loss by the inputs of this call, which was made with `differentiable=True`.
+
+        `output_gradient` [tokens, q_heads, value_dim] and `log_sum_exp_gradient` [tokens, q_heads] are the loss's
+        gradients by the outputs. What was retrieved is constant. The inputs must be unchanged, and the memories are
+        to be seen as the call saw them: with the same snapshots, which are still held, or `memory_end`. All arrays
+        lie in host memory.
+
+        >>> keys = np.ones((3, 1, 64), np.float32)
+        >>> call = dict(layer=0, query=keys, local_keys=keys, local_values=keys, differentiable=True)
+        >>> result = mneme.attend([None], **call)
+        >>> result.backward(np.ones((3, 1, 64), np.float32)).local_values[:, 0, 0].tolist()  # doctest: +ELLIPSIS
+        [1.833..., 0.833..., 0.333...]
+        """
+        if self._call is None:
+            raise InvalidArgument("attend: expected a call with differentiable=True, got one without")
+        return backward(self._call, output_gradient, log_sum_exp_gradient, want)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +98,7 @@ class Merged:
     """[tokens, heads]; None where the inputs had none"""
 
 
-class _Call:
+class ForwardCall:
     """Arguments of one call, which live until it has returned."""
 
     def __init__(self, struct: str, memories: Sequence[Memory | None], layer: int) -> None:
@@ -88,6 +109,8 @@ class _Call:
         self.pointers = ffi.new(_MEMORIES, pointers)
         self.memories = memories
         self.keep: list[Any] = []
+        self.tensors: dict[str, _tensors.Tensor] = {}
+        self.bits: str | None = None
 
     def set(self, field: str, pointer: Any) -> None:
         """Sets a pointer of the struct and keeps what it points to."""
@@ -95,7 +118,7 @@ class _Call:
         setattr(self.args, field, pointer)
 
     def set_tensor(self, field: str, tensor: _tensors.Tensor) -> None:
-        self.keep.append(tensor)
+        self.tensors[field] = tensor
         setattr(self.args, field, tensor.pointer)
 
     def set_optional_tensor(self, field: str, value: Any, bits: str | None,
@@ -151,7 +174,7 @@ class _Call:
         return (key_dim, key_dim) if layer is None else (layer.key_dim, layer.value_dim)
 
 
-def _set_mask(call: _Call, mask: Mask, mask_window: int, mask_offsets: Integers | None, tokens: int) -> None:
+def _set_mask(call: ForwardCall, mask: Mask, mask_window: int, mask_offsets: Integers | None, tokens: int) -> None:
     call.set_integers("mask_offsets", mask_offsets, call.batch)
     if isinstance(mask, str):
         if mask != "causal":
@@ -169,7 +192,7 @@ def _set_mask(call: _Call, mask: Mask, mask_window: int, mask_offsets: Integers 
     call.set("mask_bits", ffi.from_buffer("uint8_t[]", packed))
 
 
-def _set_top_k(call: _Call, top_k: int | Integers, heads: int) -> int:
+def _set_top_k(call: ForwardCall, top_k: int | Integers, heads: int) -> int:
     """Returns: the greatest, which is the room for retrieved rows."""
     if isinstance(top_k, (int, np.integer)) and top_k != 0:
         call.args.default_top_k = top_k
@@ -191,6 +214,7 @@ def attend(
     decay: PerHead | None = None, decay_beyond: float = 1.0, scale: PerHead | None = None,
     gate: PerHead | None = None, out: Any = None, want: Collection[Detail] = DETAILS, statuses: bool = False,
     dtype: Literal["bf16", "f16"] | None = None, stream: Any = None, graph: Graph | None = None,
+    differentiable: bool = False,
 ) -> Attention:
     """Attends to several sequences in one call: each has its own memory, or None.
 
@@ -201,7 +225,8 @@ def attend(
     local window.
 
     `statuses` True: a sequence that fails gets a zero output and its status in the result's `statuses`, and the others
-    are served; otherwise the first failure raises. `graph` is for a stream that is being captured.
+    are served; otherwise the first failure raises. `graph` is for a stream that is being captured. `differentiable`
+    True: the result's `backward` can be called, and it keeps the inputs.
 
     >>> card = Card("tiny", "sha256:…", [Layer(0, q_heads=4, kv_heads=2, key_dim=64)])
     >>> rows = np.ones((3, 2, 64), np.float32)
@@ -214,7 +239,7 @@ def attend(
     >>> result.memory_mass[:, 0].round(3).tolist()
     [0.75, 0.0]
     """
-    call = _Call("mneme_attend_args", memories, layer)
+    call = ForwardCall("mneme_attend_args", memories, layer)
     query_tensor = _tensors.tensor_of("query", query, bits=dtype)
     tokens, heads, key_dim = _tensors.three_dims("query", query_tensor, "tokens, q_heads, key_dim")
     address = _tensors.stream_of(stream, query_tensor)
@@ -235,7 +260,7 @@ def attend(
         value_dim = call.layer_dims(key_dim)[1] if value_shape is None else value_shape[-1]
         out = _tensors.new_like("out", query_tensor, (tokens, heads, value_dim))
     call.set_tensor("output", _tensors.tensor_of("out", out, bits=dtype, stream=address, writable=True))
-    details = _set_details(call, want, tokens, heads, room)
+    details = _set_details(call, ("tokens", *want) if differentiable else want, tokens, heads, room)
     codes = ffi.new("int32_t[]", call.batch) if statuses else NULL
     call.args.statuses = codes
     if address is not None:
@@ -243,10 +268,14 @@ def attend(
     if graph is not None:
         call.args.graph = graph._pointer(tokens)
     check(lib.mneme_attend(call.pointers, call.batch, call.args))
-    return Attention(out, *details, tuple(Status(code) for code in codes) if statuses else None)
+    call.bits = dtype
+    call.keep.append(codes)
+    return Attention(out, *details, tuple(Status(code) for code in codes) if statuses else None,
+                     call if differentiable else None)
 
 
-def _set_details(call: _Call, want: Collection[str], tokens: int, heads: int, room: int) -> tuple[Any, Any, Any, Any]:
+def _set_details(call: ForwardCall, want: Collection[str], tokens: int, heads: int,
+                 room: int) -> tuple[Any, Any, Any, Any]:
     log_sum_exp = retrieved = scores = mass = None
     for name in want:
         if name not in DETAILS:
@@ -281,7 +310,7 @@ def search(
     The arguments are those of `Memory.search`; queries are packed, and `snapshots`, `memory_begin` and `memory_end`
     have one entry for each sequence, as of `attend`. At least one memory is not None.
     """
-    call = _Call("mneme_search_args", memories, layer)
+    call = ForwardCall("mneme_search_args", memories, layer)
     query_tensor = _tensors.tensor_of("query", query, bits=dtype)
     tokens, heads, key_dim = _tensors.three_dims("query", query_tensor, "tokens, q_heads, key_dim")
     call.set_tensor("query", query_tensor)

@@ -267,6 +267,7 @@ class Memory:
         distance: PerHead | None = None, memory_bias: PerHead | None = None, decay: PerHead | None = None,
         decay_beyond: float = 1.0, scale: PerHead | None = None, gate: PerHead | None = None, out: Any = None,
         want: Collection[Detail] = DETAILS, dtype: Literal["bf16", "f16"] | None = None, stream: Any = None,
+        differentiable: bool = False,
     ) -> Attention:
         """Attends to the best rows of this memory and to a local window.
 
@@ -296,6 +297,7 @@ class Memory:
             want: what to report beside the output; () is fastest.
             dtype: what arrays of uint16 hold the bits of, "bf16" or "f16".
             stream: of CUDA tensors, as of `append`.
+            differentiable: the result's `backward` can be called, and it keeps the inputs.
 
         >>> card = Card("tiny", "sha256:…", [Layer(0, q_heads=2, kv_heads=1, key_dim=64)])
         >>> with mneme.open(folder) as store, store.create("chat", card) as memory:
@@ -316,7 +318,7 @@ class Memory:
             memory_end=None if memory_end is None else [memory_end], position_policy=position_policy,
             normalise_query=normalise_query, fusion=fusion, top_k=top_k, distance=distance, memory_bias=memory_bias,
             decay=decay, decay_beyond=decay_beyond, scale=scale, gate=gate, out=out, want=want, dtype=dtype,
-            stream=stream,
+            stream=stream, differentiable=differentiable,
         )
 
     def search(

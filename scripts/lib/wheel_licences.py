@@ -14,6 +14,10 @@ import tempfile
 import zipfile
 
 
+# Debian packages whose code is compiled into the library and the command.
+STATIC = ("libabsl-dev", "libfaiss-dev", "libxxhash-dev", "libcli11-dev", "nlohmann-json3-dev")
+
+
 def run(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
@@ -68,7 +72,7 @@ def main() -> None:
         system = libraries_of(unpack(plain, folders[0]))
         root = unpack(repaired, folders[1])
         (info,) = root.glob("*.dist-info")
-        packages = {package_of(system[name]) for name in bundled(root)}
+        packages = {package_of(system[name]) for name in bundled(root)} | set(STATIC)
         for package in sorted(packages):
             add_licences(package, info / "licenses" / "bundled")
         run(sys.executable, "-m", "wheel", "pack", "--dest-dir", str(folders[2]), str(root))

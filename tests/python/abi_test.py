@@ -17,7 +17,6 @@ PACKAGE = ROOT / "python" / "mneme"
 # Functions that the package does not call, and why.
 UNBOUND: dict[str, str] = {
     "mneme_status_name": "mneme.Status has the names",
-    "mneme_attend_backward": "it comes with PyTorch's autograd",
 }
 
 

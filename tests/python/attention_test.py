@@ -218,6 +218,65 @@ def test_merge_joins_what_was_attended_apart(store):
     np.testing.assert_allclose(gated.output, case.attend(fusion="gated", gate=0.5).output, atol=1e-6)
 
 
+def loss(case, weights, heads, fusion):
+    """Sum of outputs and log-sum-exps by the reference, weighed; every row of the memory is retrieved."""
+    seen, total = np.arange(LOCAL)[None, :] <= np.arange(QUERIES)[:, None] + LOCAL - QUERIES, 0.0
+    for query in range(QUERIES):
+        for number, head in enumerate(heads):
+            kv = number // (Q_HEADS // KV_HEADS)
+            output, log_sum_exp, _, _ = attend_head(
+                case.query[query, number], case.keys[:, kv], case.values[:, kv], np.ones(N), np.zeros(N, bool),
+                case.local_keys[:, kv], case.local_values[:, kv], seen[query], head, fusion)
+            total += weights[0][query, number] @ output + weights[1][query, number] * log_sum_exp
+    return total
+
+
+@pytest.mark.parametrize("fusion", ["joint", "gated"])
+def test_backward(store, fusion):
+    """Central differences of the reference in double precision, at some numbers of every input."""
+    case = Case(store)
+    rules = {"memory_bias": [0.1, -0.2, 0.3, 0.0], "gate": [0.5, -1.0, 0.0, 2.0], "scale": [0.1, 0.2, 0.12, 0.15]}
+    weights = random_rows(21, QUERIES, Q_HEADS, DIM), random_rows(22, QUERIES, Q_HEADS)
+    result = case.attend(fusion=fusion, top_k=N, differentiable=True, **rules)
+    gradients = result.backward(weights[0], log_sum_exp_gradient=weights[1])
+    for name in ("query", "keys", "values", "local_keys", "local_values"):
+        setattr(case, name, getattr(case, name).astype(np.float64))
+    heads = [Head(N, rules["memory_bias"][h], 0.0, rules["scale"][h], rules["gate"][h]) for h in range(Q_HEADS)]
+
+    def slope(change):
+        change(1e-5)
+        above = loss(case, weights, heads, fusion)
+        change(-2e-5)
+        below = loss(case, weights, heads, fusion)
+        change(1e-5)
+        return (above - below) / 2e-5
+
+    random = np.random.default_rng(23)
+    for name in ("query", "local_keys", "local_values"):
+        array, gradient = getattr(case, name), getattr(gradients, name)
+        for _ in range(8):
+            at = tuple(random.integers(extent) for extent in array.shape)
+            np.testing.assert_allclose(gradient[at], slope(lambda d: array.__setitem__(at, array[at] + d)), atol=2e-4)
+    for name, field in (("memory_bias", "bias"), ("gate", "gate"), ("scale", "scale")):
+        for number, head in enumerate(heads):
+            expected = slope(lambda d: setattr(head, field, getattr(head, field) + d))
+            np.testing.assert_allclose(getattr(gradients, name)[number], expected, atol=2e-3)
+    assert gradients.memory_query is None
+    assert result.backward(weights[0], want=["gate"]).query is None
+
+
+def test_backward_wants_a_differentiable_call(store):
+    case = Case(store)
+    with pytest.raises(mneme.InvalidArgument, match="differentiable"):
+        case.attend().backward(case.query)
+    result = case.attend(differentiable=True, want=())
+    for arguments, word in (({"want": ["keys"]}, "want"), ({"log_sum_exp_gradient": [1.0]}, "log_sum_exp_gradient")):
+        with pytest.raises(mneme.InvalidArgument, match=word):
+            result.backward(case.query, **arguments)
+    with pytest.raises(mneme.InvalidArgument, match="output_gradient"):
+        result.backward(case.query[:2])
+
+
 @pytest.mark.parametrize(("arguments", "word"), [
     ({"top_k": [1, 2]}, "top_k"), ({"gate": [1.0] * 5}, "gate"), ({"query_positions": [1]}, "query_positions"),
     ({"mask": "diagonal"}, "mask"), ({"mask": np.ones((2, LOCAL), bool)}, "mask"), ({"mask": np.ones(3)}, "mask"),
