@@ -83,11 +83,11 @@ class StoreHandle:
             self._children.discard(handle)
 
     def close(self) -> None:
-        """Gives all children back, memories last, then closes the store."""
+        """Gives all children back, then closes the store."""
         with self._lock:
             if self.pointer == NULL:
                 return
-            for handle in sorted(self._children, key=lambda child: child.kind == "memory"):
+            for handle in list(self._children):
                 self.give_back(handle)
             check(lib.mneme_store_close(self.pointer))
             self.pointer = NULL

@@ -128,7 +128,9 @@ def test_a_process_that_ends_without_closing(folder):
         snapshot = memory.snapshot()
     """, folder)
     assert result.returncode == 0
-    assert result.stderr == "a memory was closed with 7 tokens that were not committed; they are lost\n"
+    # The background thread may say that it was stopped, too.
+    assert result.stderr.startswith("a memory was closed with 7 tokens that were not committed; they are lost\n")
+    assert "Traceback" not in result.stderr
     with mneme.open(folder) as store:
         assert store["m"].info().next_token == 300
 
