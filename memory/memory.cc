@@ -57,6 +57,7 @@ absl::StatusOr<std::shared_ptr<Memory>> Memory::Load(StoreContext* store, const 
   state->has_positions = manifest.has_positions;
   MNEME_RETURN_IF_ERROR(memory->AddSegments(manifest, *state));
   memory->AddRuns(manifest, *state);
+  for (const AttachmentRef& ref : manifest.attachments) state->attachments.push_back({ref, nullptr});
   memory->MakeMirror();
   memory->SetState(std::move(state));
   return memory;
@@ -180,6 +181,10 @@ MemoryInfo Memory::Info() const {
   info.ram_bytes = OwnBytes() + static_cast<int64_t>(now->tail->RamBytes());
   for (const SegmentView& view : now->sealed) info.ram_bytes += static_cast<int64_t>(view.segment->RamBytes());
   for (const auto& run : now->runs) info.ram_bytes += static_cast<int64_t>(run->RamBytes());
+  for (const Attachment& attachment : now->attachments) {
+    info.attachment_bytes += static_cast<int64_t>(attachment.ref.bytes);
+    if (attachment.bytes != nullptr) info.ram_bytes += static_cast<int64_t>(attachment.ref.bytes);
+  }
   info.tokens_durable = tokens_durable_;
   return info;
 }

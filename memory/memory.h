@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <memory_resource>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,6 +39,7 @@ struct MemoryInfo {
   int64_t indexes = 0;
   int64_t bytes = 0;
   int64_t ram_bytes = 0;
+  int64_t attachment_bytes = 0;
 };
 
 // Rows to copy out; pointers may be null. keys f32 [n, kv_heads, key_dim], values f32 [n, kv_heads, value_dim].
@@ -94,6 +96,16 @@ class Memory : public std::enable_shared_from_this<Memory> {
   int64_t OwnBytes() const;
   // Errors: OutOfRange; DataLoss; those of Database.
   absl::Status Read(const ReadRequest& request) const;
+
+  // Keeps bytes under a name, in place of what it had before; nullopt: removes it. They describe the first `tokens`
+  // tokens, and truncation below that removes them. Durable with the next commit.
+  // Errors: InvalidArgument (name, size); OutOfRange (tokens); ResourceExhausted (too many).
+  absl::Status SetAttachment(absl::string_view name, std::optional<absl::string_view> bytes, int64_t tokens);
+  // Errors: NotFound; DataLoss if the bytes are damaged.
+  absl::StatusOr<std::pair<AttachmentRef, std::string>> GetAttachment(absl::string_view name) const;
+  absl::StatusOr<AttachmentRef> DescribeAttachment(absl::string_view name) const;
+  // By name.
+  std::vector<AttachmentRef> Attachments() const;
 
   // Builds the indices that sealed segments are due, and drops those that they replace. Called by Commit or by the
   // store's background thread. `progress` counts rows.
@@ -172,6 +184,7 @@ class Memory : public std::enable_shared_from_this<Memory> {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_, commit_mutex_);
   absl::Status CheckCommitFits(const CommitPlan& plan) const;
   absl::Status WriteTail(const CommitPlan& plan, Transaction& transaction) const;
+  absl::Status WriteAttachments(const CommitPlan& plan, Transaction& transaction) const;
   void FinishCommit(const CommitPlan& plan) noexcept ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutator_, commit_mutex_);
   // Returns: the manifest of `state` but for its tail.
   MemoryManifest ManifestOf(const MemoryState& state) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
@@ -183,6 +196,9 @@ class Memory : public std::enable_shared_from_this<Memory> {
   int64_t SealTokens() const;
   // Writes the codes of a segment's keys, if searches will use them.
   absl::Status WriteSealedCodes(Transaction& transaction, Segment& segment, int64_t rows) const;
+
+  // memory_attachments.cc
+  absl::StatusOr<std::string> ReadAttachment(const Attachment& attachment) const;
 
   // memory_merge.cc
   // Writes rows as a new sealed segment that starts at `first_token`.

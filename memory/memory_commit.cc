@@ -96,6 +96,7 @@ absl::Status Memory::TryCommit(const CommitRequest& request) {
   MNEME_RETURN_IF_ERROR(CheckCommitFits(plan));
   const std::unique_ptr<Transaction> transaction = store_->database().Begin();
   MNEME_RETURN_IF_ERROR(WriteTail(plan, *transaction));
+  MNEME_RETURN_IF_ERROR(WriteAttachments(plan, *transaction));
   if (plan.seals()) {
     plan.sealed = plan.tail->SealAt(plan.chunked);
     plan.state->sealed.push_back({plan.sealed, plan.state->tail_first, plan.chunked});
@@ -144,11 +145,17 @@ absl::StatusOr<Memory::CommitPlan> Memory::PlanCommit(const CommitRequest& reque
 }
 
 absl::Status Memory::CheckCommitFits(const CommitPlan& plan) const {
-  // A commit that adds no rows is never refused, since it may be the one that frees disk.
+  // A commit that adds nothing is never refused, since it may be the one that frees disk.
   const int64_t new_rows = plan.rows - plan.on_disk.rows;
-  if (new_rows <= 0 || plan.evicts) return absl::OkStatus();
-  const int64_t code_bytes = plan.seals() && !WantsIndexes() ? CodeBytes(card_, plan.chunked) : 0;
-  return store_->CheckDiskBudget(new_rows * TokenBytes(card_, options_.stored_dtype) + code_bytes);
+  int64_t bytes = 0;
+  for (const Attachment& attachment : plan.state->attachments) {
+    if (attachment.bytes != nullptr) bytes += static_cast<int64_t>(attachment.ref.bytes);
+  }
+  if (new_rows > 0) {
+    bytes += new_rows * TokenBytes(card_, options_.stored_dtype);
+    if (plan.seals() && !WantsIndexes()) bytes += CodeBytes(card_, plan.chunked);
+  }
+  return bytes == 0 || plan.evicts ? absl::OkStatus() : store_->CheckDiskBudget(bytes);
 }
 
 absl::Status Memory::WriteTail(const CommitPlan& plan, Transaction& transaction) const {
@@ -166,6 +173,14 @@ absl::Status Memory::WriteTail(const CommitPlan& plan, Transaction& transaction)
   return WriteLogs(transaction, card_, dtype, tail, plan.chunked, plan.rows, plan.next_tail->id(), plan.chunked);
 }
 
+absl::Status Memory::WriteAttachments(const CommitPlan& plan, Transaction& transaction) const {
+  for (const Attachment& attachment : plan.state->attachments) {
+    if (attachment.bytes == nullptr) continue;
+    MNEME_RETURN_IF_ERROR(transaction.PutAttachment(attachment.ref.id, *attachment.bytes));
+  }
+  return absl::OkStatus();
+}
+
 void Memory::FinishCommit(const CommitPlan& plan) noexcept {
   if (plan.seals()) {
     store_->segments().ReplaceTail(plan.sealed);
@@ -175,6 +190,7 @@ void Memory::FinishCommit(const CommitPlan& plan) noexcept {
     tail_on_disk_ = {.rows = plan.rows, .chunked = plan.chunked};
     plan.tail->SetPersisted(plan.rows, plan.chunked);
   }
+  for (Attachment& attachment : plan.state->attachments) attachment.bytes = nullptr;
   SetState(plan.state);
 }
 
@@ -193,6 +209,8 @@ MemoryManifest Memory::ManifestOf(const MemoryState& state) const {
     if (run->end() <= state.first_kept) continue;
     next.indexes.push_back({run->id(), run->first_token(), run->tokens(), FormatIndexSpec(run->spec())});
   }
+  next.attachments.clear();
+  for (const Attachment& attachment : state.attachments) next.attachments.push_back(attachment.ref);
   return next;
 }
 

@@ -106,6 +106,7 @@ absl::Status Memory::Truncate(int64_t tokens) {
     std::erase_if(next->sealed, [&](const SegmentView& view) { return view.first_token >= tokens; });
     for (SegmentView& view : next->sealed) view.rows = std::min(view.rows, tokens - view.first_token);
     std::erase_if(next->runs, [&](const auto& run) { return run->end() > tokens; });
+    std::erase_if(next->attachments, [&](const Attachment& attachment) { return attachment.ref.tokens > tokens; });
     state_ = std::move(next);
   }
   // Until this call the device refuses snapshots of the new epoch.

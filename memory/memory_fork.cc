@@ -63,6 +63,7 @@ MemoryManifest Memory::ManifestOfFork(const std::string& name, int64_t at_token)
     ref.rows = std::min(ref.rows, at_token - ref.first_token);
     ref.chunked_rows = ref.rows;
   }
+  std::erase_if(fork.attachments, [&](const AttachmentRef& ref) { return ref.tokens > at_token; });
   std::erase_if(fork.indexes, [&](const IndexRef& ref) { return ref.first_token + ref.tokens > at_token; });
   return fork;
 }

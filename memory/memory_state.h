@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <memory_resource>
+#include <string>
 #include <vector>
 
 #include "memory/segment/index_run.h"
@@ -21,6 +22,12 @@ struct SegmentView {
   int64_t end() const { return first_token + rows; }
 };
 
+// Bytes that the host keeps with a memory.
+struct Attachment {
+  AttachmentRef ref;
+  std::shared_ptr<const std::string> bytes;  // null: in the database; else the next commit writes them
+};
+
 // All that a reader of a memory needs. Immutable: append (where it evicts), commit, truncate, evict and index builds
 // replace it as a whole. Only the tail's rows grow in place, and each reader fixes how many of them it sees.
 struct MemoryState {
@@ -32,6 +39,7 @@ struct MemoryState {
   uint64_t epoch = 0;          // truncations so far: tokens of the same index may differ between epochs
   bool has_positions = false;  // some rotary position differs from its token index
   std::vector<std::shared_ptr<IndexRun>> runs;  // in token order, disjoint, over sealed tokens only
+  std::vector<Attachment> attachments;          // names differ
 
   int64_t LayerEnd(size_t layer) const { return tail_first + tail->LayerRows(layer); }
   int64_t WholeEnd() const { return tail_first + tail->WholeRows(); }

@@ -39,6 +39,7 @@ class ManifestVerifier {
       if (ref.sealed && IsCoded(ref.rows)) MNEME_RETURN_IF_ERROR(VerifyCodes(ref));
     }
     for (const IndexRef& ref : manifest_.indexes) MNEME_RETURN_IF_ERROR(VerifyIndex(ref));
+    for (const AttachmentRef& ref : manifest_.attachments) MNEME_RETURN_IF_ERROR(VerifyAttachment(ref));
     return absl::OkStatus();
   }
 
@@ -98,6 +99,21 @@ class ManifestVerifier {
       ++report_.damaged_indexes;
       return absl::OkStatus();
     });
+  }
+
+  absl::Status VerifyAttachment(const AttachmentRef& ref) {
+    const absl::StatusOr<std::string> bytes = store_.database().GetIndexBlob(ref.id, 0, 0);
+    absl::Status status = bytes.status();
+    if (CannotBeRead(status)) return status;
+    if (status.ok() && bytes->size() == ref.bytes) {
+      report_.bytes_read += static_cast<int64_t>(ref.bytes);
+      return absl::OkStatus();
+    }
+    if (status.ok()) status = absl::DataLossError(absl::StrCat("expected ", ref.bytes, " bytes, found ", bytes->size()));
+    AddMessage(absl::StrCat("attachment \"", ref.name, "\": ", status.message()));
+    ++report_.damaged_values;
+    report_.damaged_memories = 1;
+    return absl::OkStatus();
   }
 
   StoreContext& store_;

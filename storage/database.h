@@ -93,6 +93,10 @@ class Transaction {
   // Log records with first_row < `before_row` of all layers are superseded by chunks.
   virtual absl::Status DeleteLogs(SegmentId segment, int64_t before_row) = 0;
 
+  // The bytes of an attachment, written at once outside the write-ahead log, and durable before the manifest. They are
+  // kept as the one index blob of their id: Database::GetIndexBlob(id, 0, 0) reads them, DropIndexes deletes them.
+  virtual absl::Status PutAttachment(IndexId id, absl::string_view bytes) = 0;
+
   virtual absl::Status PutManifest(const MemoryManifest& manifest) = 0;
   virtual absl::Status DeleteManifest(absl::string_view name) = 0;
 

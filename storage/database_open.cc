@@ -461,6 +461,7 @@ absl::Status DatabaseImpl::CollectOrphans() {
     }
     for (const SegmentRef& segment : manifest->segments) named_segments.insert(segment.id);
     for (const IndexRef& index : manifest->indexes) named_indexes.insert(index.id);
+    for (const AttachmentRef& attachment : manifest->attachments) named_indexes.insert(attachment.id);
   }
   std::set<uint64_t> stored_segments;
   for (const Family f : {kRowsFamily, kLogFamily}) {

@@ -16,7 +16,9 @@ namespace mneme {
 namespace {
 
 constexpr uint32_t kManifestMagic = 0x464d4e4d;  // "MNMF"
+// Version 2 ends with a list of attachments. A manifest without any is written as version 1.
 constexpr uint32_t kManifestVersion = 1;
+constexpr uint32_t kManifestVersionWithAttachments = 2;
 constexpr size_t kFrameBytes = 16;  // magic, version, body bytes, checksum: the same in every version
 
 constexpr size_t kMaxTextBytes = 1 << 16;
@@ -26,12 +28,14 @@ constexpr size_t kMaxFrequencies = 1 << 15;
 constexpr size_t kMaxFrequenciesInAll = 1 << 22;  // layers share a rotary on disk, in memory each has its own
 constexpr size_t kMaxSegments = 1 << 24;
 constexpr size_t kMaxIndexes = 1 << 24;
+constexpr size_t kMaxAttachments = 1 << 16;
 constexpr int64_t kMaxTokens = int64_t{1} << 48;  // sums of two token counts stay far from overflow
 
 constexpr size_t kRotaryBytes = 9;  // the least that one takes
 constexpr size_t kLayerBytes = 36;
 constexpr size_t kSegmentBytes = 33;
 constexpr size_t kIndexBytes = 28;
+constexpr size_t kAttachmentBytes = 28;
 
 // The checksum covers version, body length and body.
 uint32_t FrameChecksum(absl::string_view version_and_length, absl::string_view body) {
@@ -139,6 +143,27 @@ void ReadOptions(ByteReader& in, MemoryOptions& options) {
   options.index_spec = in.Text(kMaxTextBytes);
 }
 
+void WriteAttachments(const std::vector<AttachmentRef>& attachments, ByteWriter& out) {
+  out.U32(static_cast<uint32_t>(attachments.size()));
+  for (const AttachmentRef& attachment : attachments) {
+    out.Text(attachment.name);
+    out.U64(attachment.id);
+    out.I64(attachment.tokens);
+    out.U64(attachment.bytes);
+  }
+}
+
+void ReadAttachments(ByteReader& in, std::vector<AttachmentRef>& attachments) {
+  attachments.resize(in.Count(kMaxAttachments, kAttachmentBytes));
+  for (AttachmentRef& attachment : attachments) {
+    attachment.name = in.Text(kMaxNameBytes);
+    attachment.id = in.U64();
+    attachment.tokens = ReadTokens(in);
+    attachment.bytes = in.U64();
+    if (attachment.id == 0 || attachment.name.empty()) in.Fail();
+  }
+}
+
 void ReadBody(ByteReader& in, MemoryManifest& manifest) {
   manifest.name = in.Text(kMaxNameBytes);
   if (manifest.name.empty()) in.Fail();
@@ -193,12 +218,13 @@ std::string EncodeManifest(const MemoryManifest& manifest) {
     out.I64(index.tokens);
     out.Text(index.spec);
   }
+  if (!manifest.attachments.empty()) WriteAttachments(manifest.attachments, out);
   const std::string body = out.Take();
 
   std::string bytes;
   bytes.reserve(kFrameBytes + body.size());
   AppendLittle(bytes, kManifestMagic);
-  AppendLittle(bytes, kManifestVersion);
+  AppendLittle(bytes, manifest.attachments.empty() ? kManifestVersion : kManifestVersionWithAttachments);
   AppendLittle(bytes, static_cast<uint32_t>(body.size()));
   AppendLittle(bytes, FrameChecksum(absl::string_view(bytes).substr(4, 8), body));
   return bytes + body;
@@ -217,13 +243,15 @@ absl::StatusOr<MemoryManifest> DecodeManifest(absl::string_view bytes) {
     return absl::DataLossError("manifest: checksum differs");
   }
   // After the checksum, so that a damaged version is not taken for a newer one.
-  if (version != kManifestVersion) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "manifest: version ", version, " was written by a newer mneme; this one reads ", kManifestVersion));
+  if (version != kManifestVersion && version != kManifestVersionWithAttachments) {
+    return absl::FailedPreconditionError(absl::StrCat("manifest: version ", version,
+                                                      " was written by a newer mneme; this one reads ",
+                                                      kManifestVersion, " and ", kManifestVersionWithAttachments));
   }
   ByteReader in(body);
   MemoryManifest manifest;
   ReadBody(in, manifest);
+  if (version == kManifestVersionWithAttachments) ReadAttachments(in, manifest.attachments);
   if (!in.ok()) return absl::DataLossError("manifest: a field is out of bounds");
   if (in.remaining() != 0) return absl::DataLossError("manifest: bytes after its end");
   return manifest;

@@ -15,7 +15,7 @@
 namespace mneme {
 
 using SegmentId = uint64_t;  // owner of rows; 0 is never used
-using IndexId = uint64_t;    // owner of index blobs; 0 is never used
+using IndexId = uint64_t;    // owner of index blobs or of one attachment; 0 is never used
 
 // What a memory was created with and keeps for life.
 struct MemoryOptions {
@@ -52,6 +52,17 @@ struct IndexRef {
   bool operator==(const IndexRef&) const = default;
 };
 
+// Bytes that the host keeps with a memory under a name. They describe its first `tokens` tokens (0: they depend on none),
+// so a truncation below that drops them. Forks share the bytes.
+struct AttachmentRef {
+  std::string name;
+  IndexId id = 0;
+  int64_t tokens = 0;
+  uint64_t bytes = 0;
+
+  bool operator==(const AttachmentRef&) const = default;
+};
+
 // All that makes rows a memory. The record written last by a commit, and the commit itself.
 struct MemoryManifest {
   std::string name;
@@ -63,6 +74,7 @@ struct MemoryManifest {
   int64_t first_kept = 0;            // tokens [pinned_tokens, first_kept) are evicted
   std::vector<SegmentRef> segments;  // in token order, without gaps but for evicted tokens; the last may be unsealed
   std::vector<IndexRef> indexes;
+  std::vector<AttachmentRef> attachments;  // names differ
 
   bool operator==(const MemoryManifest&) const = default;
 };

@@ -69,8 +69,8 @@ absl::Status TransactionImpl::PutChunk(SegmentId segment, const Column& column, 
 }
 
 absl::Status TransactionImpl::WriteChunks() {
-  if (wrote_chunks_ && epoch_ != database_->epoch_) {
-    // Chunks have no log: those that no file had yet went with the database.
+  if ((wrote_chunks_ || wrote_attachments_) && epoch_ != database_->epoch_) {
+    // They have no log: those that no file had yet went with the database.
     return absl::AbortedError("write chunks: the database was opened again after an error meanwhile; try again");
   }
   if (chunks_.Count() == 0) return absl::OkStatus();
@@ -114,6 +114,20 @@ absl::Status TransactionImpl::DeleteLogs(SegmentId segment, int64_t before_row) 
     const std::string end = LogKey(segment, before_row, -1);
     Reserve(commit_, begin.size() + end.size());
     return FromRocks(commit_.DeleteRange(database_->family(kLogFamily), ToSlice(begin), ToSlice(end)), "delete logs");
+  });
+}
+
+absl::Status TransactionImpl::PutAttachment(IndexId id, absl::string_view bytes) {
+  return Step("put attachment", [&]() -> absl::Status {
+    {
+      std::shared_lock<std::shared_mutex> lock;
+      MNEME_RETURN_IF_ERROR(database_->LockWriter(lock));
+      MNEME_RETURN_IF_ERROR(WriteChunks());
+      wrote_attachments_ = true;
+      epoch_ = database_->epoch_;
+    }
+    database_->appended_bytes_ += bytes.size();
+    return database_->PutIndexBlob(id, 0, 0, bytes);
   });
 }
 

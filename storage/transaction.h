@@ -19,6 +19,7 @@ class TransactionImpl final : public Transaction {
   absl::Status PutLog(SegmentId segment, int32_t layer, int64_t first_row, int64_t rows,
                       absl::Span<const char> bytes) override;
   absl::Status DeleteLogs(SegmentId segment, int64_t before_row) override;
+  absl::Status PutAttachment(IndexId id, absl::string_view bytes) override;
   absl::Status PutManifest(const MemoryManifest& manifest) override;
   absl::Status DeleteManifest(absl::string_view name) override;
   absl::Status Commit(Durability durability) override;
@@ -33,7 +34,8 @@ class TransactionImpl final : public Transaction {
   rocksdb::WriteBatch chunks_;  // of chunk_owner_, not yet given to RocksDB
   SegmentId chunk_owner_ = 0;
   bool wrote_chunks_ = false;
-  uint64_t epoch_ = 0;          // of the database when the first of them were written
+  bool wrote_attachments_ = false;
+  uint64_t epoch_ = 0;          // of the database when the first chunk or attachment was written
   rocksdb::WriteBatch commit_;  // all that becomes visible at once
   bool ended_ = false;
 };

@@ -418,6 +418,7 @@ typedef struct mneme_memory_info {
   char model_name[256]; /**< cut to fit, zero-terminated, as the next two */
   char weights_fingerprint[256];
   char index[64];
+  int64_t attachment_bytes; /**< of the attachments (mneme_memory_set_attachment) */
 } mneme_memory_info;
 #define MNEME_MEMORY_INFO_INIT MNEME_STRUCT_INIT(mneme_memory_info)
 
@@ -431,6 +432,43 @@ MNEME_API mneme_status mneme_memory_get_info(mneme_memory* memory, mneme_memory_
  * is closed
  * @return MNEME_STATUS_OUT_OF_RANGE for an index that the card does not have */
 MNEME_API mneme_status mneme_memory_get_layer(mneme_memory* memory, int32_t index, mneme_layer_desc* layer);
+
+/** Keeps bytes of the host's own with a memory under a name: a sequence's state, settings. They replace what the name
+ * had before. They are durable with the next commit, together with its tokens, and are checked whenever they are read.
+ * mneme_store_verify reads them, and mneme_memory_drop deletes them. Forks share them.
+ * @param memory  an open memory of a store that is open for writing
+ * @param name    1 to 255 bytes of UTF-8
+ * @param bytes   [size], copied, and kept in RAM until the commit; NULL with size 0: the attachment is removed, if there
+ * is one
+ * @param size    at most 1 GiB
+ * @param tokens  the bytes describe the memory's first `tokens` tokens, at most next_token. A truncation below that
+ * removes the attachment, a fork at fewer tokens does not get it. 0: they depend on no token. Eviction leaves
+ * attachments alone
+ * @return MNEME_STATUS_ABORTED while another call changes the memory, MNEME_STATUS_RESOURCE_EXHAUSTED beyond 1,024
+ * attachments */
+MNEME_API mneme_status mneme_memory_set_attachment(mneme_memory* memory, const char* name, const void* bytes,
+                                                   size_t size, int64_t tokens);
+
+/** Reads an attachment, committed or not. From any thread.
+ * @param bytes     out [capacity]; NULL: only its size and tokens are wanted
+ * @param capacity  bytes that `bytes` has room for, at least the attachment's size
+ * @param size      out; may be NULL
+ * @param tokens    out, as it was set; may be NULL
+ * @return MNEME_STATUS_NOT_FOUND if the memory has none of that name, MNEME_STATUS_DATA_LOSS if it is damaged,
+ * MNEME_STATUS_INVALID_ARGUMENT if capacity is too small (size and tokens are filled in then) */
+MNEME_API mneme_status mneme_memory_get_attachment(mneme_memory* memory, const char* name, void* bytes,
+                                                   size_t capacity, size_t* size, int64_t* tokens);
+
+/** Takes one attachment of a listing. A result other than 0 ends the listing.
+ * @param context  as given with the callback
+ * @param name     valid during the callback only
+ * @param size     in bytes
+ * @param tokens   as it was set */
+typedef int (*mneme_attachment_visitor_fn)(void* context, const char* name, size_t size, int64_t tokens);
+
+/** Calls `visitor` for each attachment, in order of their names. Reads none. MNEME_OK also when the visitor ends it. */
+MNEME_API mneme_status mneme_memory_list_attachments(mneme_memory* memory, mneme_attachment_visitor_fn visitor,
+                                                     void* context);
 
 /** New tokens of one layer. Layers may run ahead of each other; a token is whole when every layer has it. */
 typedef struct mneme_memory_append_args {

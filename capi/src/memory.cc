@@ -177,6 +177,7 @@ mneme_memory_info InfoOf(const Memory& memory) {
   result.indexes = info.indexes;
   result.bytes = info.bytes;
   result.ram_bytes = info.ram_bytes;
+  result.attachment_bytes = info.attachment_bytes;
   result.layers = static_cast<int32_t>(memory.card().layers.size());
   result.stored_dtype = NumberOf(memory.options().stored_dtype);
   result.keys_rotated = memory.options().keys_rotated ? 1 : 0;

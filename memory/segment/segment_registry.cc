@@ -14,6 +14,16 @@ namespace {
 constexpr int64_t kManyDroppedSegments = 1024;
 constexpr int64_t kManyDroppedBytes = int64_t{64} << 20;
 
+// What a manifest names in the column family of index blobs: its indices, then its attachments.
+size_t BlobCount(const MemoryManifest& manifest) {
+  return manifest.indexes.size() + manifest.attachments.size();
+}
+
+IndexId BlobId(const MemoryManifest& manifest, size_t i) {
+  const size_t indexes = manifest.indexes.size();
+  return i < indexes ? manifest.indexes[i].id : manifest.attachments[i - indexes].id;
+}
+
 }  // namespace
 
 SegmentRegistry::SegmentRegistry(Database* database, std::shared_ptr<SegmentContext> context)
@@ -122,7 +132,7 @@ void SegmentRegistry::Log(absl::string_view message) const noexcept {
 
 ManifestSwap::ManifestSwap(SegmentRegistry* registry, const MemoryManifest* before, const MemoryManifest* after)
     : registry_(registry), before_(before), after_(after) {
-  if (before != nullptr) unnamed_indexes_.reserve(before->indexes.size());
+  if (before != nullptr) unnamed_blobs_.reserve(BlobCount(*before));
   MutexLock lock(&registry_->mutex_);
   if (before != nullptr) {
     const size_t reserved = registry_->reserved_drops_ + before->segments.size();
@@ -133,18 +143,18 @@ ManifestSwap::ManifestSwap(SegmentRegistry* registry, const MemoryManifest* befo
   }
   if (after == nullptr) return;
   // `after` is counted before `before` is removed, so that what both name never has a count of zero.
-  size_t segments = 0, indexes = 0;
+  size_t segments = 0, blobs = 0;
   try {
     for (const SegmentRef& ref : after->segments) ++registry_->segment_references_[ref.id], ++segments;
-    for (const IndexRef& ref : after->indexes) ++registry_->index_references_[ref.id], ++indexes;
+    for (; blobs < BlobCount(*after); ++blobs) ++registry_->blob_references_[BlobId(*after, blobs)];
   } catch (...) {
-    RemoveReferences(*after, segments, indexes, /*drop=*/false);
+    RemoveReferences(*after, segments, blobs, /*drop=*/false);
     if (before != nullptr) registry_->reserved_drops_ -= before->segments.size();
     throw;
   }
 }
 
-void ManifestSwap::RemoveReferences(const MemoryManifest& manifest, size_t segments, size_t indexes, bool drop) {
+void ManifestSwap::RemoveReferences(const MemoryManifest& manifest, size_t segments, size_t blobs, bool drop) {
   for (size_t i = 0; i < segments; ++i) {
     const SegmentRef& ref = manifest.segments[i];
     const auto count = registry_->segment_references_.find(ref.id);
@@ -156,11 +166,11 @@ void ManifestSwap::RemoveReferences(const MemoryManifest& manifest, size_t segme
          .chunk_bytes = ref.chunked_rows * TokenBytes(manifest.card, manifest.options.stored_dtype),
          .evicted = after_ != nullptr});
   }
-  for (size_t i = 0; i < indexes; ++i) {
-    const auto count = registry_->index_references_.find(manifest.indexes[i].id);
+  for (size_t i = 0; i < blobs; ++i) {
+    const auto count = registry_->blob_references_.find(BlobId(manifest, i));
     if (--count->second > 0) continue;
-    registry_->index_references_.erase(count);
-    if (drop) unnamed_indexes_.push_back(manifest.indexes[i].id);
+    registry_->blob_references_.erase(count);
+    if (drop) unnamed_blobs_.push_back(BlobId(manifest, i));
   }
 }
 
@@ -169,14 +179,15 @@ void ManifestSwap::Replaced() noexcept {
     MutexLock lock(&registry_->mutex_);
     replaced_ = true;
     if (before_ != nullptr) {
-      RemoveReferences(*before_, before_->segments.size(), before_->indexes.size(), /*drop=*/true);
+      RemoveReferences(*before_, before_->segments.size(), BlobCount(*before_), /*drop=*/true);
       registry_->reserved_drops_ -= before_->segments.size();
     }
   }
-  if (unnamed_indexes_.empty()) return;
+  if (unnamed_blobs_.empty()) return;
   // A reader that still holds such an index and misses its blob builds it from the rows.
   const absl::Status status =
-      CatchExceptions("delete indices", [this] { return registry_->database_->DropIndexes(unnamed_indexes_); });
+      CatchExceptions("delete indices and attachments",
+                      [this] { return registry_->database_->DropIndexes(unnamed_blobs_); });
   if (!status.ok()) registry_->Log(status.message());
 }
 
@@ -185,7 +196,7 @@ ManifestSwap::~ManifestSwap() {
   MutexLock lock(&registry_->mutex_);
   // No count becomes zero that another thread has seen: what `after` names is new, or `before` names it, or the memory
   // that is forked, whose manifest stays while its fork is written.
-  if (after_ != nullptr) RemoveReferences(*after_, after_->segments.size(), after_->indexes.size(), /*drop=*/false);
+  if (after_ != nullptr) RemoveReferences(*after_, after_->segments.size(), BlobCount(*after_), /*drop=*/false);
   if (before_ != nullptr) registry_->reserved_drops_ -= before_->segments.size();
 }
 

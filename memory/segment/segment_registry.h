@@ -17,7 +17,7 @@
 
 namespace mneme {
 
-// The segments and indices of a store: the one object of each segment, how many manifests name each, and which can be
+// The segments, indices and attachments of a store: the one object of each segment, how many manifests name each, and which can be
 // deleted. A segment is dropped when no manifest names it any more; its disk is freed once no reader holds it either.
 // Owned by the store. Thread-safe; RocksDB is never called with the lock held.
 class SegmentRegistry {
@@ -74,7 +74,7 @@ class SegmentRegistry {
   std::unordered_map<SegmentId, std::weak_ptr<Segment>> segments_ ABSL_GUARDED_BY(mutex_);
   size_t prune_size_ ABSL_GUARDED_BY(mutex_) = kMinPruneSize;  // segments_ is pruned when it has so many entries
   std::unordered_map<SegmentId, int64_t> segment_references_ ABSL_GUARDED_BY(mutex_);  // manifests that name it
-  std::unordered_map<IndexId, int64_t> index_references_ ABSL_GUARDED_BY(mutex_);
+  std::unordered_map<IndexId, int64_t> blob_references_ ABSL_GUARDED_BY(mutex_);  // of indices and attachments
   std::vector<DroppedSegment> dropped_ ABSL_GUARDED_BY(mutex_);
   size_t reserved_drops_ ABSL_GUARDED_BY(mutex_) = 0;  // places in dropped_ that manifest swaps have reserved
 };
@@ -91,20 +91,20 @@ class ManifestSwap {
   ManifestSwap(const ManifestSwap&) = delete;
   ManifestSwap& operator=(const ManifestSwap&) = delete;
 
-  // To be called after the write: `before` names nothing any more. Deletes indices that no manifest names now, and
-  // notes segments as dropped.
+  // To be called after the write: `before` names nothing any more. Deletes indices and attachments that no manifest
+  // names now, and notes segments as dropped.
   void Replaced() noexcept;
 
  private:
-  // Removes one reference to each of the first `segments` segments and `indexes` indices of `manifest`.
+  // Removes one reference to each of the first `segments` segments, and `blobs` indices and attachments, of `manifest`.
   // drop: what has none left is dropped.
-  void RemoveReferences(const MemoryManifest& manifest, size_t segments, size_t indexes, bool drop)
+  void RemoveReferences(const MemoryManifest& manifest, size_t segments, size_t blobs, bool drop)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(registry_->mutex_);
 
   SegmentRegistry* const registry_;
   const MemoryManifest* const before_;
   const MemoryManifest* const after_;
-  std::vector<IndexId> unnamed_indexes_;
+  std::vector<IndexId> unnamed_blobs_;
   bool replaced_ = false;
 };
 

@@ -117,7 +117,8 @@ FIELD(mneme_memory_info, segment_tokens, 112, 8);
 FIELD(mneme_memory_info, model_name, 120, 256);
 FIELD(mneme_memory_info, weights_fingerprint, 376, 256);
 FIELD(mneme_memory_info, index, 632, 64);
-SIZE(mneme_memory_info, 696);
+FIELD(mneme_memory_info, attachment_bytes, 696, 8);
+SIZE(mneme_memory_info, 704);
 
 FIELD(mneme_memory_append_args, struct_size, 0, 8);
 FIELD(mneme_memory_append_args, layer, 8, 4);

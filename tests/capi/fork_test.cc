@@ -77,6 +77,10 @@ TEST_F(ForkTest, EveryCallOfAChildIsRefused) {
                   Refused(mneme_snapshot_create(memory_, &snapshot)),
                   Refused(mneme_memory_get_info(memory_, &info)),
                   Refused(mneme_memory_get_layer(memory_, 0, &layer)),
+                  Refused(mneme_memory_set_attachment(memory_, "a", "b", 1, 0)),
+                  Refused(mneme_memory_get_attachment(memory_, "a", nullptr, 0, nullptr, nullptr)),
+                  Refused(mneme_memory_list_attachments(
+                      memory_, [](void*, const char*, size_t, int64_t) { return 0; }, nullptr)),
                   Refused(mneme_memory_fork(memory_, 10, "child", &memory)),
                   Refused(mneme_memory_create(store_, "new", card_, nullptr, &memory)),
                   Refused(mneme_memory_open(store_, "m", card_, &memory)),

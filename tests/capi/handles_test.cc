@@ -131,6 +131,12 @@ TEST_F(HandlesTest, EveryFunctionOfAMemoryRefusesWhatIsNone) {
     ExpectRefused(mneme_memory_fork(memory, 0, "fork", &fork), MNEME_STATUS_INVALID_ARGUMENT, "memory");
     ExpectRefused(mneme_memory_get_info(memory, &info), MNEME_STATUS_INVALID_ARGUMENT, "memory");
     ExpectRefused(mneme_memory_get_layer(memory, 0, &layer), MNEME_STATUS_INVALID_ARGUMENT, "memory");
+    ExpectRefused(mneme_memory_set_attachment(memory, "a", "b", 1, 0), MNEME_STATUS_INVALID_ARGUMENT, "memory");
+    ExpectRefused(mneme_memory_get_attachment(memory, "a", nullptr, 0, nullptr, nullptr), MNEME_STATUS_INVALID_ARGUMENT,
+                  "memory");
+    ExpectRefused(mneme_memory_list_attachments(
+                      memory, [](void*, const char*, size_t, int64_t) { return 0; }, nullptr),
+                  MNEME_STATUS_INVALID_ARGUMENT, "memory");
     ExpectRefused(mneme_memory_append(memory, &append), MNEME_STATUS_INVALID_ARGUMENT, "memory");
     ExpectRefused(mneme_memory_commit(memory, MNEME_DURABILITY_BUFFERED, &durable), MNEME_STATUS_INVALID_ARGUMENT,
                   "memory");

@@ -39,6 +39,12 @@ MemoryManifest FullManifest() {
   return manifest;
 }
 
+MemoryManifest ManifestWithAttachments() {
+  MemoryManifest manifest = FullManifest();
+  manifest.attachments = {{"window", 4, 4396, 1 << 20}, {std::string("\0", 1), 5, 0, 0}};
+  return manifest;
+}
+
 // Wraps a body in a frame with the right checksum, so that only the body's own checks are left.
 std::string Frame(const std::string& body, uint32_t version = 1) {
   std::string fields;
@@ -54,7 +60,7 @@ std::string BodyOf(const MemoryManifest& manifest) {
 }
 
 TEST(ManifestTest, ComesBackAsItWas) {
-  for (const MemoryManifest& manifest : {FullManifest(), MakeManifest("m")}) {
+  for (const MemoryManifest& manifest : {FullManifest(), MakeManifest("m"), ManifestWithAttachments()}) {
     const auto decoded = DecodeManifest(EncodeManifest(manifest));
     ASSERT_TRUE(decoded.ok()) << decoded.status();
     EXPECT_TRUE(*decoded == manifest);
@@ -67,8 +73,26 @@ TEST(ManifestTest, ARotaryThatLayersShareIsWrittenOnce) {
   EXPECT_LT(EncodeManifest(manifest).size(), 1600u);
 }
 
+// Earlier readers know version 1 alone, and can go on reading what has no attachment.
+TEST(ManifestTest, OnlyAttachmentsNeedTheSecondVersion) {
+  EXPECT_EQ(EncodeManifest(FullManifest())[4], 1);
+  EXPECT_EQ(EncodeManifest(ManifestWithAttachments())[4], 2);
+  // Without its version the list is bytes after the end, and the version without the list is too short.
+  EXPECT_TRUE(absl::IsDataLoss(DecodeManifest(Frame(BodyOf(ManifestWithAttachments()), 1)).status()));
+  EXPECT_TRUE(absl::IsDataLoss(DecodeManifest(Frame(BodyOf(FullManifest()), 2)).status()));
+}
+
+TEST(ManifestTest, RefusesAttachmentsWithoutNameOrId) {
+  MemoryManifest manifest = ManifestWithAttachments();
+  manifest.attachments[0].id = 0;
+  EXPECT_TRUE(absl::IsDataLoss(DecodeManifest(EncodeManifest(manifest)).status()));
+  manifest = ManifestWithAttachments();
+  manifest.attachments[1].name.clear();
+  EXPECT_TRUE(absl::IsDataLoss(DecodeManifest(EncodeManifest(manifest)).status()));
+}
+
 TEST(ManifestTest, FindsEveryFlippedByte) {
-  const std::string good = EncodeManifest(FullManifest());
+  const std::string good = EncodeManifest(ManifestWithAttachments());
   for (size_t i = 0; i < good.size(); ++i) {
     for (int bit = 0; bit < 8; ++bit) {
       std::string bad = good;
@@ -117,9 +141,9 @@ TEST(ManifestTest, RandomBodiesWithARightChecksumNeverCrash) {
 }
 
 TEST(ManifestTest, RefusesANewerVersion) {
-  const absl::Status status = DecodeManifest(Frame(BodyOf(FullManifest()), 2)).status();
+  const absl::Status status = DecodeManifest(Frame(BodyOf(FullManifest()), 3)).status();
   EXPECT_TRUE(absl::IsFailedPrecondition(status));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("version 2"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("version 3"));
 }
 
 TEST(ManifestTest, RefusesWhatMakesNoSense) {

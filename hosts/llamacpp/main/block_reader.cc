@@ -7,6 +7,7 @@
 
 #include "hosts/llamacpp/main/progress.h"
 #include "hosts/llamacpp/main/text.h"
+#include "hosts/llamacpp/main/window.h"
 
 namespace mneme::llama {
 namespace {
@@ -27,7 +28,7 @@ IngestTimes Ingest(Session& session, const Memory& memory, std::span<const llama
                    const std::string& title, mneme_durability durability,
                    const std::function<void(int64_t)>& on_commit) {
   session.Attach(0, memory.get(), MNEME_LLAMA_MODE_APPEND);
-  CheckAdapter(mneme_llama_resume(session.adapter(), 0, session.window()));
+  ResumeWindow(session, memory);
   const mneme_llama_stats before = StatsOf(session);
   const auto start = std::chrono::steady_clock::now();
   double commit = 0.0;

@@ -10,6 +10,7 @@
 #include "hosts/llamacpp/main/session.h"
 #include "hosts/llamacpp/main/text.h"
 #include "hosts/llamacpp/main/utf8.h"
+#include "hosts/llamacpp/main/window.h"
 
 namespace mneme::llama {
 namespace {
@@ -87,6 +88,7 @@ class Turn {
       if (saved_ != nullptr) Read(turn.closing, /*whole=*/true);
       Commit();
     }
+    if (saved_ != nullptr) SaveWindow(session_, *saved_, MNEME_DURABILITY_BUFFERED);
     std::fputs("\n", stdout);
     Report();
   }
@@ -149,7 +151,7 @@ void Run(const Arguments& arguments) {
     memory.emplace(*store, arguments.memory, session, /*create=*/arguments.save, 0, arguments.store.stored_type);
     memory->CheckGiven(*arguments.command, session, 0, arguments.store.stored_type);
     session.Attach(0, memory->get(), arguments.save ? MNEME_LLAMA_MODE_APPEND : MNEME_LLAMA_MODE_READ);
-    if (arguments.resume) CheckAdapter(mneme_llama_resume(session.adapter(), 0, session.window()));
+    if (arguments.resume) ResumeWindow(session, *memory);
   }
   Turn turn(arguments, model.get(), session, arguments.save ? &*memory : nullptr);
   turn.Take(!memory || memory->Info().next_token == 0);

@@ -9,6 +9,7 @@
 #include "hosts/llamacpp/main/memory_text.h"
 #include "hosts/llamacpp/main/session.h"
 #include "hosts/llamacpp/main/text.h"
+#include "hosts/llamacpp/main/window.h"
 #include "nlohmann/json.hpp"
 
 namespace mneme::llama {
@@ -68,6 +69,9 @@ void Run(const Arguments& arguments) {
                acknowledgements << durable << std::endl;
                if (!acknowledgements) throw Failure("--ack-file: cannot write " + arguments.acknowledge);
              });
+  if (!missing.empty()) {
+    SaveWindow(session, memory, arguments.synced ? MNEME_DURABILITY_SYNCED : MNEME_DURABILITY_BUFFERED);
+  }
   const mneme_memory_info info = memory.Info();
   if (arguments.json) {
     const nlohmann::json report = {{"memory", arguments.memory},    {"ingested", missing.size()},

@@ -11,6 +11,7 @@
 #include "hosts/llamacpp/main/memory_text.h"
 #include "hosts/llamacpp/main/session.h"
 #include "hosts/llamacpp/main/text.h"
+#include "hosts/llamacpp/main/window.h"
 #include "nlohmann/json.hpp"
 
 namespace mneme::llama {
@@ -42,7 +43,7 @@ Row ScoreStored(const Arguments& arguments, Session& session, const ThreadsPtr& 
   CheckSameText(memory, session, tokens);
   const MemoryCopy copy(session, memory, threads, tokens);
   session.Attach(0, copy.memory().get(), MNEME_LLAMA_MODE_APPEND);
-  CheckAdapter(mneme_llama_resume(session.adapter(), 0, session.window()));
+  ResumeWindow(session, copy.memory());
   const mneme_memory_info info = memory.Info();
   const auto begin = static_cast<size_t>(info.next_token);
   const size_t count = std::min(static_cast<size_t>(arguments.score), tokens.size() - begin);

@@ -99,6 +99,7 @@ Status Adapter::Prepare(llama_context_params* params) {
   params->cb_eval = &Adapter::OnNode;
   params->cb_eval_user_data = this;
   params->flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+  window_settings_ = WindowSettings(*params, settings_.rotated());
   return Status();
 }
 

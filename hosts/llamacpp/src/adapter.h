@@ -14,6 +14,7 @@
 #include "hosts/llamacpp/src/sequences.h"
 #include "hosts/llamacpp/src/shared_threads.h"
 #include "hosts/llamacpp/src/status.h"
+#include "hosts/llamacpp/src/window_state.h"
 
 namespace mneme::llama {
 
@@ -33,7 +34,10 @@ class Adapter {
   Status Bind(llama_context* context);
   Status ShareThreads(SharedThreads* threads);
   Status SetMemory(llama_seq_id id, mneme_memory* memory, mneme_llama_mode mode);
-  Status Resume(llama_seq_id id, int64_t tokens);
+  Status Resume(llama_seq_id id, int64_t tokens, mneme_progress_fn progress, void* progress_context);
+  Status SaveWindow(llama_seq_id id);
+  Status RestoreWindow(llama_seq_id id);
+  Status Rewind(llama_seq_id id, int64_t tokens);
   Status Decode(const llama_batch& batch);
   Status Slide(llama_seq_id id, int64_t keep);
   llama_pos NextPosition(llama_seq_id id) const;
@@ -45,6 +49,9 @@ class Adapter {
 
   static bool OnNode(ggml_tensor* node, bool ask, void* adapter);
 
+  // Decodes tokens that are in the memory, to fill the window.
+  Status DecodeAgain(llama_seq_id id, std::vector<int32_t>& ids, mneme_progress_fn progress, void* progress_context);
+  Status CheckWindow(const WindowState& state, int64_t made_at, int64_t next_token) const;
   Status CheckMemory(llama_seq_id id, mneme_memory* memory, mneme_llama_mode mode) const;
   // Slides the windows that the batch would overfill, and moves the plan's positions where they started again.
   Status MakeRoom(BatchPlan* plan);
@@ -70,6 +77,7 @@ class Adapter {
   const int64_t restart_beyond_;
 
   llama_context* context_ = nullptr;
+  std::string window_settings_;       // of the prepared parameters
   SharedThreads* threads_ = nullptr;  // the host's; null: the adapter knows of none
   std::map<llama_seq_id, Sequence> sequences_;
   GraphStep step_;

@@ -180,10 +180,32 @@ mneme_status mneme_llama_set_memory(mneme_llama* adapter, llama_seq_id sequence,
   });
 }
 
-mneme_status mneme_llama_resume(mneme_llama* adapter, llama_seq_id sequence, int64_t tokens) {
+mneme_status mneme_llama_resume(mneme_llama* adapter, llama_seq_id sequence, int64_t tokens,
+                                mneme_progress_fn progress, void* context) {
   return Guarded(__func__, [&]() -> Status {
     if (adapter == nullptr) return NullArgument("adapter");
-    return adapter->adapter->Resume(sequence, tokens);
+    return adapter->adapter->Resume(sequence, tokens, progress, context);
+  });
+}
+
+mneme_status mneme_llama_save_window(mneme_llama* adapter, llama_seq_id sequence) {
+  return Guarded(__func__, [&]() -> Status {
+    if (adapter == nullptr) return NullArgument("adapter");
+    return adapter->adapter->SaveWindow(sequence);
+  });
+}
+
+mneme_status mneme_llama_restore_window(mneme_llama* adapter, llama_seq_id sequence) {
+  return Guarded(__func__, [&]() -> Status {
+    if (adapter == nullptr) return NullArgument("adapter");
+    return adapter->adapter->RestoreWindow(sequence);
+  });
+}
+
+mneme_status mneme_llama_rewind(mneme_llama* adapter, llama_seq_id sequence, int64_t tokens) {
+  return Guarded(__func__, [&]() -> Status {
+    if (adapter == nullptr) return NullArgument("adapter");
+    return adapter->adapter->Rewind(sequence, tokens);
   });
 }
 

@@ -81,49 +81,6 @@ Status Adapter::SetMemory(llama_seq_id id, mneme_memory* memory, mneme_llama_mod
   return Status();
 }
 
-Status Adapter::Resume(llama_seq_id id, int64_t tokens) {
-  const auto found = sequences_.find(id);
-  if (found == sequences_.end()) return Refused("sequence " + std::to_string(id) + " has no memory");
-  Sequence& sequence = found->second;
-  if (sequence.LocalTokens() > 0) return Refused("the sequence's window is not empty");
-  mneme_memory_info info;
-  MNEME_LLAMA_RETURN_IF_ERROR(InfoOf(sequence.memory, &info));
-  // The newest tokens in one piece: what lies before the first kept one is gone, but for the pinned.
-  const int64_t held = info.first_kept <= info.pinned_tokens ? info.next_token : info.next_token - info.first_kept;
-  tokens = std::min({tokens, held, 2 * window_});
-  if (tokens <= 0) return Status();
-
-  std::vector<int32_t> ids(static_cast<size_t>(tokens));
-  mneme_memory_read_args args = MNEME_MEMORY_READ_ARGS_INIT;
-  args.layer = layers_.front();
-  args.begin = info.next_token - tokens;
-  args.token_ids = ids.data();
-  args.tokens = tokens;
-  MNEME_LLAMA_RETURN_IF_ERROR(FromEngine(mneme_memory_read(sequence.memory, &args)));
-  if (std::find(ids.begin(), ids.end(), -1) != ids.end()) {
-    return Refused("the memory was appended to without token ids; its window cannot be decoded again");
-  }
-  const Sequence before = sequence;
-  if (settings_.rotated()) {
-    sequence.first_position = sequence.next_position = args.begin;
-  } else {
-    sequence.base = args.begin;
-  }
-  std::vector<int32_t> one(ids.size(), 1);
-  std::vector<llama_seq_id*> sequence_ids(ids.size(), &id);
-  const auto batch_tokens = static_cast<int64_t>(llama_n_batch(context_));
-  for (int64_t done = 0; done < tokens; done += batch_tokens) {
-    const auto count = static_cast<int32_t>(std::min(batch_tokens, tokens - done));
-    llama_batch batch = {count, ids.data() + done, nullptr, nullptr, one.data(), sequence_ids.data(), nullptr};
-    if (Status status = Decode(batch); !status.ok()) {
-      llama_memory_seq_rm(llama_get_memory(context_), id, -1, -1);
-      sequence = before;
-      return status;
-    }
-  }
-  return Status();
-}
-
 Status Adapter::Slide(llama_seq_id id, int64_t keep) {
   const auto found = sequences_.find(id);
   if (found == sequences_.end()) return Invalid("sequence: " + std::to_string(id) + " has no memory");

@@ -59,7 +59,7 @@ double NllInThisProcess(const std::string& folder, bool reopen) {
   const Store store(folder, 2);
   const Memory memory(store, "m", session, /*create=*/false, 0, "");
   session.Attach(0, memory.get(), MNEME_LLAMA_MODE_APPEND);
-  EXPECT_EQ(mneme_llama_resume(session.adapter(), 0, kWindow), MNEME_OK) << mneme_llama_last_error();
+  EXPECT_EQ(mneme_llama_resume(session.adapter(), 0, kWindow, nullptr, nullptr), MNEME_OK) << mneme_llama_last_error();
   const Score score = ScoreText(session, rest, "m");
   session.Detach(0);
   return score.nll;
