@@ -99,7 +99,8 @@ class Memory : public std::enable_shared_from_this<Memory> {
 
   // Keeps bytes under a name, in place of what it had before; nullopt: removes it. They describe the first `tokens`
   // tokens, and truncation below that removes them. Durable with the next commit.
-  // Errors: InvalidArgument (name, size); OutOfRange (tokens); ResourceExhausted (too many).
+  // Requires: at most 1 GiB.
+  // Errors: InvalidArgument (name); OutOfRange (tokens); ResourceExhausted (too many).
   absl::Status SetAttachment(absl::string_view name, std::optional<absl::string_view> bytes, int64_t tokens);
   // Errors: NotFound; DataLoss if the bytes are damaged.
   absl::StatusOr<std::pair<AttachmentRef, std::string>> GetAttachment(absl::string_view name) const;

@@ -14,7 +14,6 @@ namespace {
 
 constexpr size_t kMaxNameBytes = 255;
 constexpr size_t kMaxAttachments = 1024;
-constexpr size_t kMaxAttachmentBytes = size_t{1} << 30;
 
 // A reader meets a commit that replaces what it reads at most so often in a row.
 constexpr int kMaxAttempts = 10;
@@ -35,10 +34,6 @@ const Attachment* FindAttachment(const MemoryState& state, absl::string_view nam
 
 absl::Status Memory::SetAttachment(absl::string_view name, std::optional<absl::string_view> bytes, int64_t tokens) {
   MNEME_RETURN_IF_ERROR(CheckAttachmentName(name));
-  if (bytes && bytes->size() > kMaxAttachmentBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("size: expected at most ", kMaxAttachmentBytes, " bytes, got ", bytes->size()));
-  }
   TryMutexLock lock(&mutator_);
   if (!lock.held()) return BusyError(name_);
   MNEME_RETURN_IF_ERROR(CheckWritable());
@@ -78,8 +73,9 @@ absl::StatusOr<std::string> Memory::ReadAttachment(const Attachment& attachment)
   const std::string what = absl::StrCat("attachment \"", attachment.ref.name, "\" of memory \"", name_, "\": ");
   if (!absl::IsNotFound(status)) return absl::Status(status.code(), absl::StrCat(what, status.message()));
   return store_->writable() ? absl::DataLossError(absl::StrCat(what, "its bytes are missing"))
-                            : absl::UnavailableError(absl::StrCat(what, "the writer has replaced it; open the memory "
-                                                                        "again"));
+                            : absl::UnavailableError(absl::StrCat(what,
+                                                                  "the writer has replaced it; open the memory "
+                                                                  "again"));
 }
 
 absl::StatusOr<std::pair<AttachmentRef, std::string>> Memory::GetAttachment(absl::string_view name) const {

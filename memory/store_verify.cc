@@ -109,7 +109,8 @@ class ManifestVerifier {
       report_.bytes_read += static_cast<int64_t>(ref.bytes);
       return absl::OkStatus();
     }
-    if (status.ok()) status = absl::DataLossError(absl::StrCat("expected ", ref.bytes, " bytes, found ", bytes->size()));
+    if (status.ok())
+      status = absl::DataLossError(absl::StrCat("expected ", ref.bytes, " bytes, found ", bytes->size()));
     AddMessage(absl::StrCat("attachment \"", ref.name, "\": ", status.message()));
     ++report_.damaged_values;
     report_.damaged_memories = 1;

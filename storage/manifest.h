@@ -52,8 +52,8 @@ struct IndexRef {
   bool operator==(const IndexRef&) const = default;
 };
 
-// Bytes that the host keeps with a memory under a name. They describe its first `tokens` tokens (0: they depend on none),
-// so a truncation below that drops them. Forks share the bytes.
+// Bytes that the host keeps with a memory under a name. They describe its first `tokens` tokens (0: they depend on
+// none), so a truncation below that drops them. Forks share the bytes.
 struct AttachmentRef {
   std::string name;
   IndexId id = 0;

@@ -438,8 +438,8 @@ MNEME_API mneme_status mneme_memory_get_layer(mneme_memory* memory, int32_t inde
  * mneme_store_verify reads them, and mneme_memory_drop deletes them. Forks share them.
  * @param memory  an open memory of a store that is open for writing
  * @param name    1 to 255 bytes of UTF-8
- * @param bytes   [size], copied, and kept in RAM until the commit; NULL with size 0: the attachment is removed, if there
- * is one
+ * @param bytes   [size], copied, and kept in RAM until the commit; NULL with size 0: the attachment is removed, if
+ * there is one
  * @param size    at most 1 GiB
  * @param tokens  the bytes describe the memory's first `tokens` tokens, at most next_token. A truncation below that
  * removes the attachment, a fork at fewer tokens does not get it. 0: they depend on no token. Eviction leaves
@@ -450,14 +450,16 @@ MNEME_API mneme_status mneme_memory_set_attachment(mneme_memory* memory, const c
                                                    size_t size, int64_t tokens);
 
 /** Reads an attachment, committed or not. From any thread.
+ * @param memory    an open memory
+ * @param name      1 to 255 bytes of UTF-8
  * @param bytes     out [capacity]; NULL: only its size and tokens are wanted
  * @param capacity  bytes that `bytes` has room for, at least the attachment's size
  * @param size      out; may be NULL
  * @param tokens    out, as it was set; may be NULL
  * @return MNEME_STATUS_NOT_FOUND if the memory has none of that name, MNEME_STATUS_DATA_LOSS if it is damaged,
  * MNEME_STATUS_INVALID_ARGUMENT if capacity is too small (size and tokens are filled in then) */
-MNEME_API mneme_status mneme_memory_get_attachment(mneme_memory* memory, const char* name, void* bytes,
-                                                   size_t capacity, size_t* size, int64_t* tokens);
+MNEME_API mneme_status mneme_memory_get_attachment(mneme_memory* memory, const char* name, void* bytes, size_t capacity,
+                                                   size_t* size, int64_t* tokens);
 
 /** Takes one attachment of a listing. A result other than 0 ends the listing.
  * @param context  as given with the callback

@@ -14,6 +14,8 @@
 namespace mneme::capi {
 namespace {
 
+constexpr size_t kMaxBytes = size_t{1} << 30;
+
 absl::StatusOr<std::string> ReadName(const char* name) {
   if (name == nullptr) return NullArgument("name");
   return std::string(name);  // Memory checks the length
@@ -32,6 +34,9 @@ mneme_status mneme_memory_set_attachment(mneme_memory* memory, const char* name,
   return Guard([&]() -> absl::Status {
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
     MNEME_ASSIGN_OR_RETURN(const std::string text, ReadName(name));
+    if (size > kMaxBytes) {
+      return absl::InvalidArgumentError(absl::StrCat("size: expected at most ", kMaxBytes, " bytes, got ", size));
+    }
     std::optional<absl::string_view> given;
     if (bytes != nullptr) given.emplace(static_cast<const char*>(bytes), size);
     if (bytes == nullptr && size > 0) {
@@ -58,8 +63,8 @@ mneme_status mneme_memory_get_attachment(mneme_memory* memory, const char* name,
     MNEME_ASSIGN_OR_RETURN(const auto found, object->memory->GetAttachment(text));
     describe(found.first);
     if (found.second.size() > capacity) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("capacity: expected at least ", found.second.size(), " (the attachment's bytes), got ", capacity));
+      return absl::InvalidArgumentError(absl::StrCat("capacity: expected at least ", found.second.size(),
+                                                     " (the attachment's bytes), got ", capacity));
     }
     std::memcpy(bytes, found.second.data(), found.second.size());
     return absl::OkStatus();

@@ -185,9 +185,8 @@ void ManifestSwap::Replaced() noexcept {
   }
   if (unnamed_blobs_.empty()) return;
   // A reader that still holds such an index and misses its blob builds it from the rows.
-  const absl::Status status =
-      CatchExceptions("delete indices and attachments",
-                      [this] { return registry_->database_->DropIndexes(unnamed_blobs_); });
+  const absl::Status status = CatchExceptions("delete indices and attachments",
+                                              [this] { return registry_->database_->DropIndexes(unnamed_blobs_); });
   if (!status.ok()) registry_->Log(status.message());
 }
 

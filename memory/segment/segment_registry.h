@@ -17,9 +17,9 @@
 
 namespace mneme {
 
-// The segments, indices and attachments of a store: the one object of each segment, how many manifests name each, and which can be
-// deleted. A segment is dropped when no manifest names it any more; its disk is freed once no reader holds it either.
-// Owned by the store. Thread-safe; RocksDB is never called with the lock held.
+// The segments, indices and attachments of a store: the one object of each segment, how many manifests name each, and
+// which can be deleted. A segment is dropped when no manifest names it any more; its disk is freed once no reader holds
+// it either. Owned by the store. Thread-safe; RocksDB is never called with the lock held.
 class SegmentRegistry {
  public:
   // `database` outlives the registry.
@@ -74,7 +74,7 @@ class SegmentRegistry {
   std::unordered_map<SegmentId, std::weak_ptr<Segment>> segments_ ABSL_GUARDED_BY(mutex_);
   size_t prune_size_ ABSL_GUARDED_BY(mutex_) = kMinPruneSize;  // segments_ is pruned when it has so many entries
   std::unordered_map<SegmentId, int64_t> segment_references_ ABSL_GUARDED_BY(mutex_);  // manifests that name it
-  std::unordered_map<IndexId, int64_t> blob_references_ ABSL_GUARDED_BY(mutex_);  // of indices and attachments
+  std::unordered_map<IndexId, int64_t> blob_references_ ABSL_GUARDED_BY(mutex_);       // of indices and attachments
   std::vector<DroppedSegment> dropped_ ABSL_GUARDED_BY(mutex_);
   size_t reserved_drops_ ABSL_GUARDED_BY(mutex_) = 0;  // places in dropped_ that manifest swaps have reserved
 };

@@ -398,8 +398,8 @@ class Fuzzer {
     Seen(mneme_memory_get_layer(HandleOf(memories_), Small({0, 1}), Maybe(&layer, 2)));
     std::vector<char> bytes(100, 'b');
     const char* const name = Chance(2) ? "a" : "b";
-    Seen(mneme_memory_set_attachment(HandleOf(memories_), name, Maybe(bytes.data(), 2),
-                                     static_cast<size_t>(Below(100)), Slip(1) ? Number({0}) : Below(10)));
+    Seen(mneme_memory_set_attachment(HandleOf(memories_), name, Maybe(bytes.data(), 2), static_cast<size_t>(Below(100)),
+                                     Slip(1) ? Number({0}) : Below(10)));
     size_t size = 0;
     Seen(mneme_memory_get_attachment(HandleOf(memories_), name, Maybe(bytes.data(), 2), bytes.size(), Maybe(&size, 2),
                                      nullptr));

@@ -142,8 +142,9 @@ MNEME_API mneme_status mneme_llama_set_memory(mneme_llama* adapter, llama_seq_id
                                               mneme_llama_mode mode);
 
 /** Refills the local window after set_memory: decodes the memory's newest tokens once more (their ids are kept with the
- * rows), without appending them. Their rows of the memory become visible as they leave the window. What a reader decodes
- * after them is in no memory once it has left the window. Takes seconds; see mneme_llama_restore_window.
+ * rows), without appending them. Their rows of the memory become visible as they leave the window. What a reader
+ * decodes after them is in no memory once it has left the window. Takes seconds; see mneme_llama_restore_window.
+ * @param adapter   bound to a context
  * @param sequence  has a memory and an empty window
  * @param tokens    how many; fewer if the memory holds fewer in one piece, and at most twice the window
  * @param progress  called with tokens done and tokens in all; NULL: none
@@ -155,11 +156,13 @@ MNEME_API mneme_status mneme_llama_resume(mneme_llama* adapter, llama_seq_id seq
  * "llama.cpp/window", so that a later process resumes without decoding. The next mneme_memory_commit makes it durable.
  * Its size is that of the window's part of llama.cpp's cache, so it is meant for the end of a turn or a run and not for
  * every commit.
+ * @param adapter   bound to a context
  * @param sequence  appends to its memory */
 MNEME_API mneme_status mneme_llama_save_window(mneme_llama* adapter, llama_seq_id sequence);
 
 /** Refills the local window after set_memory from the state that mneme_llama_save_window has kept. The sequence goes on
  * as if it had never ended. After any error the window is empty as before, and mneme_llama_resume can fill it.
+ * @param adapter   bound to a context
  * @param sequence  has a memory and an empty window
  * @return MNEME_STATUS_NOT_FOUND if none is kept; MNEME_STATUS_FAILED_PRECONDITION if it is not that of the memory's
  * newest token, or was made by another llama.cpp, with another cache type or a larger window; MNEME_STATUS_DATA_LOSS if
@@ -169,6 +172,7 @@ MNEME_API mneme_status mneme_llama_restore_window(mneme_llama* adapter, llama_se
 /** Takes the sequence back to an earlier token, to generate an answer again or to edit a turn: the tokens from `tokens`
  * on are removed from its window and, if it appends, from its memory. What is left of the window stays; if nothing is,
  * mneme_llama_resume fills it. The logits of earlier decodes are not to be used.
+ * @param adapter   bound to a context
  * @param sequence  has a memory
  * @param tokens    token index of the memory: 0 to where the sequence stands; of a reader, what it has decoded itself
  * and its window still holds

@@ -6,8 +6,8 @@
 
 namespace mneme::llama {
 
-// Fills the local window of sequence 0, which has been given `memory`: from the state that is kept with the memory, or by
-// decoding its newest tokens once more, with the reason and a bar on standard error. Throws Failure.
+// Fills the local window of sequence 0, which has been given `memory`: from the state that is kept with the memory, or
+// by decoding its newest tokens once more, with the reason and a bar on standard error. Throws Failure.
 void ResumeWindow(Session& session, const Memory& memory);
 
 // Keeps the local window of sequence 0, which appends to `memory`, and commits. If that cannot be done, a message on

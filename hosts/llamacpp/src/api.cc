@@ -180,8 +180,8 @@ mneme_status mneme_llama_set_memory(mneme_llama* adapter, llama_seq_id sequence,
   });
 }
 
-mneme_status mneme_llama_resume(mneme_llama* adapter, llama_seq_id sequence, int64_t tokens,
-                                mneme_progress_fn progress, void* context) {
+mneme_status mneme_llama_resume(mneme_llama* adapter, llama_seq_id sequence, int64_t tokens, mneme_progress_fn progress,
+                                void* context) {
   return Guarded(__func__, [&]() -> Status {
     if (adapter == nullptr) return NullArgument("adapter");
     return adapter->adapter->Resume(sequence, tokens, progress, context);

@@ -137,8 +137,8 @@ Status Adapter::RestoreWindow(llama_seq_id id) {
   MNEME_LLAMA_RETURN_IF_ERROR(DecodeWindowState(bytes, &state));
   MNEME_LLAMA_RETURN_IF_ERROR(CheckWindow(state, made_at, info.next_token));
   const llama_memory_t cache = llama_get_memory(context_);
-  const size_t read = llama_state_seq_set_data(context_, reinterpret_cast<const uint8_t*>(state.cells.data()),
-                                               state.cells.size(), id);
+  const size_t read =
+      llama_state_seq_set_data(context_, reinterpret_cast<const uint8_t*>(state.cells.data()), state.cells.size(), id);
   if (read != state.cells.size() ||
       llama_memory_seq_pos_max(cache, id) + 1 != static_cast<llama_pos>(state.next_position) ||
       llama_memory_seq_pos_min(cache, id) != static_cast<llama_pos>(state.first_position)) {

@@ -148,7 +148,8 @@ TEST_F(GenerateTest, AReaderResumesAsAWriterDoes) {
     const Store store(store_, 2, use);
     const Memory memory(store, "m", session, /*create=*/false, 0, "");
     session.Attach(0, memory.get(), mode);
-    EXPECT_EQ(mneme_llama_resume(session.adapter(), 0, kWindow, nullptr, nullptr), MNEME_OK) << mneme_llama_last_error();
+    EXPECT_EQ(mneme_llama_resume(session.adapter(), 0, kWindow, nullptr, nullptr), MNEME_OK)
+        << mneme_llama_last_error();
     session.Decode(next, /*all_logits=*/false);
     session.Decode(next, /*all_logits=*/false);  // the refilled tokens leave the window
     const std::span<const float> logits = session.Logits(-1);
