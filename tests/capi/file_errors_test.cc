@@ -289,30 +289,72 @@ TEST_F(FileErrorsTest, TooManyOpenFiles) {
   }
 }
 
+// A limit of this process while the object lives.
+class LimitScope {
+ public:
+  LimitScope(__rlimit_resource resource, rlim_t limit) : resource_(resource) {
+    EXPECT_EQ(getrlimit(resource_, &before_), 0);
+    const rlimit small = {limit, before_.rlim_max};
+    EXPECT_EQ(setrlimit(resource_, &small), 0);
+  }
+  ~LimitScope() { EXPECT_EQ(setrlimit(resource_, &before_), 0); }
+  LimitScope(const LimitScope&) = delete;
+  LimitScope& operator=(const LimitScope&) = delete;
+
+ private:
+  const __rlimit_resource resource_;
+  rlimit before_ = {};
+};
+
+// A store in `folder` whose first commit fails, since no file may grow. The message of the commit goes to *message.
+mneme_status FailToCommit(const std::string& folder, mneme_store** store, mneme_memory** memory, std::string* message) {
+  std::signal(SIGXFSZ, SIG_IGN);
+  EXPECT_OK(mneme_store_open((folder + "/store").c_str(), nullptr, store));
+  mneme_card* const card = NewCard();
+  EXPECT_OK(mneme_memory_create(*store, "m", card, nullptr, memory));
+  mneme_card_release(card);
+  EXPECT_OK(AppendTokens(*memory, kLayer, kTokens));
+  EXPECT_OK(AppendTokens(*memory, kOtherLayer, kTokens));
+  const LimitScope small(RLIMIT_FSIZE, 16 << 10);
+  const mneme_status status = mneme_memory_commit(*memory, MNEME_DURABILITY_SYNCED, nullptr);
+  *message = mneme_last_error();
+  return status;
+}
+
 TEST_F(FileErrorsTest, FilesThatMayNotGrow) {
   const char* const folder = ChildArgument();
   if (folder == nullptr) return Spawn();
-  std::signal(SIGXFSZ, SIG_IGN);
   mneme_store* store = nullptr;
-  ASSERT_OK(mneme_store_open((folder + std::string("/store")).c_str(), nullptr, &store));
-  mneme_card* const card = NewCard();
   mneme_memory* memory = nullptr;
-  ASSERT_OK(mneme_memory_create(store, "m", card, nullptr, &memory));
-  ASSERT_OK(AppendTokens(memory, kLayer, kTokens));
-  ASSERT_OK(AppendTokens(memory, kOtherLayer, kTokens));
-  rlimit limit = {};
-  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &limit), 0);
-  const rlimit small = {16 << 10, limit.rlim_max};
-  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
-  const mneme_status status = mneme_memory_commit(memory, MNEME_DURABILITY_SYNCED, nullptr);
-  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
-  const std::string message = mneme_last_error();
+  std::string message;
+  const mneme_status status = FailToCommit(folder, &store, &memory, &message);
   EXPECT_STREQ(mneme_status_name(status), "RESOURCE_EXHAUSTED") << message;
   EXPECT_THAT(message, ::testing::HasSubstr("File too large"));
   EXPECT_OK(mneme_memory_commit(memory, MNEME_DURABILITY_SYNCED, nullptr));
   EXPECT_OK(mneme_memory_close(memory));
   EXPECT_OK(mneme_store_close(store));
-  mneme_card_release(card);
+}
+
+// A failed write has the next one open the database again. That is not begun where it cannot be ended.
+TEST_F(FileErrorsTest, AStoreIsMendedOnlyWhereItCanBeWritten) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "AddressSanitizer reserves address space of its own";
+#endif
+  const char* const folder = ChildArgument();
+  if (folder == nullptr) return Spawn();
+  mneme_store* store = nullptr;
+  mneme_memory* memory = nullptr;
+  std::string message;
+  ASSERT_EQ(FailToCommit(folder, &store, &memory, &message), MNEME_STATUS_RESOURCE_EXHAUSTED) << message;
+  const auto commit = [&] { return mneme_memory_commit(memory, MNEME_DURABILITY_SYNCED, nullptr); };
+  {
+    const LimitScope full(RLIMIT_AS, AddressSpace() + (2 << 20));
+    ExpectRefused(commit(), MNEME_STATUS_RESOURCE_EXHAUSTED, "a write needs room");
+  }
+  std::filesystem::remove_all(folder + std::string("/store"));
+  ExpectRefused(commit(), MNEME_STATUS_FAILED_PRECONDITION, "deleted while it is open");
+  EXPECT_OK(mneme_memory_close(memory));
+  EXPECT_OK(mneme_store_close(store));
 }
 
 }  // namespace

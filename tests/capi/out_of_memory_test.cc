@@ -3,10 +3,8 @@
 // again.
 
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <cstdlib>
-#include <fstream>
 
 #include "tests/capi/testing.h"
 
@@ -14,14 +12,6 @@ namespace mneme {
 namespace {
 
 constexpr int64_t kManyTokens = 30000;
-
-// Bytes of address space in use.
-rlim_t AddressSpace() {
-  std::ifstream statm("/proc/self/statm");
-  rlim_t pages = 0;
-  statm >> pages;
-  return pages * static_cast<rlim_t>(sysconf(_SC_PAGESIZE));
-}
 
 // In a process of its own: 0 if all went as it should, otherwise the line at which it did not.
 int CommitWith(const std::string& path, rlim_t bytes_left) {

@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
 
 namespace mneme {
 
@@ -34,6 +35,13 @@ pid_t SpawnThisTest(const std::string& argument) {
 
 const char* ChildArgument() {
   return std::getenv("MNEME_TEST_CHILD");
+}
+
+size_t AddressSpace() {
+  std::ifstream statm("/proc/self/statm");
+  size_t pages = 0;
+  statm >> pages;
+  return pages * static_cast<size_t>(sysconf(_SC_PAGESIZE));
 }
 
 int WaitFor(pid_t child) {

@@ -44,6 +44,9 @@ const char* ChildArgument();
 // The exit status of a child; 1000 and more for one that a signal ended.
 int WaitFor(pid_t child);
 
+// Bytes of address space that this process uses.
+size_t AddressSpace();
+
 // A buffer for an output that shall not be written.
 template <typename T>
 class Guarded {
