@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "base/floating_point.h"
 #include "base/status.h"
 #include "capi/src/boundary.h"
 #include "capi/src/handles.h"
@@ -76,6 +77,7 @@ mneme_status mneme_memory_list_attachments(mneme_memory* memory, mneme_attachmen
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
     if (visitor == nullptr) return NullArgument("visitor");
     for (const AttachmentRef& ref : object->memory->Attachments()) {
+      const HostFloatingPointScope environment;
       if (visitor(context, ref.name.c_str(), ref.bytes, ref.tokens) != 0) break;
     }
     return absl::OkStatus();

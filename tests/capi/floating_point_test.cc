@@ -206,7 +206,16 @@ std::vector<float> Everything(const Environment& environment, const char* index,
       attend.retrieved_scores = scores.data();
       attend.retrieved_stride = 8;
       mneme_memory* const memories[] = {with_memory ? memory : nullptr};
+      std::vector<int64_t> retrieved(3 * kQueryHeads * 8);
+      attend.retrieved_tokens = retrieved.data();
       host.Call("attend", [&] { return mneme_attend(memories, 1, &attend); });
+      Tensor output_gradient({3, kQueryHeads, kValueDim}), query_gradient({3, kQueryHeads, kKeyDim});
+      output_gradient.Fill(5);
+      mneme_attend_backward_args backward = MNEME_ATTEND_BACKWARD_ARGS_INIT;
+      backward.attend = &attend;
+      backward.output_gradient = &output_gradient.view;
+      backward.query_gradient = &query_gradient.view;
+      host.Call("attend backward", [&] { return mneme_attend_backward(memories, 1, &backward); });
       keep(output.data);
       keep(lse);
       keep(mass);
@@ -261,6 +270,19 @@ std::vector<float> Everything(const Environment& environment, const char* index,
   mneme_layer_desc layer = MNEME_LAYER_DESC_INIT;
   host.Call("layer", [&] { return mneme_memory_get_layer(memory, 0, &layer); });
   host.Call("info", [&] { return mneme_memory_get_info(memory, &info); });
+  const char bytes[] = "bytes";
+  host.Call("set attachment", [&] { return mneme_memory_set_attachment(memory, "a", bytes, sizeof(bytes), 0); });
+  host.Call("attachments", [&] {
+    return mneme_memory_list_attachments(
+        memory,
+        [](void* context, const char*, size_t, int64_t) {
+          static_cast<Host*>(context)->InCallback();
+          return 0;
+        },
+        &host);
+  });
+  size_t size = 0;
+  host.Call("attachment", [&] { return mneme_memory_get_attachment(memory, "a", nullptr, 0, &size, nullptr); });
   mneme_store_stats stats = MNEME_STORE_STATS_INIT;
   host.Call("stats", [&] { return mneme_store_get_stats(store, &stats); });
   mneme_store_verify_report report = MNEME_STORE_VERIFY_REPORT_INIT;
