@@ -199,6 +199,8 @@ class Memory : public std::enable_shared_from_this<Memory> {
   absl::Status WriteSealedCodes(Transaction& transaction, Segment& segment, int64_t rows) const;
 
   // memory_attachments.cc
+  // Errors: InvalidArgument (name); NotFound.
+  absl::StatusOr<Attachment> FindAttachment(absl::string_view name) const;
   absl::StatusOr<std::string> ReadAttachment(const Attachment& attachment) const;
 
   // memory_merge.cc

@@ -23,14 +23,16 @@ absl::Status CheckAttachmentName(absl::string_view name) {
   return absl::InvalidArgumentError(absl::StrCat("name: expected 1 to ", kMaxNameBytes, " bytes, got ", name.size()));
 }
 
-const Attachment* FindAttachment(const MemoryState& state, absl::string_view name) {
-  for (const Attachment& attachment : state.attachments) {
-    if (attachment.ref.name == name) return &attachment;
-  }
-  return nullptr;
-}
-
 }  // namespace
+
+absl::StatusOr<Attachment> Memory::FindAttachment(absl::string_view name) const {
+  MNEME_RETURN_IF_ERROR(CheckAttachmentName(name));
+  const std::shared_ptr<const MemoryState> now = state();
+  for (const Attachment& attachment : now->attachments) {
+    if (attachment.ref.name == name) return attachment;
+  }
+  return absl::NotFoundError(absl::StrCat("memory \"", name_, "\" has no attachment \"", name, "\""));
+}
 
 absl::Status Memory::SetAttachment(absl::string_view name, std::optional<absl::string_view> bytes, int64_t tokens) {
   MNEME_RETURN_IF_ERROR(CheckAttachmentName(name));
@@ -42,7 +44,7 @@ absl::Status Memory::SetAttachment(absl::string_view name, std::optional<absl::s
     return absl::OutOfRangeError(
         absl::StrCat("tokens: expected 0 to ", now->WholeEnd(), " (the next token), got ", tokens));
   }
-  if (bytes && FindAttachment(*now, name) == nullptr && now->attachments.size() >= kMaxAttachments) {
+  if (bytes && now->attachments.size() >= kMaxAttachments && !FindAttachment(name).ok()) {
     return absl::ResourceExhaustedError(
         absl::StrCat("memory \"", name_, "\" has ", kMaxAttachments, " attachments, which is the most"));
   }
@@ -64,12 +66,9 @@ absl::Status Memory::SetAttachment(absl::string_view name, std::optional<absl::s
 
 absl::StatusOr<std::string> Memory::ReadAttachment(const Attachment& attachment) const {
   if (attachment.bytes != nullptr) return *attachment.bytes;
-  absl::StatusOr<std::string> bytes = store_->database().GetIndexBlob(attachment.ref.id, 0, 0);
-  absl::Status status = bytes.status();
-  if (status.ok() && bytes->size() != attachment.ref.bytes) {
-    status = absl::DataLossError(absl::StrCat("expected ", attachment.ref.bytes, " bytes, found ", bytes->size()));
-  }
-  if (status.ok()) return bytes;
+  absl::StatusOr<std::string> bytes = store_->database().GetAttachment(attachment.ref);
+  if (bytes.ok()) return bytes;
+  const absl::Status& status = bytes.status();
   const std::string what = absl::StrCat("attachment \"", attachment.ref.name, "\" of memory \"", name_, "\": ");
   if (!absl::IsNotFound(status)) return absl::Status(status.code(), absl::StrCat(what, status.message()));
   return store_->writable() ? absl::DataLossError(absl::StrCat(what, "its bytes are missing"))
@@ -79,31 +78,23 @@ absl::StatusOr<std::string> Memory::ReadAttachment(const Attachment& attachment)
 }
 
 absl::StatusOr<std::pair<AttachmentRef, std::string>> Memory::GetAttachment(absl::string_view name) const {
-  MNEME_RETURN_IF_ERROR(CheckAttachmentName(name));
   absl::Status status;
-  uint64_t tried = 0;
+  IndexId tried = 0;
   for (int attempt = 0; attempt < kMaxAttempts; ++attempt) {
-    const std::shared_ptr<const MemoryState> now = state();
-    const Attachment* const found = FindAttachment(*now, name);
-    if (found == nullptr) {
-      return absl::NotFoundError(absl::StrCat("memory \"", name_, "\" has no attachment \"", name, "\""));
-    }
+    MNEME_ASSIGN_OR_RETURN(Attachment found, FindAttachment(name));
     // Only another attachment in its place is worth another attempt.
-    if (found->ref.id == tried) break;
-    tried = found->ref.id;
-    absl::StatusOr<std::string> bytes = ReadAttachment(*found);
-    if (bytes.ok()) return std::pair(found->ref, *std::move(bytes));
+    if (found.ref.id == tried) break;
+    tried = found.ref.id;
+    absl::StatusOr<std::string> bytes = ReadAttachment(found);
+    if (bytes.ok()) return std::pair(std::move(found.ref), *std::move(bytes));
     status = bytes.status();
   }
   return status;
 }
 
 absl::StatusOr<AttachmentRef> Memory::DescribeAttachment(absl::string_view name) const {
-  MNEME_RETURN_IF_ERROR(CheckAttachmentName(name));
-  const std::shared_ptr<const MemoryState> now = state();
-  const Attachment* const found = FindAttachment(*now, name);
-  if (found != nullptr) return found->ref;
-  return absl::NotFoundError(absl::StrCat("memory \"", name_, "\" has no attachment \"", name, "\""));
+  MNEME_ASSIGN_OR_RETURN(Attachment found, FindAttachment(name));
+  return std::move(found.ref);
 }
 
 std::vector<AttachmentRef> Memory::Attachments() const {

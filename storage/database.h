@@ -94,7 +94,7 @@ class Transaction {
   virtual absl::Status DeleteLogs(SegmentId segment, int64_t before_row) = 0;
 
   // The bytes of an attachment, written at once outside the write-ahead log, and durable before the manifest. They are
-  // kept as the one index blob of their id: Database::GetIndexBlob(id, 0, 0) reads them, DropIndexes deletes them.
+  // kept as the one index blob of their id: Database::GetAttachment reads them, DropIndexes deletes them.
   virtual absl::Status PutAttachment(IndexId id, absl::string_view bytes) = 0;
 
   virtual absl::Status PutManifest(const MemoryManifest& manifest) = 0;
@@ -151,6 +151,9 @@ class Database {
   // Get: NotFound if there is none, DataLoss if it is damaged.
   virtual absl::Status PutIndexBlob(IndexId index, int32_t layer, int32_t head, absl::string_view blob) = 0;
   virtual absl::StatusOr<std::string> GetIndexBlob(IndexId index, int32_t layer, int32_t head) = 0;
+  // The bytes that Transaction::PutAttachment has written. Errors: as of GetIndexBlob; DataLoss if they are not as many
+  // as `attachment` says.
+  virtual absl::StatusOr<std::string> GetAttachment(const AttachmentRef& attachment) = 0;
 
   // Gives back the disk of segments and indices that no manifest names any more.
   virtual absl::Status DropSegments(absl::Span<const SegmentId> segments) = 0;

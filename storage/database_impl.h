@@ -44,6 +44,7 @@ class DatabaseImpl final : public Database {
   absl::StatusOr<std::vector<LogRecord>> ReadLogs(SegmentId segment, int32_t layer) override;
   absl::Status PutIndexBlob(IndexId index, int32_t layer, int32_t head, absl::string_view blob) override;
   absl::StatusOr<std::string> GetIndexBlob(IndexId index, int32_t layer, int32_t head) override;
+  absl::StatusOr<std::string> GetAttachment(const AttachmentRef& attachment) override;
   absl::Status DropSegments(absl::Span<const SegmentId> segments) override;
   absl::Status DropLogs(absl::Span<const SegmentId> segments) override;
   absl::Status Compact(bool all) override;

@@ -141,4 +141,10 @@ absl::StatusOr<std::string> DatabaseImpl::GetIndexBlob(IndexId index, int32_t la
   });
 }
 
+absl::StatusOr<std::string> DatabaseImpl::GetAttachment(const AttachmentRef& attachment) {
+  MNEME_ASSIGN_OR_RETURN(std::string bytes, GetIndexBlob(attachment.id, 0, 0));
+  if (bytes.size() == attachment.bytes) return bytes;
+  return absl::DataLossError(absl::StrCat("expected ", attachment.bytes, " bytes, found ", bytes.size()));
+}
+
 }  // namespace mneme
