@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "memory/attend/attend_backward.h"
 
-#include <algorithm>
 #include <memory_resource>
 #include <vector>
 
@@ -48,15 +47,9 @@ absl::Status CheckHostCall(const mneme_attend_args& args) {
   return absl::OkStatus();
 }
 
-bool UsesMemory(const AttendRequest& request) {
-  return request.fusion != Fusion::kLocalOnly &&
-         std::any_of(request.retrieve.heads.begin(), request.retrieve.heads.end(),
-                     [](const HeadRule& rule) { return rule.top_k > 0; });
-}
-
 // The report of the forward call, which says what was retrieved. Not needed where nothing can have been.
 absl::Status ReadReport(const mneme_attend_args& args, const Batch& batch, AttendRequest& request) {
-  if (batch.first == nullptr || !UsesMemory(request)) return absl::OkStatus();
+  if (batch.first == nullptr || !RetrievesRows(request)) return absl::OkStatus();
   if (args.retrieved_tokens == nullptr) return NullArgument("args.retrieved_tokens (of the forward call)");
   if (args.retrieved_stride < 1 || args.retrieved_stride > (int64_t{1} << 32)) {
     return absl::InvalidArgumentError(

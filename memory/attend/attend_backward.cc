@@ -158,12 +158,6 @@ absl::Status BackwardOfSequence(const AttendBackwardRequest& request, const Sequ
   return absl::OkStatus();
 }
 
-bool UsesMemory(const AttendRequest& request, const Sequence& sequence) {
-  return sequence.memory != nullptr && request.fusion != Fusion::kLocalOnly &&
-         std::any_of(request.retrieve.heads.begin(), request.retrieve.heads.end(),
-                     [](const HeadRule& rule) { return rule.top_k > 0; });
-}
-
 }  // namespace
 
 absl::Status AttendBackward(const AttendBackwardRequest& request, Executor& executor) {
@@ -173,12 +167,13 @@ absl::Status AttendBackward(const AttendBackwardRequest& request, Executor& exec
   if (!request.memory_query_is_query) {
     MNEME_RETURN_IF_ERROR(CheckFinite(Argument::kMemoryQuery, forward.retrieve.memory_query));
   }
+  const bool retrieves = RetrievesRows(forward);
   const auto failed = [&](size_t i) { return !request.failed.empty() && request.failed[i] != 0; };
   // All that can fail comes before the first output is written.
   Scratch scratch;
   std::vector<std::unique_ptr<ReportedRows>> rows(sequences.size());
   for (size_t i = 0; i < sequences.size(); ++i) {
-    if (failed(i) || !UsesMemory(forward, sequences[i])) continue;
+    if (failed(i) || !retrieves || sequences[i].memory == nullptr) continue;
     rows[i] = std::make_unique<ReportedRows>(forward, sequences[i], &scratch);
     MNEME_RETURN_IF_ERROR(rows[i]->Read(executor));
   }

@@ -2,6 +2,7 @@
 #ifndef MNEME_MEMORY_ATTEND_REQUEST_H_
 #define MNEME_MEMORY_ATTEND_REQUEST_H_
 
+#include <algorithm>
 #include <cstdint>
 
 #include "absl/status/status.h"
@@ -80,6 +81,13 @@ struct AttendRequest {
   int64_t retrieved_stride = 0;         // 0: no retrieved rows are reported
   absl::Span<absl::Status> statuses;    // [sequences]; empty: the first failure ends the call
 };
+
+// Whether a call can retrieve rows of a memory.
+inline bool RetrievesRows(const AttendRequest& request) {
+  return request.fusion != Fusion::kLocalOnly &&
+         std::any_of(request.retrieve.heads.begin(), request.retrieve.heads.end(),
+                     [](const HeadRule& rule) { return rule.top_k > 0; });
+}
 
 struct SearchRequest {
   explicit SearchRequest(const RetrieveRequest& rows) : retrieve(rows) {}
