@@ -49,6 +49,10 @@ class Adapter {
 
   static bool OnNode(ggml_tensor* node, bool ask, void* adapter);
 
+  // Errors: FailedPrecondition if the sequence has no memory.
+  Status FindSequence(llama_seq_id id, Sequence** sequence);
+  // The same for one whose window is to be filled. Errors: FailedPrecondition also if it is not empty.
+  Status FindEmptyWindow(llama_seq_id id, Sequence** sequence, mneme_memory_info* info);
   // Decodes tokens that are in the memory, to fill the window.
   Status DecodeAgain(llama_seq_id id, std::vector<int32_t>& ids, mneme_progress_fn progress, void* progress_context);
   Status CheckWindow(const WindowState& state, int64_t made_at, int64_t next_token) const;

@@ -14,15 +14,6 @@ namespace {
 // With progress, tokens are decoded so many at a time.
 constexpr int64_t kProgressTokens = 128;
 
-Status InfoOf(mneme_memory* memory, mneme_memory_info* info) {
-  *info = MNEME_MEMORY_INFO_INIT;
-  return FromEngine(mneme_memory_get_info(memory, info));
-}
-
-Status NoMemory(llama_seq_id id) {
-  return Refused("sequence " + std::to_string(id) + " has no memory");
-}
-
 // The ids of the memory's newest tokens.
 Status ReadTokenIds(mneme_memory* memory, int32_t layer, int64_t begin, std::vector<int32_t>* ids) {
   mneme_memory_read_args args = MNEME_MEMORY_READ_ARGS_INIT;
@@ -37,13 +28,25 @@ Status ReadTokenIds(mneme_memory* memory, int32_t layer, int64_t begin, std::vec
 
 }  // namespace
 
-Status Adapter::Resume(llama_seq_id id, int64_t tokens, mneme_progress_fn progress, void* progress_context) {
+Status Adapter::FindSequence(llama_seq_id id, Sequence** sequence) {
   const auto found = sequences_.find(id);
-  if (found == sequences_.end()) return NoMemory(id);
-  Sequence& sequence = found->second;
-  if (sequence.LocalTokens() > 0) return Refused("the sequence's window is not empty");
+  if (found == sequences_.end()) return Refused("sequence " + std::to_string(id) + " has no memory");
+  *sequence = &found->second;
+  return Status();
+}
+
+Status Adapter::FindEmptyWindow(llama_seq_id id, Sequence** sequence, mneme_memory_info* info) {
+  MNEME_LLAMA_RETURN_IF_ERROR(FindSequence(id, sequence));
+  if ((*sequence)->LocalTokens() > 0) return Refused("the sequence's window is not empty");
+  *info = MNEME_MEMORY_INFO_INIT;
+  return FromEngine(mneme_memory_get_info((*sequence)->memory, info));
+}
+
+Status Adapter::Resume(llama_seq_id id, int64_t tokens, mneme_progress_fn progress, void* progress_context) {
+  Sequence* found;
   mneme_memory_info info;
-  MNEME_LLAMA_RETURN_IF_ERROR(InfoOf(sequence.memory, &info));
+  MNEME_LLAMA_RETURN_IF_ERROR(FindEmptyWindow(id, &found, &info));
+  Sequence& sequence = *found;
   // The newest tokens in one piece: what lies before the first kept one is gone, but for the pinned.
   const int64_t held = info.first_kept <= info.pinned_tokens ? info.next_token : info.next_token - info.first_kept;
   tokens = std::min({tokens, held, 2 * window_});
@@ -86,9 +89,9 @@ Status Adapter::DecodeAgain(llama_seq_id id, std::vector<int32_t>& ids, mneme_pr
 }
 
 Status Adapter::SaveWindow(llama_seq_id id) {
-  const auto found = sequences_.find(id);
-  if (found == sequences_.end()) return NoMemory(id);
-  const Sequence& sequence = found->second;
+  Sequence* found;
+  MNEME_LLAMA_RETURN_IF_ERROR(FindSequence(id, &found));
+  const Sequence& sequence = *found;
   if (!sequence.append) return Refused("the sequence only reads its memory; only one that appends keeps its window");
   std::string cells(llama_state_seq_get_size(context_, id), '\0');
   cells.resize(llama_state_seq_get_data(context_, reinterpret_cast<uint8_t*>(cells.data()), cells.size(), id));
@@ -120,12 +123,10 @@ Status Adapter::CheckWindow(const WindowState& state, int64_t made_at, int64_t n
 }
 
 Status Adapter::RestoreWindow(llama_seq_id id) {
-  const auto found = sequences_.find(id);
-  if (found == sequences_.end()) return NoMemory(id);
-  Sequence& sequence = found->second;
-  if (sequence.LocalTokens() > 0) return Refused("the sequence's window is not empty");
+  Sequence* found;
   mneme_memory_info info;
-  MNEME_LLAMA_RETURN_IF_ERROR(InfoOf(sequence.memory, &info));
+  MNEME_LLAMA_RETURN_IF_ERROR(FindEmptyWindow(id, &found, &info));
+  Sequence& sequence = *found;
   size_t size = 0;
   int64_t made_at = 0;
   MNEME_LLAMA_RETURN_IF_ERROR(
@@ -153,9 +154,9 @@ Status Adapter::RestoreWindow(llama_seq_id id) {
 }
 
 Status Adapter::Rewind(llama_seq_id id, int64_t tokens) {
-  const auto found = sequences_.find(id);
-  if (found == sequences_.end()) return NoMemory(id);
-  Sequence& sequence = found->second;
+  Sequence* found;
+  MNEME_LLAMA_RETURN_IF_ERROR(FindSequence(id, &found));
+  Sequence& sequence = *found;
   const int64_t end = sequence.next_position + sequence.base;
   const int64_t first = sequence.first_position + sequence.base;
   // What a reader has decoded is in its window alone.
