@@ -11,7 +11,7 @@
 #include "attention/attend_kernels.h"
 #include "attention/backward_reference.h"
 #include "gtest/gtest.h"
-#include "tests/attention/random_tensors.h"
+#include "tests/attention/local_case.h"
 
 namespace mneme {
 namespace {
@@ -20,72 +20,32 @@ int64_t RandomDim(TestRandom& random) {
   return random.OneOf<int64_t>({1, 3, 8, 16, 24, 63, 64, 65, 80, 128});
 }
 
-// A drawn problem with the gradients that come in, and everything that it borrows.
-struct Case {
+LocalSizes RandomSizes(TestRandom& random, int64_t most_rows, int64_t most_queries) {
+  LocalSizes sizes = {.rows = random.OneOf<int64_t>({0, 1, 63, 64, 65, 129, random.Between(0, most_rows)}),
+                      .key_dim = RandomDim(random),
+                      .value_dim = RandomDim(random),
+                      .group = random.OneOf<int64_t>({1, 1, 2, 3, 4, 8, 70}),
+                      .query_count = 0};
+  sizes.query_count = random.OneOf<int64_t>({1, 2, random.Between(1, sizes.group > 8 ? 3 : most_queries)});
+  return sizes;
+}
+
+// A problem with the gradients that come in.
+struct Case : LocalCase {
   Case(TestRandom& random, DType dtype, int64_t most_rows, int64_t most_queries)
-      : row_begin(random.Between(0, 20)),
-        rows(random.OneOf<int64_t>({0, 1, 63, 64, 65, 129, random.Between(0, most_rows)})),
-        head(random.Between(0, 2)),
-        key_dim(RandomDim(random)),
-        value_dim(RandomDim(random)),
-        group(random.OneOf<int64_t>({1, 1, 2, 3, 4, 8, 70})),
-        query_count(random.OneOf<int64_t>({1, 2, random.Between(1, group > 8 ? 3 : most_queries)})),
-        keys(random, dtype, row_begin + rows + random.Between(0, 5), 3, key_dim, [&] { return random.Normal(); }),
-        values(random, dtype, row_begin + rows + random.Between(0, 5), 3, value_dim, [&] { return random.Normal(); }) {
-    first_query = random.Chance(0.7) ? 0 : random.Between(0, 100);
+      : LocalCase(random, dtype, RandomSizes(random, most_rows, most_queries)) {
     const auto pairs = static_cast<size_t>(query_count * group);
-    queries.resize(pairs * static_cast<size_t>(key_dim));
     output_gradients.resize(pairs * static_cast<size_t>(value_dim));
     offsets.resize(pairs);
-    for (auto* floats : {&queries, &output_gradients, &offsets}) {
+    for (auto* floats : {&output_gradients, &offsets}) {
       for (float& x : *floats) x = random.Normal();
     }
     for (int64_t g = 0; g < group; ++g) {
       scales.push_back(random.OneOf<float>({1.0f, 2.0f, -1.0f}) / std::sqrt(static_cast<float>(key_dim)));
     }
-    soft_cap = random.Chance(0.3) ? random.OneOf<float>({0.5f, 20.0f}) : 0.0f;
-    mask.kind = static_cast<LocalMask::Kind>(random.Between(0, 3));
-    mask.offset = random.Chance(0.5) ? rows - query_count - first_query : random.Between(-rows - 9, rows + 9);
-    mask.window = random.OneOf<int64_t>({1, 5, 64, 100, 1000});
-    mask.bits_stride = (rows + 7) / 8;
-    bits.resize(static_cast<size_t>(mask.bits_stride * (first_query + query_count)));
-    const double density = random.OneOf<double>({0.0, 0.02, 0.5, 0.97, 1.0});
-    for (uint8_t& byte : bits) {
-      for (int bit = 0; bit < 8; ++bit) byte = static_cast<uint8_t>(byte | (random.Chance(density) ? 1 << bit : 0));
-    }
-    mask.bits = bits.data();
   }
 
-  LocalProblem Problem() const {
-    LocalProblem problem;
-    problem.queries = queries.data();
-    problem.query_count = query_count;
-    problem.first_query = first_query;
-    problem.group = group;
-    problem.keys = keys.view();
-    problem.values = values.view();
-    problem.head = head;
-    problem.row_begin = row_begin;
-    problem.row_count = rows;
-    problem.mask = mask;
-    problem.scales = scales.data();
-    problem.soft_cap = soft_cap;
-    return problem;
-  }
-
-  std::string Describe() const {
-    return "rows " + std::to_string(rows) + " key_dim " + std::to_string(key_dim) + " value_dim " +
-           std::to_string(value_dim) + " group " + std::to_string(group) + " queries " + std::to_string(query_count) +
-           " first_query " + std::to_string(first_query) + " mask " + std::to_string(static_cast<int>(mask.kind)) +
-           " offset " + std::to_string(mask.offset) + " soft_cap " + std::to_string(soft_cap);
-  }
-
-  int64_t row_begin, rows, head, key_dim, value_dim, group, query_count, first_query = 0;
-  OwnedTensor keys, values;
-  std::vector<float> queries, output_gradients, offsets, scales;
-  float soft_cap = 0;
-  LocalMask mask;
-  std::vector<uint8_t> bits;
+  std::vector<float> output_gradients, offsets;
 };
 
 // Sums in double of a gradient, and of the sizes of its terms before cancellation.

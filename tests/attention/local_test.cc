@@ -12,66 +12,32 @@
 #include "attention/state.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/attention/random_tensors.h"
+#include "tests/attention/local_case.h"
 
 namespace mneme {
 namespace {
 
 using ::testing::Each;
 
-// A drawn problem and everything that it borrows.
-struct Case {
+int64_t RandomDim(TestRandom& random) {
+  return random.OneOf<int64_t>({1, 3, 8, 16, 24, 63, 64, 64, 65, 80, 128, 129, 256});
+}
+
+LocalSizes RandomSizes(TestRandom& random, int64_t most_rows, int64_t most_queries) {
+  return {.rows = random.OneOf<int64_t>({0, 1, 63, 64, 65, 128, 129, random.Between(0, most_rows)}),
+          .key_dim = RandomDim(random),
+          .value_dim = RandomDim(random),
+          .group = random.Between(1, 8),
+          .query_count = random.OneOf<int64_t>({1, 1, 2, random.Between(1, most_queries)})};
+}
+
+struct Case : LocalCase {
   Case(TestRandom& random, DType dtype, float deviation, float value_size, int64_t most_rows, int64_t most_queries)
-      : row_begin(random.Between(0, 20)),
-        rows(random.OneOf<int64_t>({0, 1, 63, 64, 65, 128, 129, random.Between(0, most_rows)})),
-        head(random.Between(0, 2)),
-        key_dim(RandomDim(random)),
-        value_dim(RandomDim(random)),
-        group(random.Between(1, 8)),
-        query_count(random.OneOf<int64_t>({1, 1, 2, random.Between(1, most_queries)})),
-        keys(random, dtype, row_begin + rows + random.Between(0, 5), 3, key_dim, [&] { return random.Normal(); }),
-        values(random, dtype, row_begin + rows + random.Between(0, 5), 3, value_dim,
-               [&] { return random.Normal(value_size); }) {
-    first_query = random.Chance(0.7) ? 0 : random.Between(0, 100);
-    queries.resize(static_cast<size_t>(query_count * group * key_dim));
-    for (float& x : queries) x = random.Normal();
+      : LocalCase(random, dtype, RandomSizes(random, most_rows, most_queries), value_size) {
     for (int64_t g = 0; g < group; ++g) {
       scales.push_back(deviation / std::sqrt(static_cast<float>(key_dim)) * (random.Chance(0.1) ? -1.0f : 1.0f) *
                        static_cast<float>(1 + random.Between(0, 2)));
     }
-    soft_cap = random.Chance(0.3) ? random.OneOf<float>({0.5f, 20.0f, 50.0f}) : 0.0f;
-    mask.kind = static_cast<LocalMask::Kind>(random.Between(0, 3));
-    mask.offset = random.Chance(0.5) ? rows - query_count - first_query : random.Between(-rows - 9, rows + 9);
-    mask.window = random.OneOf<int64_t>({0, 1, 5, 64, 100, 1000});
-    mask.bits_stride = (rows + 7) / 8 + random.Between(0, 3);
-    // Exactly as many bytes as a reader may touch.
-    bits.resize(static_cast<size_t>(mask.bits_stride * (first_query + query_count - 1) + (rows + 7) / 8));
-    const double density = random.OneOf<double>({0.0, 0.02, 0.5, 0.97, 1.0});
-    for (uint8_t& byte : bits) {
-      for (int bit = 0; bit < 8; ++bit) byte = static_cast<uint8_t>(byte | (random.Chance(density) ? 1 << bit : 0));
-    }
-    mask.bits = bits.data();
-  }
-
-  static int64_t RandomDim(TestRandom& random) {
-    return random.OneOf<int64_t>({1, 3, 8, 16, 24, 63, 64, 64, 65, 80, 128, 129, 256});
-  }
-
-  LocalProblem Problem() const {
-    LocalProblem problem;
-    problem.queries = queries.data();
-    problem.query_count = query_count;
-    problem.first_query = first_query;
-    problem.group = group;
-    problem.keys = keys.view();
-    problem.values = values.view();
-    problem.head = head;
-    problem.row_begin = row_begin;
-    problem.row_count = rows;
-    problem.mask = mask;
-    problem.scales = scales.data();
-    problem.soft_cap = soft_cap;
-    return problem;
   }
 
   // The local rows of a tensor, as they are after rounding.
@@ -103,21 +69,6 @@ struct Case {
     return reference::Softmax(logits, local_values, value_dim,
                               [&](int64_t j) { return mask.Visible(first_query + i, j); });
   }
-
-  std::string Describe() const {
-    return "rows " + std::to_string(rows) + " key_dim " + std::to_string(key_dim) + " value_dim " +
-           std::to_string(value_dim) + " group " + std::to_string(group) + " queries " + std::to_string(query_count) +
-           " first_query " + std::to_string(first_query) + " mask " + std::to_string(static_cast<int>(mask.kind)) +
-           " offset " + std::to_string(mask.offset) + " window " + std::to_string(mask.window) + " soft_cap " +
-           std::to_string(soft_cap);
-  }
-
-  int64_t row_begin, rows, head, key_dim, value_dim, group, query_count, first_query = 0;
-  OwnedTensor keys, values;
-  std::vector<float> queries, scales;
-  float soft_cap = 0;
-  LocalMask mask;
-  std::vector<uint8_t> bits;
 };
 
 struct Answer {
