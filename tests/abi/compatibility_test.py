@@ -34,7 +34,8 @@ def build(header, compiler, folder):
 
 def describe(library):
     options = ["--no-corpus-path", "--no-comp-dir-path", "--no-show-locs"]
-    return subprocess.run(["abidw", *options, library], check=True, capture_output=True, text=True).stdout
+    text = subprocess.run(["abidw", *options, library], check=True, capture_output=True, text=True).stdout
+    return text.replace(f"{os.path.dirname(library)}{os.sep}", "")  # the temporary folder
 
 
 def skip(reason):
