@@ -76,9 +76,9 @@ absl::StatusOr<MemoryOptions> ReadOptions(const mneme_memory_options* given_opti
 }
 
 // All that the handle of a memory takes, before the memory is made or opened: what comes after that cannot fail.
-class HandleToBe {
+class PendingHandle {
  public:
-  HandleToBe(std::shared_ptr<StoreObject> store, const std::string& name)
+  PendingHandle(std::shared_ptr<StoreObject> store, const std::string& name)
       : object_(std::make_shared<MemoryObject>(MemoryObject{std::move(store), nullptr})) {
     StoreObject::OpenedMemories one;
     one[name];
@@ -223,7 +223,7 @@ mneme_status mneme_memory_create(mneme_store* store, const char* name, const mne
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<CardObject> model, FindHandle<CardObject>("card", card));
     if (memory == nullptr) return NullArgument("memory");
     MNEME_ASSIGN_OR_RETURN(const MemoryOptions given, ReadOptions(options, model->card));
-    HandleToBe handle(object, text);
+    PendingHandle handle(object, text);
     MNEME_ASSIGN_OR_RETURN(std::shared_ptr<Memory> created, object->store->CreateMemory(text, model->card, given));
     *memory = handle.HandleOf(std::move(created));
     return absl::OkStatus();
@@ -240,7 +240,7 @@ mneme_status mneme_memory_open(mneme_store* store, const char* name, const mneme
       MNEME_ASSIGN_OR_RETURN(model, FindHandle<CardObject>("expected", expected));
     }
     if (memory == nullptr) return NullArgument("memory");
-    HandleToBe handle(object, text);
+    PendingHandle handle(object, text);
     MNEME_ASSIGN_OR_RETURN(std::shared_ptr<Memory> opened,
                            object->store->OpenMemory(text, model != nullptr ? &model->card : nullptr));
     *memory = handle.HandleOf(std::move(opened));
@@ -253,7 +253,7 @@ mneme_status mneme_memory_fork(mneme_memory* memory, int64_t at_token, const cha
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
     MNEME_ASSIGN_OR_RETURN(const std::string text, ReadName("new_name", new_name));
     if (fork == nullptr) return NullArgument("fork");
-    HandleToBe handle(object->store, text);
+    PendingHandle handle(object->store, text);
     MNEME_ASSIGN_OR_RETURN(std::shared_ptr<Memory> child,
                            object->store->store->ForkMemory(object->memory, at_token, text));
     *fork = handle.HandleOf(std::move(child));
