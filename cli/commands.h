@@ -19,6 +19,7 @@ struct Arguments {
   std::vector<std::string> names;
   bool all = false;
   bool json = false;
+  bool prometheus = false;
   bool yes = false;
   int64_t keep = 0;
   int threads = 1;

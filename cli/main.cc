@@ -74,7 +74,9 @@ class CommandLine {
     drop->add_option("NAME", arguments_.names, "The memories")->required();
     drop->add_flag("--yes", arguments_.yes, "Do not ask");
 
-    Add("stats", "What the store holds and takes on disk", Stats);
+    CLI::App* stats = Add("stats", "What the store holds and takes on disk", Stats);
+    stats->add_flag("--prometheus", arguments_.prometheus, "The text format of Prometheus")
+        ->excludes(stats->get_option("--json"));
     arguments_.threads = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 1024u));
   }
 

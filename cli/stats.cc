@@ -12,6 +12,10 @@ namespace mneme::cli {
 int Stats(const Arguments& arguments, Console& console) {
   const StoreHandle store(arguments.store, MNEME_MODE_READ_ONLY,
                           [&](const std::string& text) { console.Message(text); });
+  if (arguments.prometheus) {
+    std::fputs(store.Metrics().c_str(), stdout);
+    return kExitOk;
+  }
   const mneme_store_stats stats = store.Stats();
   // What mneme_store_stats counts since the store was opened says nothing about one that was opened just now.
   int64_t tokens = 0;

@@ -59,6 +59,15 @@ mneme_store_stats StoreHandle::Stats() const {
   return stats;
 }
 
+std::string StoreHandle::Metrics() const {
+  std::string metrics;
+  const auto append = [](void* context, const char* text, size_t size) {
+    static_cast<std::string*>(context)->append(text, size);
+  };
+  Check(mneme_store_write_metrics(store_, append, &metrics));
+  return metrics;
+}
+
 mneme_store_verify_report StoreHandle::Verify(mneme_progress_fn progress, void* context) const {
   mneme_store_verify_report report = MNEME_STORE_VERIFY_REPORT_INIT;
   Check(mneme_store_verify(store_, progress, context, &report));

@@ -49,6 +49,7 @@ class StoreHandle {
 
   std::vector<ListedMemory> List() const;
   mneme_store_stats Stats() const;
+  std::string Metrics() const;  // in Prometheus' text format
   mneme_store_verify_report Verify(mneme_progress_fn progress, void* context) const;
   void Drop(const std::vector<std::string>& names);  // all or none
   void Compact();

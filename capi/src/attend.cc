@@ -100,6 +100,7 @@ absl::Status Attend(mneme_memory* const* memories, size_t batch_size, const mnem
   MNEME_RETURN_IF_ERROR(CheckFusion(args));
   Scratch scratch;
   MNEME_ASSIGN_OR_RETURN(const Batch batch, Batch::Read(memories, batch_size, args.snapshots, args.layer, &scratch));
+  const LatencyTimer timer(batch.first != nullptr ? batch.first->store->Latency(&CallLatencies::attend) : nullptr);
   const LayerCard* const card = batch.Layer(args.layer);
   LayerCard of_tensors;
   const LayerCard& layer = card != nullptr ? *card : of_tensors;
@@ -156,6 +157,7 @@ absl::Status Search(mneme_memory* const* memories, size_t batch_size, const mnem
   MNEME_ASSIGN_OR_RETURN(const Batch batch, Batch::Read(memories, batch_size, args.snapshots, args.layer, &scratch));
   if (batch.first == nullptr)
     return absl::InvalidArgumentError("memories: expected at least one memory, got only NULL");
+  const LatencyTimer timer(batch.first->store->Latency(&CallLatencies::search));
   const LayerCard& layer = *batch.Layer(args.layer);
   SearchRequest request{RetrieveRequest(layer)};
   RowTensor& query = request.retrieve.memory_query;

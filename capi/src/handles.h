@@ -17,6 +17,7 @@
 #include "base/mutex.h"
 #include "base/parallel.h"
 #include "capi/src/boundary.h"
+#include "capi/src/metrics.h"
 #include "memory/attend/device_graph.h"
 #include "memory/memory.h"
 #include "memory/store.h"
@@ -31,8 +32,14 @@ struct CardObject {
 
 struct StoreObject {
   std::unique_ptr<Executor> inner_executor;
-  std::unique_ptr<Executor> executor;  // carries exceptions of tasks back to the caller
-  std::unique_ptr<Store> store;        // last: goes first
+  std::unique_ptr<Executor> executor;        // carries exceptions of tasks back to the caller
+  std::unique_ptr<CallLatencies> latencies;  // null: not measured
+  std::unique_ptr<Store> store;              // last: goes first
+
+  // Where to record how long a call takes; null: nowhere.
+  LatencyHistogram* Latency(LatencyHistogram CallLatencies::*of) const {
+    return latencies != nullptr ? &(latencies.get()->*of) : nullptr;
+  }
 
   Mutex mutex;
   // Handles of open memories by name, and how often each was opened.

@@ -332,6 +332,7 @@ mneme_status mneme_memory_get_layer(mneme_memory* memory, int32_t index, mneme_l
 mneme_status mneme_memory_append(mneme_memory* memory, const mneme_memory_append_args* args) {
   return Guard([&]() -> absl::Status {
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
+    const LatencyTimer timer(object->store->Latency(&CallLatencies::append));
     MNEME_ASSIGN_OR_RETURN(const mneme_memory_append_args given, ReadStruct("args", args));
     return Append(object, given);
   });
@@ -340,6 +341,7 @@ mneme_status mneme_memory_append(mneme_memory* memory, const mneme_memory_append
 mneme_status mneme_memory_commit(mneme_memory* memory, mneme_durability durability, int64_t* tokens_durable) {
   return Guard([&]() -> absl::Status {
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
+    const LatencyTimer timer(object->store->Latency(&CallLatencies::commit));
     if (durability != MNEME_DURABILITY_BUFFERED && durability != MNEME_DURABILITY_SYNCED) {
       return absl::InvalidArgumentError(
           absl::StrCat("durability: expected MNEME_DURABILITY_BUFFERED (0) or MNEME_DURABILITY_SYNCED (1), got ",

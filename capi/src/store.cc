@@ -8,6 +8,7 @@
 #include "capi/src/handles.h"
 #include "capi/src/host_executor.h"
 #include "capi/src/host_progress.h"
+#include "capi/src/metrics.h"
 #include "capi/src/structs.h"
 #include "memory/segment/segment_rows.h"
 
@@ -49,7 +50,8 @@ absl::Status CheckOptions(const mneme_store_options& options) {
   }
   absl::Status flags[] = {ExpectFlag("options.must_exist", options.must_exist),
                           ExpectFlag("options.background", options.background),
-                          ExpectFlag("options.ignore_index_blobs", options.ignore_index_blobs)};
+                          ExpectFlag("options.ignore_index_blobs", options.ignore_index_blobs),
+                          ExpectFlag("options.measure_latency", options.measure_latency)};
   for (const absl::Status& flag : flags) {
     if (!flag.ok()) return flag;
   }
@@ -64,6 +66,7 @@ absl::StatusOr<std::shared_ptr<StoreObject>> OpenStore(const std::string& path, 
                                                   static_cast<size_t>(given.parallel_for_width))
                                : MakeThreadPool(static_cast<size_t>(given.threads));
   object->executor = MakeCatchingExecutor(*object->inner_executor);
+  if (given.measure_latency != 0) object->latencies = std::make_unique<CallLatencies>();
 
   StoreOptions options;
   options.executor = object->executor.get();
@@ -177,30 +180,19 @@ mneme_status mneme_store_get_stats(mneme_store* store, mneme_store_stats* stats)
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<StoreObject> object, FindHandle<StoreObject>("store", store));
     if (stats == nullptr) return NullArgument("stats");
     MNEME_ASSIGN_OR_RETURN(const StoreStats found, object->store->Stats());
-    mneme_store_stats result = MNEME_STORE_STATS_INIT;
-    result.memories = static_cast<int64_t>(found.database.memory_count);
-    result.open_memories = found.open_memories;
-    result.disk_bytes = static_cast<int64_t>(found.database.disk_bytes);
-    result.ram_bytes = found.ram_bytes;
-    result.appended_bytes = static_cast<int64_t>(found.database.appended_bytes);
-    result.written_bytes = static_cast<int64_t>(found.database.written_bytes);
-    result.indexes_built = found.indexes_built;
-    result.indexes_loaded = found.indexes_loaded;
-    result.indexes_rebuilt = found.indexes_rebuilt;
-    result.orphans_collected = static_cast<int64_t>(found.database.orphans_collected);
-    result.code_scanned_pairs = found.scanned.by_code;
-    result.key_scanned_pairs = found.scanned.by_key;
-    result.reranked_pairs = found.scanned.reranked;
-    result.rescanned_pairs = found.scanned.rescanned;
-    result.codes_loaded = found.codes_loaded;
-    result.codes_rebuilt = found.codes_rebuilt;
-    result.rows_read = found.rows_read;
-    result.device_bytes = found.device_bytes;
-    result.device_searched_sequences = found.device_searched_sequences;
-    result.device_fallback_sequences = found.device_fallback_sequences;
-    result.device_copied_rows = found.device_copied_rows;
-    result.host_staged_calls = found.host_staged_calls;
-    return WriteStruct("stats", result, stats);
+    return WriteStruct("stats", StatsStruct(found), stats);
+  });
+}
+
+mneme_status mneme_store_write_metrics(mneme_store* store, mneme_text_fn write, void* context) {
+  return Guard([&]() -> absl::Status {
+    MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<StoreObject> object, FindHandle<StoreObject>("store", store));
+    if (write == nullptr) return NullArgument("write");
+    MNEME_ASSIGN_OR_RETURN(const StoreStats found, object->store->Stats());
+    const std::string text = PrometheusText(StatsStruct(found), object->latencies.get());
+    const HostFloatingPointScope environment;
+    write(context, text.c_str(), text.size());
+    return absl::OkStatus();
   });
 }
 

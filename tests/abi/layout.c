@@ -42,6 +42,7 @@ FIELD(mneme_store_options, must_exist, 12, 4);
 FIELD(mneme_store_options, threads, 16, 4);
 FIELD(mneme_store_options, background, 20, 4);
 FIELD(mneme_store_options, ignore_index_blobs, 24, 4);
+FIELD(mneme_store_options, measure_latency, 28, 4);
 FIELD(mneme_store_options, ram_budget_bytes, 32, 8);
 FIELD(mneme_store_options, disk_budget_bytes, 40, 8);
 FIELD(mneme_store_options, parallel_for, 48, 8);

@@ -285,6 +285,10 @@ std::vector<float> Everything(const Environment& environment, const char* index,
   host.Call("attachment", [&] { return mneme_memory_get_attachment(memory, "a", nullptr, 0, &size, nullptr); });
   mneme_store_stats stats = MNEME_STORE_STATS_INIT;
   host.Call("stats", [&] { return mneme_store_get_stats(store, &stats); });
+  host.Call("metrics", [&] {
+    return mneme_store_write_metrics(
+        store, [](void* context, const char*, size_t) { static_cast<Host*>(context)->InCallback(); }, &host);
+  });
   mneme_store_verify_report report = MNEME_STORE_VERIFY_REPORT_INIT;
   host.Call("verify", [&] { return mneme_store_verify(store, CountProgress, &host, &report); });
   host.Call("list", [&] { return mneme_store_list(store, Visit, &host); });

@@ -90,6 +90,8 @@ TEST_F(ForkTest, EveryCallOfAChildIsRefused) {
                   Refused(mneme_store_compact(store_)),
                   Refused(mneme_store_verify(store_, nullptr, nullptr, &report)),
                   Refused(mneme_store_get_stats(store_, &stats)),
+                  Refused(mneme_store_write_metrics(
+                      store_, [](void*, const char*, size_t) {}, nullptr)),
                   Refused(mneme_memory_close(memory_)),
                   Refused(mneme_store_close(store_)),
                   Refused(mneme_store_open((folder_.path() + "/another").c_str(), nullptr, &store)),

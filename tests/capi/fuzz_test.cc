@@ -60,13 +60,13 @@ class Fuzzer {
       void (Fuzzer::*run)();
     };
     static constexpr Action kActions[] = {
-        {1, &Fuzzer::OpenStore},   {1, &Fuzzer::CloseStore},  {4, &Fuzzer::ListStore}, {1, &Fuzzer::Verify},
-        {2, &Fuzzer::Stats},       {10, &Fuzzer::NewCard},    {20, &Fuzzer::AddLayer}, {5, &Fuzzer::ReleaseCard},
-        {8, &Fuzzer::Create},      {20, &Fuzzer::OpenMemory}, {5, &Fuzzer::Fork},      {6, &Fuzzer::Drop},
-        {5, &Fuzzer::CloseMemory}, {60, &Fuzzer::Info},       {400, &Fuzzer::Append},  {40, &Fuzzer::Commit},
-        {6, &Fuzzer::Truncate},    {6, &Fuzzer::Evict},       {3, &Fuzzer::Maintain},  {40, &Fuzzer::TakeSnapshot},
-        {30, &Fuzzer::Release},    {80, &Fuzzer::Read},       {300, &Fuzzer::Attend},  {120, &Fuzzer::Search},
-        {60, &Fuzzer::Merge},      {10, &Fuzzer::Library},
+        {1, &Fuzzer::OpenStore},     {1, &Fuzzer::CloseStore},  {4, &Fuzzer::ListStore},   {1, &Fuzzer::Verify},
+        {2, &Fuzzer::Stats},         {2, &Fuzzer::Metrics},     {10, &Fuzzer::NewCard},    {20, &Fuzzer::AddLayer},
+        {5, &Fuzzer::ReleaseCard},   {8, &Fuzzer::Create},      {20, &Fuzzer::OpenMemory}, {5, &Fuzzer::Fork},
+        {6, &Fuzzer::Drop},          {5, &Fuzzer::CloseMemory}, {60, &Fuzzer::Info},       {400, &Fuzzer::Append},
+        {40, &Fuzzer::Commit},       {6, &Fuzzer::Truncate},    {6, &Fuzzer::Evict},       {3, &Fuzzer::Maintain},
+        {40, &Fuzzer::TakeSnapshot}, {30, &Fuzzer::Release},    {80, &Fuzzer::Read},       {300, &Fuzzer::Attend},
+        {120, &Fuzzer::Search},      {60, &Fuzzer::Merge},      {10, &Fuzzer::Library},
     };
     static const int total = [] {
       int sum = 0;
@@ -291,6 +291,12 @@ class Fuzzer {
     Age(stats);
     if (Seen(mneme_store_get_stats(HandleOf(stores_), Maybe(&stats, 5))) != MNEME_OK) return;
     EXPECT_GE(stats.memories, 0);
+  }
+  void Metrics() {
+    size_t bytes = 0;
+    const mneme_text_fn count = [](void* context, const char*, size_t size) { *static_cast<size_t*>(context) = size; };
+    if (Seen(mneme_store_write_metrics(HandleOf(stores_), Chance(5) ? nullptr : count, &bytes)) != MNEME_OK) return;
+    EXPECT_GT(bytes, 100u);
   }
 
   // ---- cards: two models, and whatever comes of random layers

@@ -88,6 +88,9 @@ TEST_F(HandlesTest, EveryFunctionOfAStoreRefusesWhatIsNone) {
     ExpectRefused(mneme_store_compact(store), MNEME_STATUS_INVALID_ARGUMENT, "store");
     ExpectRefused(mneme_store_verify(store, nullptr, nullptr, &report), MNEME_STATUS_INVALID_ARGUMENT, "store");
     ExpectRefused(mneme_store_get_stats(store, &stats), MNEME_STATUS_INVALID_ARGUMENT, "store");
+    ExpectRefused(mneme_store_write_metrics(
+                      store, [](void*, const char*, size_t) {}, nullptr),
+                  MNEME_STATUS_INVALID_ARGUMENT, "store");
     ExpectRefused(mneme_memory_create(store, "new", card_, nullptr, &memory), MNEME_STATUS_INVALID_ARGUMENT, "store");
     ExpectRefused(mneme_memory_open(store, "m", nullptr, &memory), MNEME_STATUS_INVALID_ARGUMENT, "store");
     ExpectRefused(mneme_memory_drop(store, "m"), MNEME_STATUS_INVALID_ARGUMENT, "store");

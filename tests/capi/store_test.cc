@@ -48,6 +48,7 @@ TEST_F(StoreTest, OpenRefuses) {
       {"options.background", [](auto& o) { o.background = 2; }},
       {"options.background", [](auto& o) { o.background = kLeast32; }},
       {"options.ignore_index_blobs", [](auto& o) { o.ignore_index_blobs = -1; }},
+      {"options.measure_latency", [](auto& o) { o.measure_latency = 2; }},
       {"options.ram_budget_bytes", [](auto& o) { o.ram_budget_bytes = -1; }},
       {"options.ram_budget_bytes", [](auto& o) { o.ram_budget_bytes = kLeast; }},
       {"options.disk_budget_bytes", [](auto& o) { o.disk_budget_bytes = -1; }},

@@ -105,6 +105,10 @@ TEST(ReadTest, Stats) {
   EXPECT_EQ(stats["tokens"], 2000);
   EXPECT_EQ(stats["bytes"], bytes);
   EXPECT_GE(stats["disk_bytes"], bytes);
+  const CliResult metrics = RunCli({"stats", folder.store(), "--prometheus"});
+  EXPECT_EQ(metrics.exit_code, 0) << metrics.err;
+  EXPECT_THAT(metrics.out, HasSubstr("# TYPE mneme_memories gauge\nmneme_memories 2\n"));
+  EXPECT_EQ(RunCli({"stats", folder.store(), "--prometheus", "--json"}).exit_code, 2);
   EXPECT_THAT(RunCli({"stats", folder.store()}).out,
               MatchesRegex("memories +2\ntokens +2,000\nrows +[0-9.]+ KiB\ndisk +[0-9.]+ [KM]iB\n"));
 }

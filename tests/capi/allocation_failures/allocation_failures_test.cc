@@ -679,6 +679,25 @@ class StatsCall : public Call {
   mneme_store_stats stats_;
 };
 
+class MetricsCall : public Call {
+ public:
+  void Prepare(Host& host) override {
+    if (!made_) host.Stored(5);
+    made_ = true;
+    written_ = 0;
+  }
+  mneme_status Run(Host& host) override {
+    const mneme_text_fn count = [](void* written, const char*, size_t size) { *static_cast<size_t*>(written) = size; };
+    return mneme_store_write_metrics(host.store(), count, &written_);
+  }
+  void CheckUntouched(Host&) override { REQUIRE(written_ == 0); }
+  void Done(Host&) override { REQUIRE(written_ > 0); }
+
+ private:
+  bool made_ = false;
+  size_t written_ = 0;
+};
+
 class VerifyCall : public Call {
  public:
   void Prepare(Host& host) override {
@@ -735,6 +754,7 @@ const NamedCall kCalls[] = {
     {"drop", Make<DropCall>},
     {"drop_many", Make<DropManyCall>},
     {"stats", Make<StatsCall>},
+    {"metrics", Make<MetricsCall>},
     {"verify", Make<VerifyCall>},
 };
 
