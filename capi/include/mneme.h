@@ -461,8 +461,8 @@ MNEME_API mneme_status mneme_memory_get_layer(mneme_memory* memory, int32_t inde
  * @param tokens  the bytes describe the memory's first `tokens` tokens, at most next_token. A truncation below that
  * removes the attachment, a fork at fewer tokens does not get it. 0: they depend on no token. Eviction leaves
  * attachments alone
- * @return MNEME_STATUS_ABORTED while another call changes the memory, MNEME_STATUS_RESOURCE_EXHAUSTED beyond 1,024
- * attachments */
+ * @return MNEME_STATUS_ABORTED while another call changes the memory, MNEME_STATUS_OUT_OF_RANGE for tokens beyond
+ * next_token, MNEME_STATUS_RESOURCE_EXHAUSTED beyond 1,024 attachments */
 MNEME_API mneme_status mneme_memory_set_attachment(mneme_memory* memory, const char* name, const void* bytes,
                                                    size_t size, int64_t tokens);
 

@@ -21,6 +21,7 @@ other.
 """
 from __future__ import annotations
 
+from mneme._attachments import Attachments, ListedAttachment
 from mneme._attend import Attention, Found, Merged, attend, merge, search
 from mneme._backward import Gradients
 from mneme._card import Card, Layer, Rotary
@@ -64,6 +65,7 @@ __all__ = [
     "BUFFERED",
     "SYNCED",
     "AlreadyExists",
+    "Attachments",
     "Attention",
     "Busy",
     "Cancelled",
@@ -78,6 +80,7 @@ __all__ = [
     "Internal",
     "InvalidArgument",
     "Layer",
+    "ListedAttachment",
     "ListedMemory",
     "Memory",
     "MemoryInfo",

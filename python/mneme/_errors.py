@@ -64,7 +64,7 @@ class InvalidArgument(Error, ValueError):
 
 
 class NotFound(Error, KeyError):
-    """There is no store or memory of this name."""
+    """There is no store, memory or attachment of this name."""
 
     status = Status.NOT_FOUND
 

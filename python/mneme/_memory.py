@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from mneme import _attend, _tensors
 from mneme._arrays import Integers, PerHead, integers, new_integers
+from mneme._attachments import Attachments
 from mneme._attend import DEFAULT_SEARCH_DETAILS, DETAILS, Attention, Detail, Found, Mask, SearchDetail
 from mneme._card import Card, Layer, card_of, encode
 from mneme._errors import InvalidArgument, check
@@ -63,6 +64,8 @@ class MemoryInfo:
     """cut to 255 bytes, as the next one"""
     weights_fingerprint: str
     index: str
+    attachment_bytes: int
+    """of `Memory.attachments`"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +219,11 @@ class Memory:
         at_token = self.info().next_token if at is None else at
         check(lib.mneme_memory_fork(self._pointer(), at_token, encode("name", name), out))
         return Memory(self._store, name, out[0])
+
+    @property
+    def attachments(self) -> Attachments:
+        """Bytes of the host's own that are kept with the memory under names: a mapping."""
+        return Attachments(self._pointer)
 
     # ---------------------------------------------------------------------------------------------- reading
 

@@ -17,13 +17,9 @@ PACKAGE = ROOT / "python" / "mneme"
 # Functions that the package does not call, and why.
 UNBOUND: dict[str, str] = {
     "mneme_status_name": "mneme.Status has the names",
-    "mneme_memory_get_attachment": "to be bound",
-    "mneme_memory_list_attachments": "to be bound",
-    "mneme_memory_set_attachment": "to be bound",
-    "mneme_store_write_metrics": "to be bound",
 }
 # Fields that no dataclass has, and why.
-UNREAD: dict[str, str] = {"attachment_bytes": "to be bound"}
+UNREAD: dict[str, str] = {}
 
 
 def exported():

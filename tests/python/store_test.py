@@ -217,3 +217,13 @@ def test_a_card_is_checked(store, memory, folder):
         store.open("m", make_card(name="another"))
     with pytest.raises(mneme.InvalidArgument, match="layer"):
         store.create("none", mneme.Card("m", "f"))
+
+
+def test_metrics_are_text_for_prometheus(folder, card):
+    with mneme.open(folder) as store:
+        assert "_bucket" not in store.metrics()
+    with mneme.open(folder, measure_latency=True) as store:
+        append(store.create("m", card), 7)
+        lines = store.metrics().splitlines()
+        assert f"mneme_memories {len(store)}" in lines
+        assert "mneme_append_seconds_count 1" in lines
