@@ -182,10 +182,15 @@ MNEME_API mneme_status mneme_llama_rewind(mneme_llama* adapter, llama_seq_id seq
 /** llama_decode for the bound context. Positions are the adapter's: batch.pos may be NULL, and must otherwise be what
  * mneme_llama_get_next_position says and on. A token may belong to several sequences only if none of them has a memory.
  *
+ * The first batch of which 8 or more neighbouring tokens begin a sequence's window checks the adapter itself: for each
+ * chosen layer, attention over the captured rows of up to 32 tokens is computed in double precision and compared with
+ * the model's own output. A layer that differs by more than 2 % of its largest value is refused.
+ *
  * After any failure the batch is in neither the cache nor the memories, and logits are not to be used.
  *   MNEME_STATUS_RESOURCE_EXHAUSTED    no room in llama.cpp's cache, or a budget of the store
  *   MNEME_STATUS_FAILED_PRECONDITION   cache or memory were changed behind the adapter's back (positions shifted, rows
- * removed, appended by somebody else), or the graph is not the one that this adapter knows */
+ * removed, appended by somebody else), or the graph is not the one that this adapter knows: the message names the layer
+ * and what differs */
 MNEME_API mneme_status mneme_llama_decode(mneme_llama* adapter, struct llama_batch batch);
 
 /** The position that the sequence's next token gets; 0 for one that the adapter does not know. */
@@ -197,11 +202,13 @@ MNEME_API mneme_status mneme_llama_slide(mneme_llama* adapter, llama_seq_id sequ
 /** Where an adapter's time goes. Microseconds. */
 typedef struct mneme_llama_stats {
   size_t struct_size;
-  int64_t tokens;     /**< decoded through the adapter */
-  int64_t decode_us;  /**< in mneme_llama_decode, all in all */
-  int64_t capture_us; /**< of these: looking at the graph, copying queries, keys, values and masks */
-  int64_t attend_us;  /**< of these: mneme_attend */
-  int64_t append_us;  /**< of these: mneme_memory_append */
+  int64_t tokens;            /**< decoded through the adapter */
+  int64_t decode_us;         /**< in mneme_llama_decode, all in all */
+  int64_t capture_us;        /**< of these: looking at the graph, copying queries, keys, values and masks */
+  int64_t attend_us;         /**< of these: mneme_attend */
+  int64_t append_us;         /**< of these: mneme_memory_append */
+  int64_t checked_layers;    /**< whose captured rows gave the model's own attention (see mneme_llama_decode) */
+  double largest_difference; /**< of these, as a share of the largest value of an output */
 } mneme_llama_stats;
 #define MNEME_LLAMA_STATS_INIT MNEME_STRUCT_INIT(mneme_llama_stats)
 /** Sums since the adapter was created. */

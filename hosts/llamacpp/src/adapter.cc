@@ -44,6 +44,7 @@ AttendSettings SettingsOf(const mneme_llama_options& options) {
   settings.decay_beyond = options.decay_beyond;
   settings.gate = options.gate;
   settings.always_overwrite = options.always_overwrite != 0;
+  settings.self_check = true;
   return settings;
 }
 
@@ -139,6 +140,8 @@ void Adapter::FillStats(mneme_llama_stats* stats) const {
   stats->capture_us = step_.capture_us();
   stats->attend_us = step_.attend_us();
   stats->append_us = step_.append_us();
+  stats->checked_layers = step_.checked_layers();
+  stats->largest_difference = step_.largest_difference();
 }
 
 }  // namespace mneme::llama

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <string>
 
+#include "hosts/llamacpp/src/self_check.h"
 #include "hosts/llamacpp/src/tensor_views.h"
 
 namespace mneme::llama {
@@ -25,6 +26,25 @@ class Timer {
   const Clock::time_point start_;
 };
 
+// The self-check takes so many tokens: fewer tell little of positions, more take time.
+constexpr int64_t kLeastCheckedTokens = 8;
+constexpr int64_t kMostCheckedTokens = 32;
+// Of the largest value of an output: rounding of the cache to f16 or bf16 stays below, another graph does not.
+constexpr double kMostDifference = 0.02;
+
+// Rows [first, first + rows) of a permuted view [dim, rows, heads], as [rows, heads, dim].
+std::vector<float> DenseRows(const ggml_tensor& view, int64_t first, int64_t rows) {
+  std::vector<float> dense;
+  for (int64_t row = first; row < first + rows; ++row) {
+    for (int64_t head = 0; head < view.ne[2]; ++head) {
+      const char* const at = static_cast<const char*>(view.data) + row * view.nb[1] + head * view.nb[2];
+      const auto* const begin = reinterpret_cast<const float*>(at);
+      dense.insert(dense.end(), begin, begin + view.ne[0]);
+    }
+  }
+  return dense;
+}
+
 std::string LayerText(int32_t layer) {
   return "layer " + std::to_string(layer) + ": ";
 }
@@ -32,7 +52,7 @@ std::string LayerText(int32_t layer) {
 }  // namespace
 
 GraphStep::GraphStep(const ModelShape& shape, const std::vector<int32_t>& layers, const AttendSettings& settings)
-    : shape_(shape), layers_(layers), settings_(settings) {}
+    : shape_(shape), layers_(layers), settings_(settings), checked_(layers.size(), false) {}
 
 void GraphStep::Begin(BatchPlan* plan, const int32_t* token_ids) {
   plan_ = plan;
@@ -44,13 +64,65 @@ void GraphStep::Begin(BatchPlan* plan, const int32_t* token_ids) {
   deferred_values_ = nullptr;
   const auto overwrites = [&](const SequenceStep& step) { return settings_.always_overwrite || step.visible; };
   overwrites_ = settings_.always_overwrite || std::any_of(plan->steps.begin(), plan->steps.end(), overwrites);
-  overwrites_all_ = std::all_of(plan->runs.begin(), plan->runs.end(),
-                                [&](const Run& run) { return run.step >= 0 && overwrites(plan->steps[run.step]); });
+  checking_ = BeginsChecking();
+  overwrites_all_ = !checking_ && std::all_of(plan->runs.begin(), plan->runs.end(), [&](const Run& run) {
+    return run.step >= 0 && overwrites(plan->steps[run.step]);
+  });
 }
 
 void GraphStep::End() {
   PutBack();  // of a graph that llama.cpp gave up; it may be used again
   plan_ = nullptr;
+}
+
+bool GraphStep::BeginsChecking() const {
+  if (!settings_.self_check || std::all_of(checked_.begin(), checked_.end(), [](bool checked) { return checked; })) {
+    return false;
+  }
+  return std::any_of(plan_->runs.begin(), plan_->runs.end(), [&](const Run& run) {
+    return run.step >= 0 && run.end - run.begin >= kLeastCheckedTokens &&
+           plan_->positions[run.begin] == plan_->steps[run.step].sequence->first_position;
+  });
+}
+
+Status GraphStep::CheckLayer(int32_t number, const AttentionInputs& inputs, const ggml_tensor& output) {
+  const auto place = static_cast<size_t>(std::lower_bound(layers_.begin(), layers_.end(), number) - layers_.begin());
+  const LayerShape& layer = shape_.layers[number];
+  const auto begins_window = [&](const Run& run) {
+    return run.end - run.begin >= kLeastCheckedTokens &&
+           plan_->positions[part_begin_ + run.begin] == plan_->steps[run.step].sequence->first_position;
+  };
+  const auto run = std::find_if(part_runs_.begin(), part_runs_.end(), begins_window);
+  if (checked_[place] || run == part_runs_.end() || keys_.tokens != output.ne[1] || values_.tokens != output.ne[1]) {
+    return Status();  // AppendLayer refuses rows that are missing
+  }
+  const auto tokens = static_cast<size_t>(std::min(run->end - run->begin, kMostCheckedTokens));
+  const auto rows_of = [&](const std::vector<float>& rows, int64_t row) {
+    return std::span(rows).subspan(static_cast<size_t>(run->begin * row), tokens * static_cast<size_t>(row));
+  };
+  const int64_t query_row = static_cast<int64_t>(layer.q_heads) * layer.key_dim;
+  std::vector<float> rotated_queries;
+  if (settings_.rotated()) {
+    rotated_queries = DenseRows(*inputs.query, run->begin, static_cast<int64_t>(tokens));
+  }
+  const CapturedRows rows = {
+      .queries = settings_.rotated() ? std::span<const float>(rotated_queries) : rows_of(queries_.data, query_row),
+      .keys = rows_of(keys_.data, static_cast<int64_t>(layer.kv_heads) * layer.key_dim),
+      .values = rows_of(values_.data, static_cast<int64_t>(layer.kv_heads) * layer.value_dim),
+      .positions = std::span(plan_->positions).subspan(static_cast<size_t>(part_begin_ + run->begin), tokens),
+      .rotated = settings_.rotated(),
+      .scale = settings_.rotated() ? inputs.scale : inputs.scale * inputs.query_factor};
+  const auto* own = reinterpret_cast<const float*>(static_cast<const char*>(output.data) + run->begin * output.nb[1]);
+  const double difference =
+      AttentionDifference(layer, rows, {own, tokens * static_cast<size_t>(layer.q_heads) * layer.value_dim});
+  if (!(difference <= kMostDifference)) {
+    return Refused(LayerText(number) + "the attention over the captured rows differs from the model's own by " +
+                   std::to_string(difference) + " of its largest value, allowed are " +
+                   std::to_string(kMostDifference) + "; the adapter does not know this graph");
+  }
+  largest_difference_ = std::max(largest_difference_, difference);
+  checked_[place] = true;
+  return Status();
 }
 
 void GraphStep::Skip(ggml_tensor& attention) {
@@ -79,11 +151,11 @@ bool GraphStep::Chosen(int32_t layer) const {
 bool GraphStep::WantsKind(NodeName name) const {
   switch (name.kind) {
     case NodeKind::kNone: return false;
-    case NodeKind::kQuery: return !settings_.rotated() && overwrites_;
+    case NodeKind::kQuery: return !settings_.rotated() && StopsAtOutput();
     case NodeKind::kKey: return !settings_.rotated();
     case NodeKind::kRotatedKey: return settings_.rotated() || name.layer == layers_.front();
     case NodeKind::kValue: return true;
-    case NodeKind::kAttentionOut: return overwrites_ || name.layer == layers_.front();
+    case NodeKind::kAttentionOut: return StopsAtOutput() || name.layer == layers_.front();
   }
   return false;
 }
@@ -146,7 +218,7 @@ void GraphStep::Computed(ggml_tensor& node) {
     }
   }
   const bool complete = keys_.tokens >= 0 && values_.tokens >= 0;
-  if (status_.ok() && complete && !overwrites_ && name.layer != layers_.front()) {
+  if (status_.ok() && complete && !StopsAtOutput() && name.layer != layers_.front()) {
     status_ = AppendLayer(name.layer, node.ne[2]);
   }
 }
@@ -177,10 +249,11 @@ Status GraphStep::FinishLayer(int32_t number, const ggml_tensor& output, const g
     if (skipped != nullptr && skipped != inputs.attention) {
       return Refused(LayerText(number) + "the graph has another attention node than the adapter expects");
     }
-    if (overwrites_ && !settings_.rotated() && queries_.tokens != tokens) {
+    if (StopsAtOutput() && !settings_.rotated() && queries_.tokens != tokens) {
       return Refused(LayerText(number) + "the graph does not have the queries that the adapter expects");
     }
     MNEME_LLAMA_RETURN_IF_ERROR(BeginPart(*inputs.mask, tokens));
+    if (checking_) MNEME_LLAMA_RETURN_IF_ERROR(CheckLayer(number, inputs, output));
   }
   for (size_t i = 0; i < part_runs_.size(); ++i) {
     const SequenceStep& step = plan_->steps[part_runs_[i].step];

@@ -2,6 +2,7 @@
 #ifndef MNEME_HOSTS_LLAMACPP_SRC_GRAPH_STEP_H_
 #define MNEME_HOSTS_LLAMACPP_SRC_GRAPH_STEP_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -26,6 +27,7 @@ struct AttendSettings {
   float decay_beyond = 1.0f;
   float gate = 0.0f;
   bool always_overwrite = false;
+  bool self_check = false;  // see CheckLayer
 
   bool rotated() const { return position_policy == MNEME_POSITION_AS_STORED; }
 };
@@ -63,6 +65,9 @@ class GraphStep {
   int64_t capture_us() const { return capture_us_; }
   int64_t attend_us() const { return attend_us_; }
   int64_t append_us() const { return append_us_; }
+  // Layers whose captured rows gave the model's own attention, and the largest difference of these.
+  int64_t checked_layers() const { return std::count(checked_.begin(), checked_.end(), true); }
+  double largest_difference() const { return largest_difference_; }
 
  private:
   // Rows of one part and layer, [tokens, heads, dim].
@@ -85,6 +90,11 @@ class GraphStep {
   // At the attention output, or, where that is left as it is, as soon as the keys and values are there.
   Status FinishLayer(int32_t layer, const ggml_tensor& output, const ggml_tensor* skipped);
   Status AppendLayer(int32_t layer, int64_t tokens);
+  // The first time that enough tokens begin a window, llama.cpp's own attention is computed in every layer, and
+  // captured rows must give the same: names, order and meaning of a graph's nodes are no promise of llama.cpp's.
+  bool BeginsChecking() const;
+  bool StopsAtOutput() const { return overwrites_ || checking_; }
+  Status CheckLayer(int32_t layer, const AttentionInputs& inputs, const ggml_tensor& output);
   Status CheckPositions(const ggml_tensor& rotated_key) const;
   void EndPart();
   Status BeginPart(const ggml_tensor& mask, int64_t tokens);
@@ -113,6 +123,10 @@ class GraphStep {
   std::vector<int64_t> positions_;                // scratch
   std::vector<int64_t> local_positions_;
   std::vector<float> scale_, bias_, decay_, gate_;  // per head
+
+  std::vector<bool> checked_;  // [layers_]
+  bool checking_ = false;      // in this batch
+  double largest_difference_ = 0.0;
 
   int64_t capture_us_ = 0;
   int64_t attend_us_ = 0;

@@ -91,17 +91,19 @@ void ExpectOwnAttention(llama_model* model, const std::string& path, uint32_t pa
   // A reader of an empty memory: however far its window slides, there is nothing to retrieve.
   ASSERT_EQ(mneme_llama_set_memory(made, 0, memory, MNEME_LLAMA_MODE_READ), MNEME_OK) << mneme_llama_last_error();
   const std::vector<llama_token> tokens = TextTokens(model, 0, 128 + 6 * 64);
+  int64_t checked = 0;  // outputs of the first batch, in which the adapter checks itself and leaves nothing out
   for (size_t begin = 0; begin < tokens.size();) {
     const size_t count = std::min<size_t>(begin == 0 ? 128 : 64, tokens.size() - begin);
     Batch batch;
     for (size_t i = 0; i < count; ++i) batch.Add(tokens[begin + i], 0, i + 1 == count);
     ASSERT_EQ(mneme_llama_decode(made, batch.get()), MNEME_OK) << mneme_llama_last_error();
+    if (begin == 0) checked = comparison.outputs;
     begin += count;
   }
   EXPECT_EQ(mneme_llama_set_memory(made, 0, nullptr, MNEME_LLAMA_MODE_READ), MNEME_OK);
   EXPECT_EQ(mneme_memory_close(memory), MNEME_OK);
 
-  EXPECT_EQ(comparison.left_out, comparison.outputs);
+  EXPECT_EQ(comparison.left_out, comparison.outputs - checked);
   double worst = 0.0;
   size_t compared = 0;
   const int32_t* chosen = nullptr;

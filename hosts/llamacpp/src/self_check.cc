@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hosts/llamacpp/src/self_check.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "hosts/llamacpp/src/card.h"
+
+namespace mneme::llama {
+namespace {
+
+// Turns rows [tokens, heads, dim] to their positions.
+std::vector<double> Rotated(std::span<const float> rows, const RotaryShape& rotary, int64_t heads, int64_t dim,
+                            std::span<const int32_t> positions) {
+  std::vector<double> turned(rows.begin(), rows.end());
+  const std::vector<float> frequencies = InverseFrequencies(rotary);
+  const size_t pairs = frequencies.size();
+  for (size_t row = 0; row < turned.size() / static_cast<size_t>(dim); ++row) {
+    double* const x = turned.data() + row * static_cast<size_t>(dim);
+    const double position = positions[row / static_cast<size_t>(heads)];
+    for (size_t i = 0; i < pairs; ++i) {
+      double& a = x[rotary.halves ? i : 2 * i];
+      double& b = x[rotary.halves ? i + pairs : 2 * i + 1];
+      const double angle = position * static_cast<double>(frequencies[i]);
+      const double turned_a = a * std::cos(angle) - b * std::sin(angle);
+      b = a * std::sin(angle) + b * std::cos(angle);
+      a = turned_a;
+    }
+  }
+  return turned;
+}
+
+// Softmax weights of one query [dim] over the rows of one KV head that it sees: rows 0 to `last`, `stride` apart.
+std::vector<double> Weights(const double* query, const double* keys, int64_t dim, int64_t stride, int64_t last,
+                            double scale) {
+  std::vector<double> weights;
+  for (int64_t row = 0; row <= last; ++row) {
+    double score = 0.0;
+    for (int64_t i = 0; i < dim; ++i) score += query[i] * keys[row * stride + i];
+    weights.push_back(score * scale);
+  }
+  const double most = *std::max_element(weights.begin(), weights.end());
+  double sum = 0.0;
+  for (double& weight : weights) sum += weight = std::exp(weight - most);
+  for (double& weight : weights) weight /= sum;
+  return weights;
+}
+
+}  // namespace
+
+double AttentionDifference(const LayerShape& layer, const CapturedRows& rows, std::span<const float> output) {
+  RotaryShape rotary = layer.rotary;
+  if (rows.rotated) rotary.dims = 0;
+  const std::vector<double> queries = Rotated(rows.queries, rotary, layer.q_heads, layer.key_dim, rows.positions);
+  const std::vector<double> keys = Rotated(rows.keys, rotary, layer.kv_heads, layer.key_dim, rows.positions);
+  const auto tokens = static_cast<int64_t>(rows.positions.size());
+  const int64_t key_stride = static_cast<int64_t>(layer.kv_heads) * layer.key_dim;
+  const int64_t value_stride = static_cast<int64_t>(layer.kv_heads) * layer.value_dim;
+  double difference = 0.0;
+  double largest = 0.0;
+  for (int64_t token = 0; token < tokens; ++token) {
+    for (int64_t head = 0; head < layer.q_heads; ++head) {
+      const int64_t kv_head = head / (layer.q_heads / layer.kv_heads);
+      const std::vector<double> weights =
+          Weights(queries.data() + (token * layer.q_heads + head) * layer.key_dim,
+                  keys.data() + kv_head * layer.key_dim, layer.key_dim, key_stride, token, rows.scale);
+      const float* const values = rows.values.data() + kv_head * layer.value_dim;
+      const float* const own = output.data() + (token * layer.q_heads + head) * layer.value_dim;
+      for (int64_t i = 0; i < layer.value_dim; ++i) {
+        double expected = 0.0;
+        for (int64_t row = 0; row <= token; ++row) {
+          expected += weights[static_cast<size_t>(row)] * static_cast<double>(values[row * value_stride + i]);
+        }
+        const double apart = std::fabs(expected - static_cast<double>(own[i]));
+        if (!std::isfinite(apart)) return std::numeric_limits<double>::infinity();
+        difference = std::max(difference, apart);
+        largest = std::max(largest, std::fabs(static_cast<double>(own[i])));
+      }
+    }
+  }
+  if (difference == 0.0) return 0.0;
+  return largest > 0.0 ? difference / largest : std::numeric_limits<double>::infinity();
+}
+
+}  // namespace mneme::llama
