@@ -22,11 +22,17 @@ struct KindName {
 };
 
 constexpr KindName kKinds[] = {
-    {IndexKind::kAuto, "auto"},          {IndexKind::kScan, "scan"},
-    {IndexKind::kFlat, "flat"},          {IndexKind::kIvf, "ivf"},
-    {IndexKind::kIvfPq, "ivfpq"},        {IndexKind::kHnsw, "hnsw"},
-    {IndexKind::kGpuFlat, "gpu-flat"},   {IndexKind::kGpuIvf, "gpu-ivf"},
-    {IndexKind::kGpuIvfPq, "gpu-ivfpq"}, {IndexKind::kGpuCagra, "gpu-cagra"},
+    {IndexKind::kAuto, "auto"},
+    {IndexKind::kScan, "scan"},
+    {IndexKind::kCentroid, "centroid"},
+    {IndexKind::kFlat, "flat"},
+    {IndexKind::kIvf, "ivf"},
+    {IndexKind::kIvfPq, "ivfpq"},
+    {IndexKind::kHnsw, "hnsw"},
+    {IndexKind::kGpuFlat, "gpu-flat"},
+    {IndexKind::kGpuIvf, "gpu-ivf"},
+    {IndexKind::kGpuIvfPq, "gpu-ivfpq"},
+    {IndexKind::kGpuCagra, "gpu-cagra"},
 };
 
 constexpr absl::string_view kFactoryPrefix = "faiss:";
@@ -35,7 +41,7 @@ constexpr absl::string_view kFactoryPrefix = "faiss:";
 struct Option {
   absl::string_view name;
   int32_t IndexSpec::*field;
-  bool ivf, ivfpq, hnsw, gpu;
+  bool ivf, ivfpq, hnsw, gpu, centroid = false;
 };
 
 constexpr Option kOptions[] = {
@@ -46,6 +52,19 @@ constexpr Option kOptions[] = {
     {"ef_construction", &IndexSpec::ef_construction, false, false, true, false},
     {"ef_search", &IndexSpec::ef_search, false, false, true, false},
     {"scratch_mib", &IndexSpec::scratch_mib, false, false, false, true},
+    {"cluster_rows", &IndexSpec::cluster_rows, false, false, false, false, true},
+};
+
+// A share from 0 to 1 that a spec of kind centroid may have.
+struct ShareOption {
+  absl::string_view name;
+  float IndexSpec::*field;
+};
+
+constexpr ShareOption kShareOptions[] = {
+    {"outliers", &IndexSpec::outliers},
+    {"max_miss", &IndexSpec::max_miss},
+    {"max_share", &IndexSpec::max_share},
 };
 
 bool HasOption(IndexKind kind, const Option& option) {
@@ -53,6 +72,7 @@ bool HasOption(IndexKind kind, const Option& option) {
     case IndexKind::kIvf: return option.ivf;
     case IndexKind::kIvfPq: return option.ivfpq;
     case IndexKind::kHnsw: return option.hnsw;
+    case IndexKind::kCentroid: return option.centroid;
     // The factory string itself has the lists, code bytes and links.
     case IndexKind::kFactory:
       return option.name == "probes" || option.name == "ef_construction" || option.name == "ef_search";
@@ -80,8 +100,32 @@ IndexKind HostKindOf(IndexKind kind) {
   }
 }
 
+// Parses an item like "max_miss=0.01" of the spec `text`, if it is a share. Returns: whether it is one.
+absl::StatusOr<bool> ParseShare(absl::string_view text, absl::string_view item, IndexSpec& spec) {
+  const size_t equals = item.find('=');
+  if (spec.kind != IndexKind::kCentroid || equals == absl::string_view::npos) return false;
+  for (const ShareOption& option : kShareOptions) {
+    if (option.name != item.substr(0, equals)) continue;
+    const absl::string_view number = item.substr(equals + 1);
+    float value = 0;
+    const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), value);
+    if (error != std::errc() || end != number.data() + number.size() || !(value >= 0 && value <= 1)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("index \"", text, "\": ", option.name, " must be a number from 0 to 1, not \"", number, "\""));
+    }
+    if (spec.*option.field >= 0) {
+      return absl::InvalidArgumentError(absl::StrCat("index \"", text, "\": ", option.name, " is given twice"));
+    }
+    spec.*option.field = value + 0.0f;  // -0 becomes 0
+    return true;
+  }
+  return false;
+}
+
 // Parses one item, like "lists=256", of the spec `text`.
 absl::Status ParseOption(absl::string_view text, absl::string_view item, IndexSpec& spec) {
+  MNEME_ASSIGN_OR_RETURN(const bool is_share, ParseShare(text, item, spec));
+  if (is_share) return absl::OkStatus();
   const size_t equals = item.find('=');
   const absl::string_view name = item.substr(0, equals);
   std::vector<absl::string_view> known;
@@ -101,6 +145,9 @@ absl::Status ParseOption(absl::string_view text, absl::string_view item, IndexSp
     }
     spec.*option.field = value;
     return absl::OkStatus();
+  }
+  if (spec.kind == IndexKind::kCentroid) {
+    for (const ShareOption& option : kShareOptions) known.push_back(option.name);
   }
   return absl::InvalidArgumentError(
       absl::StrCat("index \"", text, "\": \"", item, "\" is not an option of this kind; ",
@@ -152,6 +199,14 @@ std::string FormatIndexSpec(const IndexSpec& spec) {
   for (const Option& option : kOptions) {
     if (HasOption(spec.kind, option) && spec.*option.field != 0) {
       absl::StrAppend(&text, ",", option.name, "=", spec.*option.field);
+    }
+  }
+  if (spec.kind == IndexKind::kCentroid) {
+    for (const ShareOption& option : kShareOptions) {
+      if (!(spec.*option.field >= 0)) continue;
+      char number[32];  // the shortest text that is read as the same number
+      const auto [end, error] = std::to_chars(number, number + sizeof(number), spec.*option.field);
+      absl::StrAppend(&text, ",", option.name, "=", absl::string_view(number, static_cast<size_t>(end - number)));
     }
   }
   return text;

@@ -8,6 +8,7 @@
 
 #include "base/dtype.h"
 #include "base/status.h"
+#include "index/centroid/centroid_index.h"
 #include "index/faiss/faiss_call.h"
 #include "index/faiss/faiss_index.h"
 #include "index/faiss/grouped_index.h"
@@ -27,6 +28,7 @@ absl::Status CheckArguments(const IndexSpec& spec, int64_t rows, int64_t dim) {
     case IndexKind::kIvfPq:
     case IndexKind::kHnsw:
     case IndexKind::kFactory:
+    case IndexKind::kCentroid:
     case IndexKind::kGpuFlat:
     case IndexKind::kGpuIvf:
     case IndexKind::kGpuIvfPq:
@@ -51,6 +53,8 @@ absl::StatusOr<std::unique_ptr<KeyIndex>> BuildKeyIndex(const IndexSpec& spec, c
   if (!AllFinite(DType::kF32, keys, static_cast<size_t>(rows * dim))) {
     return absl::InvalidArgumentError("keys must be finite");
   }
+  // Rows with equal keys are of one cluster and lie side by side.
+  if (spec.kind == IndexKind::kCentroid) return BuildCentroidIndex(spec, keys, rows, dim);
   std::optional<RowGroups> groups;
   MNEME_RETURN_IF_ERROR(CallFaiss(FormatIndexSpec(spec), [&] { groups = RowGroups::OfKeys(keys, rows, dim); }));
   if (groups->groups() == rows) return BuildFaissIndex(spec, keys, rows, dim);
@@ -60,6 +64,7 @@ absl::StatusOr<std::unique_ptr<KeyIndex>> BuildKeyIndex(const IndexSpec& spec, c
 absl::StatusOr<std::unique_ptr<KeyIndex>> LoadKeyIndex(const IndexSpec& spec, absl::string_view blob, int64_t rows,
                                                        int64_t dim) {
   MNEME_RETURN_IF_ERROR(CheckArguments(spec, rows, dim));
+  if (spec.kind == IndexKind::kCentroid) return LoadCentroidIndex(spec, blob, rows, dim);
   if (IsGroupedBlob(blob)) return LoadGroupedIndex(spec, blob, rows, dim);
   return LoadFaissIndex(spec, blob, rows, dim);
 }

@@ -16,6 +16,7 @@
 
 namespace mneme {
 
+class CentroidIndex;
 class RowGroups;
 
 // Numbers equal mneme_index_kind of the C ABI.
@@ -26,7 +27,8 @@ enum class IndexKind : uint8_t {
   kIvf = 3,
   kIvfPq = 4,
   kHnsw = 5,
-  kFactory = 6,  // a FAISS factory string; ParseIndexSpec says which
+  kFactory = 6,   // a FAISS factory string; ParseIndexSpec says which
+  kCentroid = 7,  // clusters of keys with a bounded miss, mneme's own
   // FAISS on a GPU, or on the host if no device takes the index.
   kGpuFlat = 16,
   kGpuIvf = 17,
@@ -47,12 +49,16 @@ struct IndexSpec {
   int32_t ef_construction = 0;  // hnsw: candidates while building
   int32_t ef_search = 0;        // hnsw: candidates while searching
   int32_t scratch_mib =
-      0;                // gpu kinds: FAISS's scratch memory on the device, MiB for each of up to four searches at once
-  std::string factory;  // kFactory
+      0;  // gpu kinds: FAISS's scratch memory on the device, MiB for each of up to four searches at once
+  int32_t cluster_rows = 0;  // centroid: rows of a cluster
+  float outliers = -1;       // centroid: share of the rows that every query scans; negative: the default
+  float max_miss = -1;   // centroid: share of the k best rows' attention that a search may miss; negative: the default
+  float max_share = -1;  // centroid: share of the rows that a search scans at most; negative: the default
+  std::string factory;   // kFactory
 };
 
-// Parses "auto", "scan", "flat", "ivf", "ivfpq", "hnsw", "gpu-flat", …, with optional numbers
-// ("ivf,lists=256,probes=32", "hnsw,degree=32,ef_search=128"), or "faiss:<factory string>".
+// Parses "auto", "scan", "centroid", "flat", "ivf", "ivfpq", "hnsw", "gpu-flat", …, with optional numbers
+// ("ivf,lists=256,probes=32", "centroid,max_miss=0.02"), or "faiss:<factory string>".
 // Errors: InvalidArgument with what was expected. Unimplemented for a gpu kind that is not built in, with what is
 // missing and the kind that does the same on the CPU.
 absl::StatusOr<IndexSpec> ParseIndexSpec(absl::string_view text);
@@ -74,6 +80,9 @@ class KeyIndex {
 
   // The rows of each group. Null if all keys differ: then group numbers are row numbers.
   virtual const RowGroups* groups() const { return nullptr; }
+
+  // This index if it is of kind centroid, which scores rows by itself (index/centroid/centroid_search.h); else null.
+  virtual const CentroidIndex* AsCentroid() const { return nullptr; }
 
   // Finds, for each query, about the `fetch` groups with the greatest inner product, for the caller to rerank by exact
   // keys.

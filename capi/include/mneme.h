@@ -366,9 +366,10 @@ typedef struct mneme_memory_options {
   int64_t pinned_tokens;  /**< the first tokens, which are never evicted (attention sinks); they count in the bound */
   int64_t segment_tokens; /**< a tail of this many is sealed, a multiple of 256, in a bounded memory at most a sixteenth
                                of its bound; 0: 4096 */
-  const char* index;      /**< "auto", "scan", "flat", "ivf", "ivfpq", "hnsw", with numbers
-                               ("ivf,lists=256,probes=32"), "gpu-flat", "gpu-ivf", "gpu-ivfpq" where the library was
-                               built for them, or "faiss:<factory string>"; NULL: "auto", which is the exact scan */
+  const char* index;      /**< "auto", "scan", "centroid", "flat", "ivf", "ivfpq", "hnsw", with numbers
+                               ("centroid,max_miss=0.05", "ivf,lists=256,probes=32"), "gpu-flat", "gpu-ivf", "gpu-ivfpq"
+                               where the library was built for them, or "faiss:<factory string>"; NULL: "auto", which
+                               is the exact scan */
 } mneme_memory_options;
 #define MNEME_MEMORY_OPTIONS_INIT MNEME_STRUCT_INIT(mneme_memory_options)
 

@@ -19,6 +19,8 @@ constexpr int64_t kTrialShare = 8;
 
 // While a sampled block is scanned, the block this many places after it is prefetched.
 constexpr int64_t kSamplePrefetch = 4;
+// The same for parts of reordered codes.
+constexpr int64_t kPartPrefetch = 2;
 
 // A row very likely reaches its estimate less this share of the margin. The margin covers an error in the worst
 // direction; an error in a random direction is about sqrt(dim) times smaller.
@@ -44,7 +46,11 @@ void BlockScan::Run(const codes::Kernels& kernels, bool use_sample) {
   if (use_sample) ScanSample(SampledBlocks(chunks));
   for (size_t range = 0; range < state_.ranges.size(); ++range) {
     BeginRange(range);
-    ScanRange();
+    if (state_.ranges[range].row_numbers == nullptr) {
+      ScanRange();
+    } else {
+      ScanChosenBlocks();
+    }
   }
 }
 
@@ -136,6 +142,34 @@ void BlockScan::ScanRange() {
   }
 }
 
+void BlockScan::ScanChosenBlocks() {
+  const CodedRange& range = state_.ranges[range_];
+  const auto parts = static_cast<int64_t>(range.blocks.size());
+  MeanDots& mean_dots = queries_.mean_dots();
+  const auto part = [&](int64_t i) -> const BlockRange& { return range.blocks[static_cast<size_t>(i)]; };
+  const auto data = [&](int64_t i) {
+    int64_t contiguous;
+    return reinterpret_cast<intptr_t>(range.codes->Blocks(part(i).begin * kBlockRows, &contiguous));
+  };
+  const auto chunks_of = [&](int64_t first, MeanDots::Chunk* chunks) {
+    const int64_t n = std::clamp<int64_t>(parts - first, 0, MeanDots::kChunks);
+    for (int64_t i = 0; i < n; ++i) chunks[i] = {.codes = range.codes, .row = part(first + i).begin * kBlockRows};
+    return absl::MakeConstSpan(chunks, static_cast<size_t>(n));
+  };
+  for (int64_t i = 0; i < parts; ++i) {
+    if (i % MeanDots::kChunks == 0) {
+      MeanDots::Chunk now[MeanDots::kChunks], next[MeanDots::kChunks];
+      mean_dots.Compute(chunks_of(i, now), chunks_of(i + MeanDots::kChunks, next));
+    }
+    const auto [block, block_end] = part(i);
+    if (decays_) SetMinDotsForPenalties(block * kBlockRows, block_end * kBlockRows);
+    // Each block prefetches one of the parts to come.
+    const int64_t ahead = std::min(parts - 1, i + kPartPrefetch);
+    ScanBlocks(block, block_end, mean_dots.UpperBounds(i % MeanDots::kChunks), data(ahead) - data(i),
+               &Callback<&BlockScan::OnHits>::Call);
+  }
+}
+
 void BlockScan::ScanBlocks(int64_t block, int64_t block_end, const float* mean_dots, int64_t prefetch_bytes,
                            codes::HitCallback on_hits) {
   const int64_t stride = queries_.mean_dots().stride();
@@ -157,11 +191,21 @@ void BlockScan::ScanBlocks(int64_t block, int64_t block_end, const float* mean_d
   }
 }
 
-void BlockScan::SetMinDotsForPenalties(int64_t row, int64_t row_end) {
+void BlockScan::SetMinDotsForPenalties(int64_t place, int64_t place_end) {
+  const CodedRange& range = state_.ranges[range_];
   for (int64_t i = 0; i < state_.count; ++i) {
     const Ranking& ranking = state_.RankingOf(i, range_);
     if (ranking.decay == 0) continue;
-    state_.Progress(i).min_penalty = *std::min_element(ranking.row_penalty + row, ranking.row_penalty + row_end);
+    float least = kInfinity;
+    if (range.row_numbers == nullptr) {
+      least = *std::min_element(ranking.row_penalty + place, ranking.row_penalty + place_end);
+    } else {
+      // Blocks may hold rows before and behind the range.
+      for (int64_t p = place; p < place_end; ++p) {
+        if (range.HasRow(range.Row(p))) least = std::min(least, ranking.row_penalty[range.Row(p)]);
+      }
+    }
+    state_.Progress(i).min_penalty = least;
     queries_[i].min_dot = MinDot(i);
   }
 }
@@ -204,14 +248,15 @@ void BlockScan::OnHits(codes::Query& query, const codes::BlockHits& hits) {
   const float rounding_error = queries_.mean_dots().RoundingError(hits.query, {range.codes, hits.first_row});
   for (uint32_t rows = hits.rows; rows != 0; rows &= rows - 1) {
     const int r = std::countr_zero(rows);
-    const int64_t row = hits.first_row + r;
-    if (row < range.row_begin || row >= range.row_end) continue;
+    const int64_t place = hits.first_row + r;
+    const int64_t row = range.Row(place);
+    if (!range.HasRow(row)) continue;
     const codes::DotBound bound = BoundDot(query, hits, r);
     float upper_bound = ranking.MaxLogit(bound.estimate + bound.margin, row);
     // The threshold may have risen since the kernel compared the row.
     if (upper_bound < threshold) continue;
     if (upper_bound != upper_bound) upper_bound = kInfinity;
-    candidates.Add({.row = row,
+    candidates.Add({.row = place,
                     .range = static_cast<int32_t>(range_),
                     .estimate = EstimateLogit(ranking, bound, rounding_error, row),
                     .upper_bound = upper_bound});

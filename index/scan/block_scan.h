@@ -50,12 +50,14 @@ class BlockScan {
   void BeginRange(size_t range);
   // Scans all blocks of the current range.
   void ScanRange();
+  // Scans the chosen blocks of the current range, which is one of CodeScan::AddReordered.
+  void ScanChosenBlocks();
   // Scans blocks [block, block_end) of the current range. mean_dots, prefetch_bytes: see codes::BlockSpan.
   void ScanBlocks(int64_t block, int64_t block_end, const float* mean_dots, int64_t prefetch_bytes,
                   codes::HitCallback on_hits);
 
-  // Sets min_dot of the queries whose ranking decays, by the least penalty of rows [row, row_end).
-  void SetMinDotsForPenalties(int64_t row, int64_t row_end);
+  // Sets min_dot of the queries whose ranking decays, by the least penalty of the rows at places [place, place_end).
+  void SetMinDotsForPenalties(int64_t place, int64_t place_end);
   // The least dot product of a row in the current range that may be among the query's k best.
   float MinDot(int64_t query);
   // A logit that row `row` of the current range very likely reaches; -infinity if there is no estimate.

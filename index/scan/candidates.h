@@ -12,7 +12,7 @@ namespace mneme {
 
 // A row whose code does not prove that it is not among the k best.
 struct Candidate {
-  int64_t row;
+  int64_t row;        // its place in the codes
   int32_t range;      // number of the row's range in the scan
   float estimate;     // a logit that the row very likely reaches; -infinity if there is no estimate
   float upper_bound;  // the row's logit is at most this

@@ -57,21 +57,27 @@ class CodeScan::Impl {
     int64_t coded_end = std::min(row_end, key_codes.rows());
     if (coded_end - row_begin < kMinCodedRows || !std::all_of(rankings, rankings + count, rises)) coded_end = row_begin;
     if (coded_end > row_begin) {
-      state_.ranges.push_back({.keys = keys,
-                               .source = source,
-                               .codes = &key_codes,
-                               .row_begin = row_begin,
-                               .row_end = coded_end,
-                               .first_token = first_token});
-      state_.rankings.insert(state_.rankings.end(), rankings, rankings + count);
+      AddCoded({.keys = keys,
+                .source = source,
+                .codes = &key_codes,
+                .row_begin = row_begin,
+                .row_end = coded_end,
+                .first_token = first_token},
+               rankings);
     }
     if (keys != nullptr) {
       ScanTopK(*keys, coded_end, row_end, first_token, state_.queries, count, rankings, state_.top);
     } else {
       state_.status = ScanTopK(*source, coded_end, row_end, first_token, state_.queries, count, rankings, state_.top);
     }
-    state_.counts.by_code += count * (coded_end - row_begin);
     state_.counts.by_key += count * (row_end - coded_end);
+  }
+
+  void AddCoded(const CodedRange& range, const Ranking* rankings) {
+    state_.dtype = range.keys != nullptr ? range.keys->dtype() : range.source->dtype();
+    state_.ranges.push_back(range);
+    state_.rankings.insert(state_.rankings.end(), rankings, rankings + state_.count);
+    state_.counts.by_code += state_.count * range.RowCount();
   }
 
   absl::StatusOr<ScanCounts> End() {
@@ -97,17 +103,13 @@ class CodeScan::Impl {
   void Rescan(int64_t i) {
     if (rescan_ == nullptr) rescan_ = std::make_unique<Impl>(/*use_estimates=*/false);
     int64_t rows = 0;
-    for (const CodedRange& range : state_.ranges) rows += range.row_end - range.row_begin;
+    for (const CodedRange& range : state_.ranges) rows += range.RowCount();
     TopK& top = state_.top[i];
     Scratch scratch;
     TopK best(top.k(), rows, &scratch);
     const float known_threshold = state_.Threshold(i);
     rescan_->Begin(state_.Vector(i), 1, state_.dim, &known_threshold, &best);
-    for (size_t r = 0; r < state_.ranges.size(); ++r) {
-      const CodedRange& range = state_.ranges[r];
-      rescan_->Add(range.keys, range.source, *range.codes, range.row_begin, range.row_end, range.first_token,
-                   &state_.RankingOf(i, r));
-    }
+    for (size_t r = 0; r < state_.ranges.size(); ++r) rescan_->AddCoded(state_.ranges[r], &state_.RankingOf(i, r));
     state_.counts.rescanned += rows;
     const absl::StatusOr<ScanCounts> counts = rescan_->End();
     if (!counts.ok()) {
@@ -147,6 +149,19 @@ void CodeScan::Add(const KeyRows& keys, const KeyCodes& key_codes, int64_t row_b
 void CodeScan::Add(KeySource& keys, const KeyCodes& key_codes, int64_t row_begin, int64_t row_end, int64_t first_token,
                    const Ranking* rankings) {
   impl_->Add(nullptr, &keys, key_codes, row_begin, row_end, first_token, rankings);
+}
+
+void CodeScan::AddReordered(KeySource& keys, const ReorderedRows& rows, int64_t first_token, const Ranking* rankings) {
+  if (rows.blocks.empty()) return;
+  impl_->AddCoded({.keys = nullptr,
+                   .source = &keys,
+                   .codes = rows.codes,
+                   .row_begin = rows.row_begin,
+                   .row_end = rows.row_end,
+                   .first_token = first_token,
+                   .blocks = rows.blocks,
+                   .row_numbers = rows.row_numbers},
+                  rankings);
 }
 
 absl::StatusOr<ScanCounts> CodeScan::End() {

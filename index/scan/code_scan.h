@@ -12,6 +12,7 @@
 #include "index/key_source.h"
 #include "index/scan/key_codes.h"
 #include "index/scan/ranking.h"
+#include "index/scan/reordered_rows.h"
 #include "index/scan/scan_counts.h"
 #include "index/top_k.h"
 
@@ -43,6 +44,11 @@ class CodeScan {
   // The same for keys that are not in memory. As few of them are read as the codes allow. `keys` is used until End.
   void Add(KeySource& keys, const KeyCodes& key_codes, int64_t row_begin, int64_t row_end, int64_t first_token,
            const Ranking* rankings);
+
+  // Adds the rows of chosen blocks, whose codes are not in the order of the rows. Row numbers are those of `keys`, of
+  // the rankings' penalties and, with first_token added, of `top`. All that is given is used until End.
+  // Requires: RisesWithDot() of every ranking.
+  void AddReordered(KeySource& keys, const ReorderedRows& rows, int64_t first_token, const Ranking* rankings);
 
   // Ends the scan; `top` is complete. Errors: those of the KeySources, after which `top` means nothing.
   absl::StatusOr<ScanCounts> End();

@@ -50,10 +50,29 @@ bool KeyCodes::Extend(const KeyRows& keys) {
   }
   Workspace space(dim_, coded_dim_);
   for (int64_t row = rows(); row < whole; row += kBlockRows) {
-    if (row % kChunkRows == 0) AppendMean(keys, row, space);
+    // The mean of the previous chunk's rows; for the first chunk, of its first block. These rows are there whenever the
+    // chunk begins to grow, so codes do not depend on when they are made.
+    if (row == 0) {
+      AppendMean(keys, 0, kBlockRows, space);
+    } else if (row % kChunkRows == 0) {
+      AppendMean(keys, row - kChunkRows, row, space);
+    }
     AppendBlock(keys, row, space);
   }
   return true;
+}
+
+void KeyCodes::EncodeAll(const KeyRows& keys) {
+  const int64_t whole = keys.size() / kBlockRows * kBlockRows;
+  if (whole == 0) return;
+  MutexLock lock(&mutex_);
+  blocks_.Reserve(BlocksOf(whole));
+  means_.Reserve(MeansOf(whole));
+  Workspace space(dim_, coded_dim_);
+  for (int64_t row = 0; row < whole; row += kBlockRows) {
+    if (row % kChunkRows == 0) AppendMean(keys, row, std::min(whole, row + kChunkRows), space);
+    AppendBlock(keys, row, space);
+  }
 }
 
 absl::Status KeyCodes::Restore(int64_t rows, Reader read) {
@@ -79,11 +98,7 @@ void KeyCodes::DecodeBlock(const KeyRows& keys, int64_t first_row, float* rows) 
   for (int64_t r = 0; r < kBlockRows; ++r) keys.Decode(first_row + r, rows + r * coded_dim_);
 }
 
-void KeyCodes::AppendMean(const KeyRows& keys, int64_t first_row, Workspace& space) {
-  // The mean of the previous chunk's rows; for the first chunk, of its first block. These rows are there whenever the
-  // chunk begins to grow, so codes do not depend on when they are made.
-  const int64_t begin = std::max<int64_t>(0, first_row - kChunkRows);
-  const int64_t end = first_row == 0 ? kBlockRows : first_row;
+void KeyCodes::AppendMean(const KeyRows& keys, int64_t begin, int64_t end, Workspace& space) {
   std::vector<float> mean(static_cast<size_t>(coded_dim_) + 1);
   for (int64_t row = begin; row < end; row += kBlockRows) {
     DecodeBlock(keys, row, space.rows);

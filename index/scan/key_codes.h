@@ -40,6 +40,10 @@ class KeyCodes {
   // new.
   bool Extend(const KeyRows& keys);
 
+  // Codes all rows of `keys`, whose number is a multiple of kBlockRows, each chunk less its own mean: for keys that are
+  // all there. Requires: there are no codes yet.
+  void EncodeAll(const KeyRows& keys);
+
   // Takes over stored codes of the first `rows` rows instead of making them. `read` fills the means and blocks that
   // Means and Blocks gave when the codes were stored. Requires: there are no codes yet; `rows` is a multiple of
   // kBlockRows.
@@ -72,7 +76,9 @@ class KeyCodes {
 
   // rows: f32 [kBlockRows][coded_dim], the keys from first_row on. Elements from dim on are left as they are.
   void DecodeBlock(const KeyRows& keys, int64_t first_row, float* rows) const;
-  void AppendMean(const KeyRows& keys, int64_t first_row, Workspace& space) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Appends the mean of rows [begin, end), whole blocks.
+  void AppendMean(const KeyRows& keys, int64_t begin, int64_t end, Workspace& space)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AppendBlock(const KeyRows& keys, int64_t first_row, Workspace& space) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const int64_t dim_;

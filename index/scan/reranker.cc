@@ -35,7 +35,8 @@ void Reranker::PrefetchBatch(int64_t query, absl::Span<const int32_t> order, siz
     if (range.keys != nullptr) {
       PrefetchBytes(range.keys->Row(candidate.row), row_bytes);
     } else {
-      range.source->Prefetch(absl::MakeConstSpan(&candidate.row, 1));
+      const int64_t row = range.Row(candidate.row);
+      range.source->Prefetch(absl::MakeConstSpan(&row, 1));
     }
   }
 }
@@ -49,9 +50,11 @@ void Reranker::Rerank(int64_t query, absl::Span<const int32_t> order) {
     size_t n = 0;
     const float threshold = state_.Threshold(query);
     for (const int32_t number : order.subspan(first, kBatch)) {
-      const Candidate candidate = candidates[static_cast<size_t>(number)];
+      Candidate candidate = candidates[static_cast<size_t>(number)];
       if (candidate.upper_bound < threshold) continue;
-      const KeyRows* const in_memory = state_.ranges[static_cast<size_t>(candidate.range)].keys;
+      const CodedRange& range = state_.ranges[static_cast<size_t>(candidate.range)];
+      candidate.row = range.Row(candidate.row);
+      const KeyRows* const in_memory = range.keys;
       keys[n] = in_memory != nullptr ? in_memory->Row(candidate.row) : nullptr;
       batch[n++] = candidate;
     }

@@ -15,6 +15,7 @@
 #include "index/scan/candidates.h"
 #include "index/scan/key_codes.h"
 #include "index/scan/ranking.h"
+#include "index/scan/reordered_rows.h"
 #include "index/scan/scan_counts.h"
 #include "index/top_k.h"
 
@@ -22,7 +23,7 @@
 
 namespace mneme {
 
-// Rows [row_begin, row_end) of one CodeScan::Add, all of which have codes.
+// Rows [row_begin, row_end) of one CodeScan::Add or AddReordered, all of which have codes.
 struct CodedRange {
   const KeyRows* keys;  // null: the keys are read from `source`
   KeySource* source;
@@ -31,12 +32,25 @@ struct CodedRange {
   int64_t row_end;
   int64_t first_token;
 
+  // Of AddReordered: which blocks are scanned, and the row that each place of `codes` holds. Else both are empty.
+  absl::Span<const BlockRange> blocks = {};
+  const int32_t* row_numbers = nullptr;
+
+  // Returns: the row at `place` of the codes.
+  int64_t Row(int64_t place) const { return row_numbers == nullptr ? place : row_numbers[place]; }
+  bool HasRow(int64_t row) const { return row_begin <= row && row < row_end; }
+  // How many rows are scanned.
+  int64_t RowCount() const { return row_numbers == nullptr ? row_end - row_begin : RowsOf(blocks); }
+
   // The whole chunks of all ranges are numbered through: chunk c of this range has the number c + chunk_offset.
   int64_t chunk_offset = 0;
 
   // Chunks [FirstWholeChunk(), WholeChunksEnd()) lie in the range with all their rows.
+  // Reordered rows count as none: the sample is spread over rows in token order.
   int64_t FirstWholeChunk() const { return (row_begin + KeyCodes::kChunkRows - 1) / KeyCodes::kChunkRows; }
-  int64_t WholeChunksEnd() const { return std::max(FirstWholeChunk(), row_end / KeyCodes::kChunkRows); }
+  int64_t WholeChunksEnd() const {
+    return row_numbers != nullptr ? FirstWholeChunk() : std::max(FirstWholeChunk(), row_end / KeyCodes::kChunkRows);
+  }
 };
 
 // What a scan knows about one query so far.

@@ -9,6 +9,7 @@
 #include "base/scratch.h"
 #include "base/status.h"
 #include "index/faiss/row_groups.h"
+#include "memory/attend/centroid_probe.h"
 #include "memory/attend/token_range_scan.h"
 
 namespace mneme {
@@ -125,7 +126,9 @@ absl::Status SearchIndex(const SearchPlan& plan, const VisibleRun& visible, int6
   const double asked =
       std::max<double>(kFewestCandidates, kCandidatesPerRow * static_cast<double>(std::min(wanted, visible_tokens)));
   auto fetch = static_cast<int64_t>(std::min<double>(asked * widen, static_cast<double>(run.tokens())));
-  if (fetch >= run.tokens()) {
+  const auto rises = [&](int32_t head) { return plan.RankingOfTokens(head, query_begin, 0).RisesWithDot(); };
+  if (fetch >= run.tokens() ||
+      (run.spec().kind == IndexKind::kCentroid && !std::all_of(heads.begin(), heads.end(), rises))) {
     // The exact scan reads fewer rows than the index would give.
     ScanInstead(plan, visible, kv_head, heads, query_begin, query_end, top);
     return absl::OkStatus();
@@ -136,6 +139,9 @@ absl::Status SearchIndex(const SearchPlan& plan, const VisibleRun& visible, int6
         return plan.sequence->memory->DecodeKeys(*view.snapshot.state, layer, head, run.first_token(), run.tokens(),
                                                  keys);
       }));
+  if (const CentroidIndex* const centroids = index->AsCentroid(); centroids != nullptr) {
+    return ProbeCentroids(plan, visible, *centroids, kv_head, heads, query_begin, query_end, top);
+  }
   // There may be far fewer groups of equal keys than rows.
   fetch = std::min(fetch, index->groups() == nullptr ? index->rows() : index->groups()->groups());
   std::vector<float> vectors;

@@ -47,15 +47,22 @@ struct SearchPlan {
   absl::Span<const int32_t> HeadsOf(int64_t kv_head) const;
   // Returns: how `query` of `head` makes logits of dot products with these rows.
   Ranking RankingOf(int64_t head, int64_t query, const VisibleRows& rows) const {
+    if (!rows.pinned) return RankingOfTokens(head, query, rows.first_token);
+    Ranking ranking;
+    ranking.scale = request->heads[static_cast<size_t>(head)].scale;
+    ranking.soft_cap = request->layer.soft_cap;
+    return ranking;
+  }
+  // The same for rows that are not pinned. Row 0 is token `first_token`.
+  Ranking RankingOfTokens(int64_t head, int64_t query, int64_t first_token) const {
     const HeadRule& rule = request->heads[static_cast<size_t>(head)];
     Ranking ranking;
     ranking.scale = rule.scale;
     ranking.soft_cap = request->layer.soft_cap;
-    if (rows.pinned) return ranking;
     ranking.addend = request->use_memory_bias ? rule.memory_bias : 0.0f;
     if (rule.decay > 0) {
       ranking.decay = rule.decay;
-      ranking.row_penalty = penalties->ForRows(positions[static_cast<size_t>(query)], rows.first_token);
+      ranking.row_penalty = penalties->ForRows(positions[static_cast<size_t>(query)], first_token);
     }
     return ranking;
   }

@@ -146,8 +146,8 @@ class KeyIndexRecallTest : public testing::TestWithParam<Case> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Kinds, KeyIndexRecallTest,
-                         testing::Values(Case{"flat", 32, 1.0}, Case{"ivf", 32, 0.9}, Case{"ivfpq", 128, 0.8},
-                                         Case{"hnsw", 32, 0.9}, Case{"faiss:SQ8", 32, 0.9},
+                         testing::Values(Case{"centroid", 32, 0.9}, Case{"flat", 32, 1.0}, Case{"ivf", 32, 0.9},
+                                         Case{"ivfpq", 128, 0.8}, Case{"hnsw", 32, 0.9}, Case{"faiss:SQ8", 32, 0.9},
                                          Case{"faiss:IVF128,SQ8,probes=48", 32, 0.85},
                                          Case{"faiss:HNSW16,SQ8", 64, 0.85}));
 INSTANTIATE_TEST_SUITE_P(GpuKinds, KeyIndexRecallTest,
@@ -175,8 +175,8 @@ class KeyIndexKindTest : public testing::TestWithParam<const char*> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Kinds, KeyIndexKindTest,
-                         testing::Values("flat", "ivf", "ivfpq", "hnsw", "faiss:SQfp16", "faiss:SQ4", "faiss:IVF20,SQ6",
-                                         "faiss:HNSW8,SQ8", "faiss:IVF16,PQ4", "faiss:Flat"));
+                         testing::Values("centroid", "flat", "ivf", "ivfpq", "hnsw", "faiss:SQfp16", "faiss:SQ4",
+                                         "faiss:IVF20,SQ6", "faiss:HNSW8,SQ8", "faiss:IVF16,PQ4", "faiss:Flat"));
 INSTANTIATE_TEST_SUITE_P(GpuKinds, KeyIndexKindTest,
                          testing::Values("gpu-flat", "gpu-ivf", "gpu-ivfpq", "gpu-ivf,lists=20,probes=20",
                                          "gpu-ivfpq,pq_bytes=16", "gpu-ivf,scratch_mib=1"));

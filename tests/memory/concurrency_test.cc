@@ -274,6 +274,7 @@ TEST_P(ConcurrencyTest, MemoriesOfOneStoreAreIndependent) {
 
 INSTANTIATE_TEST_SUITE_P(Kinds, ConcurrencyTest,
                          ::testing::Values(Setting{"scan", false}, Setting{"flat", true}, Setting{"ivf", false},
+                                           Setting{"centroid", true},
                                            Setting{"scan", false, 512, 20000}),  // rows on disk
                          [](const auto& info) {
                            return absl::StrCat(info.param.index, info.param.background ? "Background" : "",
