@@ -30,8 +30,9 @@
  * decode first drops its oldest down to `window`. Rows are appended as they are computed and become visible as they
  * leave the cache, so that each counts exactly once.
  *
- * **Served:** CPU tensors, unified caches, architectures "llama" and "gemma3", whose sliding-window layers have no
- * memory. Everything else is refused with the reason.
+ * **Served:** CPU tensors, unified caches, and every architecture of whose graph the adapter finds the unrotated
+ * queries and keys, the values and the attention. Sliding-window layers have no memory. Everything else is refused with
+ * the layer and the reason.
  *
  * The conventions are those of mneme.h: a status from each call, mneme_llama_last_error() for its message, structs that
  * are right after `{sizeof(T)}`, `_release` that never fails and takes NULL. The calls of one adapter come from one
@@ -55,8 +56,8 @@ MNEME_API const char* mneme_llama_last_error(void);
 /** How an adapter attends. Zero is the default of every field. */
 typedef struct mneme_llama_options {
   size_t struct_size;
-  const char* model_path;          /**< the GGUF file of the model, for its weights' fingerprint and for rotary factors
-                                        that it brings as a tensor. Of split files give weights_fingerprint instead */
+  const char* model_path;          /**< the GGUF file of the model, for its weights' fingerprint. Of split files give
+                                        weights_fingerprint instead */
   const char* weights_fingerprint; /**< the host's own words for the weights; NULL: computed from model_path */
   const int32_t* layers;           /**< [n_layers] ascending; NULL: every layer with global attention */
   size_t n_layers;
@@ -79,9 +80,14 @@ typedef struct mneme_llama_options {
 } mneme_llama_options;
 #define MNEME_LLAMA_OPTIONS_INIT MNEME_STRUCT_INIT(mneme_llama_options)
 
-/** Reads the model's shape. `model` stays the caller's and must outlive the adapter. Refused: architectures that are
- * not served, attention sinks as weights, multi-head latent attention, rotary scalings other than none, linear and
- * per-frequency factors, layers without global attention among `layers`. */
+/** Has llama.cpp build the model's graph in a small context of its own, computes nothing of it, and reads from it how
+ * each layer attends.
+ * @param model    stays the caller's and must outlive the adapter
+ * @param options  with model_path or weights_fingerprint
+ * @param adapter  out; given back by mneme_llama_release
+ * @return MNEME_STATUS_UNIMPLEMENTED, with layer and reason: a recurrent layer, multi-head latent attention, attention
+ * sinks as weights, scores that are biased by distance, learned positions, positions of several parts, keys that
+ * another layer shares. MNEME_STATUS_INVALID_ARGUMENT: layers without global attention among `layers` */
 MNEME_API mneme_status mneme_llama_create(const struct llama_model* model, const mneme_llama_options* options,
                                           mneme_llama** adapter);
 /** After the context is freed. The memories stay the caller's. */

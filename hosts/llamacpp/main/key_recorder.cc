@@ -16,7 +16,7 @@ namespace {
 class Listener {
  public:
   Listener(const ModelShape& shape, const std::vector<int32_t>& layers, const RecordingPlan& plan)
-      : shape_(shape), plan_(plan) {
+      : shape_(shape), plan_(plan), nodes_(shape, layers, /*rotated=*/false) {
     for (const int32_t number : layers) {
       const LayerShape& layer = shape.layers[number];
       LayerRecording& one = layers_.emplace_back();
@@ -50,7 +50,7 @@ class Listener {
   }
 
   bool Wants(const ggml_tensor& node) {
-    const NodeName name = ParseNodeName(node, shape_.normed);
+    const NodeName name = nodes_.Find(node);
     if (name.kind != NodeKind::kQuery && name.kind != NodeKind::kKey) return false;
     if (Find(name.layer) == nullptr || node.ne[2] != tokens_) return false;
     const LayerShape& layer = shape_.layers[name.layer];
@@ -59,7 +59,7 @@ class Listener {
 
   // False ends the graph: nobody needs what comes after the last layer's keys and queries.
   bool Computed(const ggml_tensor& node) {
-    const NodeName name = ParseNodeName(node, shape_.normed);
+    const NodeName name = nodes_.Find(node);
     LayerRecording* recording = Find(name.layer);
     for (int64_t i = 0; i < tokens_; ++i) {
       const int64_t token = begin_ + i;
@@ -85,6 +85,7 @@ class Listener {
 
   const ModelShape& shape_;
   const RecordingPlan& plan_;
+  const NodeTable nodes_;
   std::vector<LayerRecording> layers_;
   int64_t begin_ = 0;
   int64_t tokens_ = 0;

@@ -44,7 +44,7 @@ void MemoryCopy::Create(const Session& session, const mneme_memory_info& info) {
 void MemoryCopy::CopyTokens(const Session& session, const Memory& original, int64_t begin, int64_t end, bool evicted,
                             std::span<const llama_token> tokens) {
   ModelShape shape;
-  if (const Status status = ReadModelShape(session.model(), {}, &shape); !status.ok()) throw Failure(status.message());
+  if (const Status status = ReadModelShape(session.model(), &shape); !status.ok()) throw Failure(status.message());
   const int32_t* layers = nullptr;
   const size_t count = mneme_llama_get_layers(session.adapter(), &layers);
   for (int64_t first = begin; first < end; first += kStep) {

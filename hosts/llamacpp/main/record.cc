@@ -12,7 +12,6 @@
 #include "hosts/llamacpp/main/session.h"
 #include "hosts/llamacpp/main/text.h"
 #include "hosts/llamacpp/src/card.h"
-#include "hosts/llamacpp/src/gguf_file.h"
 
 namespace mneme::llama {
 namespace {
@@ -29,11 +28,9 @@ void CheckStatus(const Status& status) {
   if (!status.ok()) throw Failure(status.message());
 }
 
-ModelShape ShapeOf(const llama_model* model, const std::string& path) {
-  GgufFacts file;
-  CheckStatus(ReadGgufFile(path, &file));
+ModelShape ShapeOf(const llama_model* model) {
   ModelShape shape;
-  CheckStatus(ReadModelShape(model, file.rope_divisors, &shape));
+  CheckStatus(ReadModelShape(model, &shape));
   return shape;
 }
 
@@ -49,7 +46,9 @@ std::vector<int32_t> LayersOf(const ModelShape& shape, std::vector<int32_t> want
   std::sort(wanted.begin(), wanted.end());
   wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
   for (const int32_t layer : wanted) {
-    if (layer >= 0 && layer < static_cast<int32_t>(shape.layers.size())) continue;
+    const bool has = layer >= 0 && layer < static_cast<int32_t>(shape.layers.size());
+    if (has && shape.layers[layer].refusal.empty()) continue;
+    if (has) throw UsageError("--layers: layer " + std::to_string(layer) + ": " + shape.layers[layer].refusal);
     throw UsageError("--layers: the model has no layer " + std::to_string(layer) + ", only 0 to " +
                      std::to_string(shape.layers.size() - 1));
   }
@@ -59,12 +58,14 @@ std::vector<int32_t> LayersOf(const ModelShape& shape, std::vector<int32_t> want
 // Makes the inner product of `query` with an unrotated key the score of a row that stands `distance` tokens before it.
 void PlaceQuery(const LayerShape& layer, std::span<const float> frequencies, double distance, float* query) {
   const size_t pairs = frequencies.size();
+  const auto magnitude = static_cast<double>(RotaryMagnitude(layer.rotary));
+  const double both = magnitude * magnitude;  // of query and key
   for (size_t i = 0; i < pairs; ++i) {
     float& a = query[layer.rotary.halves ? i : 2 * i];
     float& b = query[layer.rotary.halves ? i + pairs : 2 * i + 1];
     const double angle = distance * frequencies[i];
-    const double turned = a * std::cos(angle) - b * std::sin(angle);
-    b = static_cast<float>(a * std::sin(angle) + b * std::cos(angle));
+    const double turned = both * (a * std::cos(angle) - b * std::sin(angle));
+    b = static_cast<float>(both * (a * std::sin(angle) + b * std::cos(angle)));
     a = static_cast<float>(turned);
   }
   for (int32_t i = 0; i < layer.key_dim; ++i) query[i] *= layer.scale;
@@ -119,7 +120,7 @@ class RecordingFile {
 void Run(const Arguments& arguments) {
   const RecordingPlan plan{arguments.tokens, arguments.queries};
   const ModelPtr model = LoadModel(arguments.model.model);
-  const ModelShape shape = ShapeOf(model.get(), arguments.model.model);
+  const ModelShape shape = ShapeOf(model.get());
   const std::vector<int32_t> layers = LayersOf(shape, arguments.model.layers);
   const std::vector<llama_token> tokens = ReadText(model.get(), arguments.text);
   if (static_cast<int64_t>(tokens.size()) < plan.tokens()) {

@@ -46,7 +46,7 @@ std::vector<int32_t> LayersOf(const Session& session) {
 
 ModelShape ShapeOf(const llama_model* model) {
   ModelShape shape;
-  const Status status = ReadModelShape(model, {}, &shape);
+  const Status status = ReadModelShape(model, &shape);
   if (!status.ok()) throw Failure(status.message());
   return shape;
 }

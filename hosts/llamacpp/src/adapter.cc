@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hosts/llamacpp/src/adapter.h"
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "hosts/llamacpp/src/gguf_file.h"
@@ -48,6 +50,12 @@ AttendSettings SettingsOf(const mneme_llama_options& options) {
   return settings;
 }
 
+// llama.cpp shifts the cached keys of all layers alike, those without rotary embedding among them.
+bool CanShiftPositions(const ModelShape& shape) {
+  return std::all_of(shape.layers.begin(), shape.layers.end(),
+                     [](const LayerShape& layer) { return layer.refusal.empty() && layer.rotary.dims > 0; });
+}
+
 }  // namespace
 
 Adapter::Adapter(const llama_model* model, const mneme_llama_options& options, ModelShape shape,
@@ -60,25 +68,28 @@ Adapter::Adapter(const llama_model* model, const mneme_llama_options& options, M
       settings_(SettingsOf(options)),
       pinned_tokens_(options.pinned_tokens),
       window_(options.window),
-      restart_beyond_(options.restart_beyond),
+      restart_beyond_(CanShiftPositions(shape_) ? options.restart_beyond : std::numeric_limits<int64_t>::max()),
       step_(shape_, layers_, settings_) {}
 
 Status Adapter::Create(const llama_model* model, const mneme_llama_options& options,
                        std::unique_ptr<Adapter>* adapter) {
   MNEME_LLAMA_RETURN_IF_ERROR(CheckOptions(options));
-  GgufFacts file;
-  if (options.model_path != nullptr) MNEME_LLAMA_RETURN_IF_ERROR(ReadGgufFile(options.model_path, &file));
-  if (options.weights_fingerprint != nullptr) file.fingerprint = options.weights_fingerprint;
+  std::string fingerprint;
+  if (options.weights_fingerprint != nullptr) {
+    fingerprint = options.weights_fingerprint;
+  } else {
+    MNEME_LLAMA_RETURN_IF_ERROR(ReadFingerprint(options.model_path, &fingerprint));
+  }
   ModelShape shape;
-  MNEME_LLAMA_RETURN_IF_ERROR(ReadModelShape(model, file.rope_divisors, &shape));
+  MNEME_LLAMA_RETURN_IF_ERROR(ReadModelShape(model, &shape));
   std::vector<int32_t> wanted;
   if (options.layers != nullptr) wanted.assign(options.layers, options.layers + options.n_layers);
   std::vector<int32_t> layers;
   MNEME_LLAMA_RETURN_IF_ERROR(ChooseLayers(shape, wanted, &layers));
   CardPtr card;
-  MNEME_LLAMA_RETURN_IF_ERROR(MakeCard(shape, file.fingerprint, layers, &card));
+  MNEME_LLAMA_RETURN_IF_ERROR(MakeCard(shape, fingerprint, layers, &card));
   adapter->reset(
-      new Adapter(model, options, std::move(shape), std::move(layers), std::move(file.fingerprint), std::move(card)));
+      new Adapter(model, options, std::move(shape), std::move(layers), std::move(fingerprint), std::move(card)));
   return Status();
 }
 

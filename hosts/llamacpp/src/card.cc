@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hosts/llamacpp/src/card.h"
 
-#include <cmath>
-
 namespace mneme::llama {
 
 Status ChooseLayers(const ModelShape& shape, const std::vector<int32_t>& wanted, std::vector<int32_t>* layers) {
@@ -10,7 +8,12 @@ Status ChooseLayers(const ModelShape& shape, const std::vector<int32_t>& wanted,
   layers->clear();
   if (wanted.empty()) {
     for (int32_t i = 0; i < count; ++i) {
-      if (shape.layers[i].window == 0) layers->push_back(i);
+      if (shape.layers[i].window > 0) continue;
+      if (!shape.layers[i].refusal.empty()) {
+        return NotServed("layer " + std::to_string(i) + ": " + shape.layers[i].refusal + " (architecture '" +
+                         shape.architecture + "')");
+      }
+      layers->push_back(i);
     }
     return layers->empty() ? NotServed("the model has no layer with global attention") : Status();
   }
@@ -26,20 +29,12 @@ Status ChooseLayers(const ModelShape& shape, const std::vector<int32_t>& wanted,
       return Invalid("layers: layer " + std::to_string(layer) + " has a sliding window of " +
                      std::to_string(shape.layers[layer].window) + " tokens; memory belongs to global layers");
     }
+    if (!shape.layers[layer].refusal.empty()) {
+      return NotServed("layer " + std::to_string(layer) + ": " + shape.layers[layer].refusal);
+    }
     layers->push_back(layer);
   }
   return Status();
-}
-
-std::vector<float> InverseFrequencies(const RotaryShape& rotary) {
-  std::vector<float> frequencies(rotary.dims / 2);
-  for (size_t i = 0; i < frequencies.size(); ++i) {
-    double frequency =
-        rotary.scale * std::pow(static_cast<double>(rotary.base), -2.0 * static_cast<double>(i) / rotary.dims);
-    if (!rotary.divisors.empty()) frequency /= rotary.divisors[i];
-    frequencies[i] = static_cast<float>(frequency);
-  }
-  return frequencies;
 }
 
 Status MakeCard(const ModelShape& shape, const std::string& fingerprint, const std::vector<int32_t>& layers,
@@ -58,7 +53,11 @@ Status MakeCard(const ModelShape& shape, const std::string& fingerprint, const s
     desc.value_dim = layer.value_dim;
     desc.scale = layer.scale;
     desc.window = layer.window;
-    desc.rotary_layout = layer.rotary.halves ? MNEME_ROTARY_HALVES : MNEME_ROTARY_INTERLEAVED;
+    desc.soft_cap = layer.soft_cap;
+    desc.rotary_layout = frequencies.empty()   ? MNEME_ROTARY_NONE
+                         : layer.rotary.halves ? MNEME_ROTARY_HALVES
+                                               : MNEME_ROTARY_INTERLEAVED;
+    desc.rotary_magnitude = frequencies.empty() ? 1.0f : RotaryMagnitude(layer.rotary);
     desc.rotary_pairs = static_cast<int32_t>(frequencies.size());
     desc.rotary_inverse_frequencies = frequencies.data();
     MNEME_LLAMA_RETURN_IF_ERROR(FromEngine(mneme_card_add_layer(owned.get(), &desc)));

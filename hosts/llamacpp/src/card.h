@@ -18,11 +18,8 @@ struct CardDeleter {
 using CardPtr = std::unique_ptr<mneme_card, CardDeleter>;
 
 // The layers that shall have a memory: `wanted`, or every global one if it is empty. Ascending.
-// Refused: numbers out of order or that the model does not have, sliding-window layers.
+// Refused: numbers out of order or that the model does not have, sliding-window layers, layers with a refusal.
 Status ChooseLayers(const ModelShape& shape, const std::vector<int32_t>& wanted, std::vector<int32_t>* layers);
-
-// inverse frequency of pair i = scale * base^(-2i / dims) / divisors[i].
-std::vector<float> InverseFrequencies(const RotaryShape& rotary);
 
 Status MakeCard(const ModelShape& shape, const std::string& fingerprint, const std::vector<int32_t>& layers,
                 CardPtr* card);

@@ -13,6 +13,14 @@ Status CheckCacheType(const char* what, ggml_type type) {
                  "use f16, bf16 or f32");
 }
 
+// Rotary settings of global layers; those of no layer if none has any.
+RotaryShape GlobalRotary(const ModelShape& shape) {
+  for (const LayerShape& layer : shape.layers) {
+    if (layer.window == 0 && layer.rotary.dims > 0) return layer.rotary;
+  }
+  return {};
+}
+
 }  // namespace
 
 Status CheckContextParams(const llama_context_params& params, const ModelShape& shape, int32_t window) {
@@ -34,7 +42,7 @@ Status CheckContextParams(const llama_context_params& params, const ModelShape& 
   if (params.embeddings && params.pooling_type > LLAMA_POOLING_TYPE_NONE) {
     return Refused("pooling_type asks for pooled embeddings; only generation is served");
   }
-  const RotaryShape& rotary = shape.layers.back().rotary;
+  const RotaryShape rotary = GlobalRotary(shape);
   if (params.rope_freq_base != 0.0f && params.rope_freq_base != rotary.base) {
     return Refused("rope_freq_base is " + std::to_string(params.rope_freq_base) + ", the model's is " +
                    std::to_string(rotary.base));
@@ -43,9 +51,9 @@ Status CheckContextParams(const llama_context_params& params, const ModelShape& 
     return Refused("rope_freq_scale is " + std::to_string(params.rope_freq_scale) + ", the model's is " +
                    std::to_string(rotary.scale));
   }
-  if (params.rope_scaling_type == LLAMA_ROPE_SCALING_TYPE_YARN ||
+  if ((params.rope_scaling_type == LLAMA_ROPE_SCALING_TYPE_YARN && rotary.yarn_mix == 0.0f) ||
       params.rope_scaling_type == LLAMA_ROPE_SCALING_TYPE_LONGROPE) {
-    return Refused("rope_scaling_type asks for YaRN or LongRoPE, which are not served");
+    return Refused("rope_scaling_type asks for YaRN or LongRoPE; leave it to the model");
   }
   if (params.n_ctx != 0 && params.n_ctx < 2 * static_cast<uint32_t>(window)) {
     return Refused("n_ctx is " + std::to_string(params.n_ctx) + ", which does not hold twice the window of " +

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <fstream>
 #include <memory>
+#include <vector>
 
 #include "gguf.h"
 
@@ -79,7 +80,7 @@ bool HashTensor(File& file, uint64_t offset, size_t size, Hash* hash) {
 
 }  // namespace
 
-Status ReadGgufFile(const std::string& path, GgufFacts* facts) {
+Status ReadFingerprint(const std::string& path, std::string* fingerprint) {
   const std::unique_ptr<gguf_context, decltype(&gguf_free)> gguf(
       gguf_init_from_file(path.c_str(), gguf_init_params{/*no_alloc=*/true, /*ctx=*/nullptr}), &gguf_free);
   if (gguf == nullptr) return {MNEME_STATUS_NOT_FOUND, "model_path '" + path + "' cannot be read as a GGUF file"};
@@ -93,27 +94,14 @@ Status ReadGgufFile(const std::string& path, GgufFacts* facts) {
   if (!file.Size(&size) || !file.Read(0, data_offset, &bytes)) return unreadable;
   hash.Add(size);
   hash.Add(bytes.data(), bytes.size());
-  GgufFacts result;
   for (int64_t i = 0; i < gguf_get_n_tensors(gguf.get()); ++i) {
     const uint64_t offset = data_offset + gguf_get_tensor_offset(gguf.get(), i);
     const size_t tensor_size = gguf_get_tensor_size(gguf.get(), i);
     if (!HashTensor(file, offset, tensor_size, &hash)) return unreadable;
-    const std::string name = gguf_get_tensor_name(gguf.get(), i);
-    if (name == "rope_freqs.weight") {
-      if (gguf_get_tensor_type(gguf.get(), i) != GGML_TYPE_F32) return NotServed(name + " is not of type f32");
-      if (!file.Read(offset, tensor_size, &bytes)) return unreadable;
-      result.rope_divisors.resize(tensor_size / sizeof(float));
-      std::copy(bytes.begin(), bytes.end(), reinterpret_cast<char*>(result.rope_divisors.data()));
-    } else if (name.starts_with("rope_factors_")) {
-      return NotServed("the model switches between rotary factors (LongRoPE), which is not served");
-    } else if (name.find("attn_sinks") != std::string::npos) {
-      return NotServed("the model has attention sinks as weights (" + name + "), which are not served");
-    }
   }
   char text[32];
   std::snprintf(text, sizeof(text), "gguf-%016" PRIx64, hash.Value());
-  result.fingerprint = text;
-  *facts = std::move(result);
+  *fingerprint = text;
   return Status();
 }
 

@@ -4,32 +4,11 @@
 #include <cmath>
 #include <cstring>
 #include <string>
-#include <string_view>
 
 #include "ggml-backend.h"
 
 namespace mneme::llama {
 namespace {
-
-// "Name-12" gives 12 if `text` is exactly `name`, a dash and digits; -1 otherwise.
-int32_t LayerOf(std::string_view text, std::string_view name) {
-  if (text.size() <= name.size() + 1 || text.size() > name.size() + 6 || !text.starts_with(name) ||
-      text[name.size()] != '-') {
-    return -1;
-  }
-  int32_t layer = 0;
-  for (const char digit : text.substr(name.size() + 1)) {
-    if (digit < '0' || digit > '9') return -1;
-    layer = layer * 10 + (digit - '0');
-  }
-  return layer;
-}
-
-float FloatParameter(const ggml_tensor& node, int index) {
-  float value;
-  std::memcpy(&value, &node.op_params[index], sizeof(value));
-  return value;
-}
 
 bool Close(float a, float b) {
   return std::fabs(a - b) <= 1e-5f * std::fmax(std::fabs(a), std::fabs(b));
@@ -37,34 +16,30 @@ bool Close(float a, float b) {
 
 Status Differs(const char* what, double model, double context) {
   return Refused(std::string("the context computes with ") + what + " " + std::to_string(context) +
-                 ", the model's metadata says " + std::to_string(model));
+                 ", the model was read with " + std::to_string(model));
 }
 
-// The rotary node's parameters, as ggml_rope_ext lays them down: 1 dims, 2 mode, 5 base, 6 scale, 7 extrapolation mix,
-// 8 magnitude.
 Status CheckRotary(const ggml_tensor& rope, const RotaryShape& expected) {
-  if (rope.op_params[1] != expected.dims) return Differs("rotary dims", expected.dims, rope.op_params[1]);
-  const int32_t mode = expected.halves ? GGML_ROPE_TYPE_NEOX : GGML_ROPE_TYPE_NORMAL;
-  if (rope.op_params[2] != mode) return Differs("rotary mode", mode, rope.op_params[2]);
-  if (!Close(FloatParameter(rope, 5), expected.base)) {
-    return Differs("rotary base", expected.base, FloatParameter(rope, 5));
+  RotaryShape found;
+  MNEME_LLAMA_RETURN_IF_ERROR(ReadRotary(rope, &found));
+  if (found.dims != expected.dims) return Differs("rotary dims", expected.dims, found.dims);
+  if (found.halves != expected.halves) return Differs("rotary mode", expected.halves, found.halves);
+  struct Pair {
+    const char* what;
+    float expected, found;
+  };
+  for (const Pair& pair : {Pair{"rotary base", expected.base, found.base},
+                           {"rotary scale", expected.scale, found.scale},
+                           {"YaRN's mix", expected.yarn_mix, found.yarn_mix},
+                           {"rotary magnitude", RotaryMagnitude(expected), RotaryMagnitude(found)}}) {
+    if (!Close(pair.found, pair.expected)) return Differs(pair.what, pair.expected, pair.found);
   }
-  if (!Close(FloatParameter(rope, 6), expected.scale)) {
-    return Differs("rotary scale", expected.scale, FloatParameter(rope, 6));
-  }
-  if (FloatParameter(rope, 7) != 0.0f) return Differs("YaRN's mix", 0.0, FloatParameter(rope, 7));
-  if (!Close(FloatParameter(rope, 8), 1.0f)) return Differs("rotary magnitude", 1.0, FloatParameter(rope, 8));
-  if ((rope.src[2] != nullptr) != !expected.divisors.empty()) {
-    return Refused(rope.src[2] != nullptr ? "the context uses rotary factors of which the adapter does not know: give "
-                                            "model_path"
-                                          : "the model has rotary factors that the context does not use");
+  if (found.divisors != expected.divisors) {
+    return Refused(
+        "the context uses other rotary factors than the model was read with; of a model that switches "
+        "between two sets (LongRoPE) those of the shorter context are served");
   }
   return Status();
-}
-
-// The last stage of queries, keys and values is a reshape of their own product, or a view of a product that all share.
-bool IsByHeads(const ggml_tensor& node) {
-  return node.op == GGML_OP_RESHAPE || node.op == GGML_OP_VIEW;
 }
 
 bool OnHost(const ggml_tensor& tensor) {
@@ -90,23 +65,37 @@ Status CheckRows(const char* what, const ggml_tensor& rows, int64_t dim, int64_t
 
 }  // namespace
 
-NodeName ParseNodeName(const ggml_tensor& node, bool normed) {
-  // Asked for every node of every graph, so most must be told by a letter.
-  const char initial = node.name[0];
-  if (initial != 'k' && initial != 'K' && initial != 'Q' && initial != 'V') return {};
-  const std::string_view name(node.name);
-  if (int32_t layer = LayerOf(name, "kqv_out"); layer >= 0) return {NodeKind::kAttentionOut, layer};
-  if (int32_t layer = LayerOf(name, "Vcur"); layer >= 0) {
-    return {IsByHeads(node) ? NodeKind::kValue : NodeKind::kNone, layer};
+float FloatParameter(const ggml_tensor& node, int index) {
+  float value;
+  std::memcpy(&value, &node.op_params[index], sizeof(value));
+  return value;
+}
+
+NodeTable::NodeTable(const ModelShape& shape, const std::vector<int32_t>& layers, bool rotated) {
+  for (const int32_t layer : layers) {
+    const LayerNodes& nodes = shape.layers[layer].nodes;
+    if (!rotated) Add(nodes.query, NodeKind::kQuery, layer);
+    Add(rotated ? nodes.rotated_key : nodes.key, NodeKind::kKey, layer);
+    Add(nodes.value, NodeKind::kValue, layer);
+    Add(nodes.output, NodeKind::kAttentionOut, layer);
+    if (position_layer_ >= 0 || shape.layers[layer].rotary.dims == 0) continue;
+    position_layer_ = layer;
+    if (!rotated) Add(nodes.rotated_key, NodeKind::kPositions, layer);
   }
-  if (int32_t layer = LayerOf(name, normed ? "Qcur_normed" : "Qcur"); layer >= 0) {
-    return {normed || IsByHeads(node) ? NodeKind::kQuery : NodeKind::kNone, layer};
+}
+
+void NodeTable::Add(const NodeMark& mark, NodeKind kind, int32_t layer) {
+  ops_.set(mark.op);
+  entries_[mark.name].push_back({mark.op, {kind, layer}});
+}
+
+NodeName NodeTable::Find(const ggml_tensor& node) const {
+  if (!ops_.test(node.op)) return {};
+  const auto found = entries_.find(std::string_view(node.name));
+  if (found == entries_.end()) return {};
+  for (const Entry& entry : found->second) {
+    if (entry.op == node.op) return entry.name;
   }
-  if (int32_t layer = LayerOf(name, "Kcur"); layer >= 0) {
-    if (node.op == GGML_OP_ROPE) return {NodeKind::kRotatedKey, layer};
-    return {!normed && IsByHeads(node) ? NodeKind::kKey : NodeKind::kNone, layer};
-  }
-  if (int32_t layer = LayerOf(name, "Kcur_normed"); normed && layer >= 0) return {NodeKind::kKey, layer};
   return {};
 }
 
@@ -115,11 +104,47 @@ bool HasHeads(const ggml_tensor& node, int32_t dim, int32_t heads) {
          node.nb[0] == sizeof(float);
 }
 
-Status FindAttentionInputs(const ggml_tensor& output, const LayerShape& layer, AttentionInputs* inputs) {
-  const ggml_tensor* attention = &output;
-  while (attention != nullptr && attention->op == GGML_OP_RESHAPE) attention = attention->src[0];
-  if (attention == nullptr || attention->op != GGML_OP_FLASH_ATTN_EXT) {
-    return Refused("the attention output does not come from a flash attention node; is flash attention off?");
+// The parameters, as ggml_rope_ext lays them down: 1 dims, 2 mode, 4 context, 5 base, 6 scale, 7 YaRN's mix,
+// 8 magnitude, 9 and 10 YaRN's betas.
+Status ReadRotary(const ggml_tensor& rope, RotaryShape* rotary) {
+  const int32_t mode = rope.op_params[2];
+  if (mode != GGML_ROPE_TYPE_NORMAL && mode != GGML_ROPE_TYPE_NEOX) {
+    return Refused("rotary embedding of mode " + std::to_string(mode) + " (positions of several parts) is not served");
+  }
+  *rotary = RotaryShape();
+  rotary->halves = mode == GGML_ROPE_TYPE_NEOX;
+  rotary->dims = rope.op_params[1];
+  rotary->base = FloatParameter(rope, 5);
+  rotary->scale = FloatParameter(rope, 6);
+  rotary->factor = FloatParameter(rope, 8);
+  rotary->yarn_mix = FloatParameter(rope, 7);
+  if (rotary->yarn_mix != 0.0f) {
+    rotary->yarn_context = rope.op_params[4];
+    rotary->yarn_beta_fast = FloatParameter(rope, 9);
+    rotary->yarn_beta_slow = FloatParameter(rope, 10);
+  }
+  const ggml_tensor* divisors = rope.src[2];
+  if (divisors == nullptr) return Status();
+  if (divisors->type != GGML_TYPE_F32 || divisors->ne[0] < rotary->dims / 2 || divisors->buffer == nullptr) {
+    return Refused("the rotary factors have an unexpected type or shape");
+  }
+  rotary->divisors.resize(static_cast<size_t>(rotary->dims) / 2);
+  ggml_backend_tensor_get(divisors, rotary->divisors.data(), 0, rotary->divisors.size() * sizeof(float));
+  return Status();
+}
+
+const ggml_tensor* FlashAttentionOf(const ggml_tensor& output) {
+  const ggml_tensor* node = &output;
+  while (node != nullptr && node->op == GGML_OP_RESHAPE) node = node->src[0];
+  return node != nullptr && node->op == GGML_OP_FLASH_ATTN_EXT ? node : nullptr;
+}
+
+Status TraceAttention(const ggml_tensor& output, AttentionInputs* inputs) {
+  const ggml_tensor* const attention = FlashAttentionOf(output);
+  if (attention == nullptr) {
+    return Refused(
+        "the attention output does not come straight from a flash attention node: the model has multi-head "
+        "latent attention (MLA) or a bias of its scores, or flash attention is off");
   }
   if (attention->src[4] != nullptr) return Refused("the model has attention sinks as weights, which are not served");
   if (attention->src[3] == nullptr) return Refused("attention runs without a mask");
@@ -131,25 +156,43 @@ Status FindAttentionInputs(const ggml_tensor& output, const LayerShape& layer, A
   found.mask = attention->src[3];
   found.scale = FloatParameter(*attention, 0);
   if (FloatParameter(*attention, 1) != 0.0f) return Refused("attention is biased by distance (ALiBi)");
-  if (FloatParameter(*attention, 2) != 0.0f) return Refused("attention scores are capped, which is not served");
+  found.soft_cap = FloatParameter(*attention, 2);
 
-  const ggml_tensor* rope = found.query;
-  while (rope != nullptr && rope->op != GGML_OP_ROPE) {
-    if (rope->op == GGML_OP_SCALE && FloatParameter(*rope, 1) == 0.0f) {
-      found.query_factor *= FloatParameter(*rope, 0);
-    } else if (rope->op == GGML_OP_MUL_MAT) {
-      return Refused("queries and keys of the cache are turned by a Hadamard matrix");
-    } else if (rope->op != GGML_OP_PERMUTE && rope->op != GGML_OP_VIEW && rope->op != GGML_OP_RESHAPE) {
-      return Refused(std::string("the queries pass an unknown operation after rotary embedding: ") +
-                     ggml_op_name(rope->op));
+  const ggml_tensor* node = found.query;
+  while (node != nullptr && node->op != GGML_OP_ROPE) {
+    if (node->op == GGML_OP_SCALE && FloatParameter(*node, 1) == 0.0f) {
+      found.query_factor *= FloatParameter(*node, 0);
+    } else if (node->op != GGML_OP_PERMUTE && node->op != GGML_OP_VIEW && node->op != GGML_OP_RESHAPE &&
+               node->op != GGML_OP_CONT) {
+      break;
     }
-    rope = rope->src[0];
+    node = node->src[0];
   }
-  if (rope == nullptr) return Refused("the queries have no rotary embedding");
-  MNEME_LLAMA_RETURN_IF_ERROR(CheckRotary(*rope, layer.rotary));
+  (node != nullptr && node->op == GGML_OP_ROPE ? found.rope : found.other) = node;
+  *inputs = found;
+  return Status();
+}
+
+Status FindAttentionInputs(const ggml_tensor& output, const LayerShape& layer, AttentionInputs* inputs) {
+  AttentionInputs found;
+  MNEME_LLAMA_RETURN_IF_ERROR(TraceAttention(output, &found));
+  if (layer.rotary.dims > 0) {
+    if (found.rope == nullptr) {
+      return Refused(found.other != nullptr && found.other->op == GGML_OP_MUL_MAT
+                         ? "queries and keys of the cache are turned by a Hadamard matrix"
+                         : "the queries have no rotary embedding, or pass an unknown operation after it");
+    }
+    MNEME_LLAMA_RETURN_IF_ERROR(CheckRotary(*found.rope, layer.rotary));
+    // A layer without rotary embedding is captured where the attention reads it, so no factor is missing there.
+  } else if (found.rope != nullptr) {
+    return Refused("the queries have a rotary embedding of which the adapter does not know");
+  } else {
+    found.query_factor = 1.0f;
+  }
   if (!Close(found.query_factor * found.scale, layer.scale)) {
     return Differs("attention scale", layer.scale, found.query_factor * found.scale);
   }
+  if (!Close(found.soft_cap, layer.soft_cap)) return Differs("soft cap", layer.soft_cap, found.soft_cap);
 
   MNEME_LLAMA_RETURN_IF_ERROR(CheckRows("queries", *found.query, layer.key_dim, layer.q_heads));
   MNEME_LLAMA_RETURN_IF_ERROR(CheckRows("cached keys", *found.keys, layer.key_dim, layer.kv_heads));
@@ -167,9 +210,9 @@ Status FindAttentionInputs(const ggml_tensor& output, const LayerShape& layer, A
   return Status();
 }
 
-Status FindPositions(const ggml_tensor& rotated_key, const int32_t** positions) {
-  const ggml_tensor* found = rotated_key.src[1];
-  if (found == nullptr || found->type != GGML_TYPE_I32 || found->ne[0] != rotated_key.ne[2] || !OnHost(*found)) {
+Status FindPositions(const ggml_tensor& rope, const int32_t** positions) {
+  const ggml_tensor* found = rope.src[1];
+  if (found == nullptr || found->type != GGML_TYPE_I32 || found->ne[0] != rope.ne[2] || !OnHost(*found)) {
     return Refused("the positions have an unexpected type or shape, or lie in a device's memory");
   }
   *positions = static_cast<const int32_t*>(found->data);

@@ -2,7 +2,13 @@
 #ifndef MNEME_HOSTS_LLAMACPP_SRC_GRAPH_NODES_H_
 #define MNEME_HOSTS_LLAMACPP_SRC_GRAPH_NODES_H_
 
+#include <bitset>
 #include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
 
 #include "ggml.h"
 #include "hosts/llamacpp/src/model_shape.h"
@@ -13,11 +19,11 @@ namespace mneme::llama {
 // The nodes of llama.cpp's graph that the adapter stops at.
 enum class NodeKind {
   kNone,
-  kQuery,         // unrotated queries [key_dim, q_heads, tokens]
-  kKey,           // unrotated keys [key_dim, kv_heads, tokens]
-  kRotatedKey,    // the same after rotary embedding
-  kValue,         // values [value_dim, kv_heads, tokens]
-  kAttentionOut,  // attention output [value_dim * q_heads, tokens], before the output projection
+  kQuery,         // unrotated queries
+  kKey,           // the keys that the memory keeps
+  kPositions,     // rotated keys that the memory does not keep: they show the positions
+  kValue,         // values
+  kAttentionOut,  // attention output, before the output projection
 };
 
 struct NodeName {
@@ -25,14 +31,37 @@ struct NodeName {
   int32_t layer = -1;
 };
 
-// Names are matched whole: "Kcur-3" is a key, "Kcur-3 (view)" is not (such a view may show rotated rows). `normed`: as
-// in ModelShape. llama.cpp also gives the name to earlier stages: the flat product and its sum with a bias. Those are
-// kNone; the operation tells them from the rows by heads. The shape does not: with one head and one token both are the
-// same.
-NodeName ParseNodeName(const ggml_tensor& node, bool normed);
+// Finds the nodes of the chosen layers by their marks. Asked for every node of every graph.
+class NodeTable {
+ public:
+  // rotated: the memory keeps rotated keys.
+  NodeTable(const ModelShape& shape, const std::vector<int32_t>& layers, bool rotated);
+
+  NodeName Find(const ggml_tensor& node) const;
+  // The layer whose rotated keys show the positions; -1: no chosen layer has rotary embedding.
+  int32_t position_layer() const { return position_layer_; }
+
+ private:
+  struct Hash : std::hash<std::string_view> {
+    using is_transparent = void;
+  };
+  struct Entry {
+    ggml_op op;
+    NodeName name;
+  };
+
+  void Add(const NodeMark& mark, NodeKind kind, int32_t layer);
+
+  std::bitset<GGML_OP_COUNT> ops_;  // of any entry: tells most nodes without their name
+  std::unordered_map<std::string, std::vector<Entry>, Hash, std::equal_to<>> entries_;
+  int32_t position_layer_ = -1;
+};
 
 // Whether `node` has rows by heads: [dim, heads, tokens].
 bool HasHeads(const ggml_tensor& node, int32_t dim, int32_t heads);
+
+// A parameter of the node that is a float.
+float FloatParameter(const ggml_tensor& node, int index);
 
 // What stands behind an attention output: the attention node's own inputs, which are still intact when the output has
 // just been computed.
@@ -42,17 +71,29 @@ struct AttentionInputs {
   const ggml_tensor* keys = nullptr;       // the cache's cells [key_dim, cells, kv_heads], rotated
   const ggml_tensor* values = nullptr;     // the cache's cells [value_dim, cells, kv_heads]
   const ggml_tensor* mask = nullptr;       // [cells, tokens] f16: 0 or -infinity
+  const ggml_tensor* rope = nullptr;       // the queries' rotary embedding; null: the last node that only moves rows,
+  const ggml_tensor* other = nullptr;      // and what comes before it
   float scale = 1.0f;                      // score = scale * query·key
   float query_factor = 1.0f;               // what the rotated query was multiplied by before (Gemma)
+  float soft_cap = 0.0f;
 };
 
-// Follows the sources of `output` and compares what the context computes with what the model's metadata says of
-// `layer`. FailedPrecondition names the first thing that the adapter does not know or that differs.
+// The flash attention node of which `output` is the result; null if there is none.
+const ggml_tensor* FlashAttentionOf(const ggml_tensor& output);
+
+// Follows the sources of `output`. Errors: FailedPrecondition names the first thing that the adapter does not know.
+Status TraceAttention(const ggml_tensor& output, AttentionInputs* inputs);
+
+// The same, and compares what the context computes with what is known of `layer`. FailedPrecondition names the first
+// thing that differs.
 Status FindAttentionInputs(const ggml_tensor& output, const LayerShape& layer, AttentionInputs* inputs);
 
-// The positions [tokens] by which a kRotatedKey node turned its rows. They are intact when the node has just been
+// What a rotary node does. Errors: FailedPrecondition for modes of several positions (M-RoPE).
+Status ReadRotary(const ggml_tensor& rope, RotaryShape* rotary);
+
+// The positions [tokens] by which a rotary node turned its rows. They are intact when the node has just been
 // computed, and not for long: llama.cpp gives their place to others after the last layer.
-Status FindPositions(const ggml_tensor& rotated_key, const int32_t** positions);
+Status FindPositions(const ggml_tensor& rope, const int32_t** positions);
 
 }  // namespace mneme::llama
 

@@ -52,7 +52,11 @@ std::string LayerText(int32_t layer) {
 }  // namespace
 
 GraphStep::GraphStep(const ModelShape& shape, const std::vector<int32_t>& layers, const AttendSettings& settings)
-    : shape_(shape), layers_(layers), settings_(settings), checked_(layers.size(), false) {}
+    : shape_(shape),
+      layers_(layers),
+      settings_(settings),
+      nodes_(shape, layers, settings.rotated()),
+      checked_(layers.size(), false) {}
 
 void GraphStep::Begin(BatchPlan* plan, const int32_t* token_ids) {
   plan_ = plan;
@@ -144,16 +148,12 @@ void GraphStep::EndPart() {
   part_runs_.clear();
 }
 
-bool GraphStep::Chosen(int32_t layer) const {
-  return std::binary_search(layers_.begin(), layers_.end(), layer);
-}
-
 bool GraphStep::WantsKind(NodeName name) const {
   switch (name.kind) {
     case NodeKind::kNone: return false;
-    case NodeKind::kQuery: return !settings_.rotated() && StopsAtOutput();
-    case NodeKind::kKey: return !settings_.rotated();
-    case NodeKind::kRotatedKey: return settings_.rotated() || name.layer == layers_.front();
+    case NodeKind::kQuery: return StopsAtOutput();
+    case NodeKind::kKey:
+    case NodeKind::kPositions:
     case NodeKind::kValue: return true;
     case NodeKind::kAttentionOut: return StopsAtOutput() || name.layer == layers_.front();
   }
@@ -166,13 +166,13 @@ bool GraphStep::Wants(ggml_tensor& node) {
   if (!status_.ok()) return true;  // to end the graph at its next node
   // Between a layer's keys and its output there is no attention but its own; FinishLayer makes sure.
   if (node.op == GGML_OP_FLASH_ATTN_EXT && overwrites_all_ && keys_.tokens >= 0) Skip(node);
-  const NodeName name = ParseNodeName(node, shape_.normed);
-  if (!Chosen(name.layer) || !WantsKind(name)) return false;
+  const NodeName name = nodes_.Find(node);
+  if (!WantsKind(name)) return false;
   const LayerShape& layer = shape_.layers[name.layer];
   switch (name.kind) {
     case NodeKind::kQuery: return HasHeads(node, layer.key_dim, layer.q_heads);
     case NodeKind::kKey:
-    case NodeKind::kRotatedKey: return HasHeads(node, layer.key_dim, layer.kv_heads);
+    case NodeKind::kPositions: return HasHeads(node, layer.key_dim, layer.kv_heads);
     case NodeKind::kValue: return HasHeads(node, layer.value_dim, layer.kv_heads) && !DeferValues(node);
     default: return true;
   }
@@ -200,17 +200,15 @@ void GraphStep::CheckDeferredValues(const ggml_tensor& node) {
 void GraphStep::Computed(ggml_tensor& node) {
   const ggml_tensor* const skipped = PutBack();
   if (!status_.ok()) return;
-  const NodeName name = ParseNodeName(node, shape_.normed);
+  const NodeName name = nodes_.Find(node);
   if (name.kind == NodeKind::kAttentionOut) {
     status_ = FinishLayer(name.layer, node, skipped);
     return;
   }
   {
     const Timer timer(&capture_us_);
-    if (name.kind == NodeKind::kRotatedKey) {
-      if (name.layer == layers_.front()) status_ = CheckPositions(node);
-      if (!settings_.rotated()) return;
-    }
+    if (name.layer == nodes_.position_layer() && node.op == GGML_OP_ROPE) status_ = CheckPositions(node);
+    if (name.kind == NodeKind::kPositions) return;
     Copy(node, name.kind == NodeKind::kQuery ? &queries_ : name.kind == NodeKind::kValue ? &values_ : &keys_);
     if (name.kind != NodeKind::kQuery && deferred_values_ != nullptr) {
       Copy(*deferred_values_, &values_);
@@ -281,10 +279,10 @@ Status GraphStep::AppendLayer(int32_t number, int64_t tokens) {
 }
 
 // They differ from the plan if llama.cpp reordered the batch.
-Status GraphStep::CheckPositions(const ggml_tensor& rotated_key) const {
+Status GraphStep::CheckPositions(const ggml_tensor& rope) const {
   const int32_t* positions = nullptr;
-  MNEME_LLAMA_RETURN_IF_ERROR(FindPositions(rotated_key, &positions));
-  const int64_t tokens = rotated_key.ne[2];
+  MNEME_LLAMA_RETURN_IF_ERROR(FindPositions(rope, &positions));
+  const int64_t tokens = rope.ne[2];
   if (part_begin_ + tokens > static_cast<int64_t>(plan_->positions.size())) {
     return Refused("llama.cpp runs more tokens than the batch has");
   }

@@ -76,9 +76,6 @@ class GraphStep {
     int64_t tokens = -1;
   };
 
-  bool Chosen(int32_t layer) const;
-  // The wanted kinds: unrotated queries and keys, or rotated keys where they are kept as stored. The first layer's
-  // rotated keys are looked at in any case: they show the positions.
   bool WantsKind(NodeName name) const;
   // Whether the graph can wait with `values` for the keys, which in llama.cpp's graphs come next.
   bool DeferValues(const ggml_tensor& values);
@@ -95,7 +92,7 @@ class GraphStep {
   bool BeginsChecking() const;
   bool StopsAtOutput() const { return overwrites_ || checking_; }
   Status CheckLayer(int32_t layer, const AttentionInputs& inputs, const ggml_tensor& output);
-  Status CheckPositions(const ggml_tensor& rotated_key) const;
+  Status CheckPositions(const ggml_tensor& rope) const;
   void EndPart();
   Status BeginPart(const ggml_tensor& mask, int64_t tokens);
   Status AttendRun(int32_t layer, const AttentionInputs& inputs, const Run& part, const LocalWindow& window,
@@ -105,6 +102,7 @@ class GraphStep {
   const ModelShape& shape_;
   const std::vector<int32_t>& layers_;
   const AttendSettings settings_;
+  const NodeTable nodes_;
 
   BatchPlan* plan_ = nullptr;
   const int32_t* token_ids_ = nullptr;

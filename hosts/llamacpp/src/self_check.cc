@@ -5,8 +5,6 @@
 #include <cmath>
 #include <limits>
 
-#include "hosts/llamacpp/src/card.h"
-
 namespace mneme::llama {
 namespace {
 
@@ -16,6 +14,7 @@ std::vector<double> Rotated(std::span<const float> rows, const RotaryShape& rota
   std::vector<double> turned(rows.begin(), rows.end());
   const std::vector<float> frequencies = InverseFrequencies(rotary);
   const size_t pairs = frequencies.size();
+  const double magnitude = static_cast<double>(RotaryMagnitude(rotary));
   for (size_t row = 0; row < turned.size() / static_cast<size_t>(dim); ++row) {
     double* const x = turned.data() + row * static_cast<size_t>(dim);
     const double position = positions[row / static_cast<size_t>(heads)];
@@ -23,8 +22,8 @@ std::vector<double> Rotated(std::span<const float> rows, const RotaryShape& rota
       double& a = x[rotary.halves ? i : 2 * i];
       double& b = x[rotary.halves ? i + pairs : 2 * i + 1];
       const double angle = position * static_cast<double>(frequencies[i]);
-      const double turned_a = a * std::cos(angle) - b * std::sin(angle);
-      b = a * std::sin(angle) + b * std::cos(angle);
+      const double turned_a = magnitude * (a * std::cos(angle) - b * std::sin(angle));
+      b = magnitude * (a * std::sin(angle) + b * std::cos(angle));
       a = turned_a;
     }
   }
@@ -33,12 +32,13 @@ std::vector<double> Rotated(std::span<const float> rows, const RotaryShape& rota
 
 // Softmax weights of one query [dim] over the rows of one KV head that it sees: rows 0 to `last`, `stride` apart.
 std::vector<double> Weights(const double* query, const double* keys, int64_t dim, int64_t stride, int64_t last,
-                            double scale) {
+                            double scale, double soft_cap) {
   std::vector<double> weights;
   for (int64_t row = 0; row <= last; ++row) {
     double score = 0.0;
     for (int64_t i = 0; i < dim; ++i) score += query[i] * keys[row * stride + i];
-    weights.push_back(score * scale);
+    score *= scale;
+    weights.push_back(soft_cap == 0.0 ? score : soft_cap * std::tanh(score / soft_cap));
   }
   const double most = *std::max_element(weights.begin(), weights.end());
   double sum = 0.0;
@@ -62,9 +62,9 @@ double AttentionDifference(const LayerShape& layer, const CapturedRows& rows, st
   for (int64_t token = 0; token < tokens; ++token) {
     for (int64_t head = 0; head < layer.q_heads; ++head) {
       const int64_t kv_head = head / (layer.q_heads / layer.kv_heads);
-      const std::vector<double> weights =
-          Weights(queries.data() + (token * layer.q_heads + head) * layer.key_dim,
-                  keys.data() + kv_head * layer.key_dim, layer.key_dim, key_stride, token, rows.scale);
+      const std::vector<double> weights = Weights(
+          queries.data() + (token * layer.q_heads + head) * layer.key_dim, keys.data() + kv_head * layer.key_dim,
+          layer.key_dim, key_stride, token, static_cast<double>(rows.scale), static_cast<double>(layer.soft_cap));
       const float* const values = rows.values.data() + kv_head * layer.value_dim;
       const float* const own = output.data() + (token * layer.q_heads + head) * layer.value_dim;
       for (int64_t i = 0; i < layer.value_dim; ++i) {

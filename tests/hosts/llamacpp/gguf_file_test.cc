@@ -9,14 +9,10 @@
 
 #include "ggml.h"
 #include "gguf.h"
-#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 namespace mneme::llama {
 namespace {
-
-using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 
 // A model file with one tensor; removed at the end.
 class TinyFile {
@@ -44,10 +40,10 @@ class TinyFile {
 };
 
 std::string FingerprintOf(const TinyFile& file) {
-  GgufFacts facts;
-  const Status status = ReadGgufFile(file.path(), &facts);
+  std::string fingerprint;
+  const Status status = ReadFingerprint(file.path(), &fingerprint);
   EXPECT_TRUE(status.ok()) << status.message();
-  return facts.fingerprint;
+  return fingerprint;
 }
 
 TEST(GgufFileTest, FingerprintChangesWithWeightsAndMetadata) {
@@ -59,31 +55,12 @@ TEST(GgufFileTest, FingerprintChangesWithWeightsAndMetadata) {
   EXPECT_NE(FingerprintOf(TinyFile("w", {1, 2, 3}, "other")), fingerprint);
 }
 
-TEST(GgufFileTest, ReadsRotaryFactors) {
-  const TinyFile file("rope_freqs.weight", {1, 2, 8});
-  GgufFacts facts;
-  ASSERT_TRUE(ReadGgufFile(file.path(), &facts).ok());
-  EXPECT_THAT(facts.rope_divisors, ElementsAre(1, 2, 8));
-}
-
-TEST(GgufFileTest, RefusesSinksAsWeightsAndLongRope) {
-  GgufFacts facts;
-  const TinyFile sinks("blk.0.attn_sinks.weight", {1});
-  Status status = ReadGgufFile(sinks.path(), &facts);
-  EXPECT_EQ(status.code(), MNEME_STATUS_UNIMPLEMENTED);
-  EXPECT_THAT(status.message(), HasSubstr("attention sinks as weights"));
-  const TinyFile factors("rope_factors_long.weight", {1});
-  status = ReadGgufFile(factors.path(), &facts);
-  EXPECT_EQ(status.code(), MNEME_STATUS_UNIMPLEMENTED);
-  EXPECT_THAT(status.message(), HasSubstr("LongRoPE"));
-}
-
 TEST(GgufFileTest, SaysWhatItCannotRead) {
-  GgufFacts facts;
-  EXPECT_EQ(ReadGgufFile("/nowhere/model.gguf", &facts).code(), MNEME_STATUS_NOT_FOUND);
+  std::string fingerprint;
+  EXPECT_EQ(ReadFingerprint("/nowhere/model.gguf", &fingerprint).code(), MNEME_STATUS_NOT_FOUND);
   const TinyFile file("w", std::vector<float>(4096, 1.0f));
   std::filesystem::resize_file(file.path(), std::filesystem::file_size(file.path()) - 8192);
-  EXPECT_FALSE(ReadGgufFile(file.path(), &facts).ok());
+  EXPECT_FALSE(ReadFingerprint(file.path(), &fingerprint).ok());
 }
 
 }  // namespace

@@ -13,57 +13,64 @@ namespace {
 
 using ::testing::HasSubstr;
 
-NodeName Parse(const std::string& name, ggml_op op, bool normed) {
+ModelShape ShapeWithMarks() {
+  ModelShape shape;
+  shape.layers.resize(3);
+  for (int i = 0; i < 3; ++i) {
+    const std::string number = std::to_string(i);
+    LayerShape& layer = shape.layers[static_cast<size_t>(i)];
+    layer.rotary.dims = i == 0 ? 0 : 8;
+    layer.nodes.query = {"Qcur-" + number, GGML_OP_RESHAPE};
+    layer.nodes.key = {"Kcur-" + number, GGML_OP_RESHAPE};
+    layer.nodes.rotated_key = {"Kcur-" + number, i == 0 ? GGML_OP_RESHAPE : GGML_OP_ROPE};
+    layer.nodes.value = {"Vcur-" + number, GGML_OP_RESHAPE};
+    layer.nodes.output = {"kqv_out-" + number, GGML_OP_RESHAPE};
+  }
+  return shape;
+}
+
+NodeName Find(const NodeTable& table, const std::string& name, ggml_op op) {
   ggml_tensor node = {};
   ggml_set_name(&node, name.c_str());
   node.op = op;
-  return ParseNodeName(node, normed);
+  return table.Find(node);
 }
 
-void ExpectNode(const std::string& name, ggml_op op, bool normed, NodeKind kind, int32_t layer) {
-  const NodeName parsed = Parse(name, op, normed);
-  EXPECT_EQ(parsed.kind, kind) << name;
+void ExpectNode(const NodeTable& table, const std::string& name, ggml_op op, NodeKind kind, int32_t layer) {
+  const NodeName found = Find(table, name, op);
+  EXPECT_EQ(found.kind, kind) << name;
   if (kind != NodeKind::kNone) {
-    EXPECT_EQ(parsed.layer, layer) << name;
+    EXPECT_EQ(found.layer, layer) << name;
   }
 }
 
-TEST(GraphNodesTest, KnowsTheNodesOfPlainModels) {
-  ExpectNode("Qcur-0", GGML_OP_RESHAPE, false, NodeKind::kQuery, 0);
-  ExpectNode("Kcur-12", GGML_OP_RESHAPE, false, NodeKind::kKey, 12);
-  ExpectNode("Kcur-12", GGML_OP_ROPE, false, NodeKind::kRotatedKey, 12);
-  ExpectNode("Vcur-7", GGML_OP_RESHAPE, false, NodeKind::kValue, 7);
-  ExpectNode("kqv_out-29", GGML_OP_RESHAPE, false, NodeKind::kAttentionOut, 29);
-  ExpectNode("Qcur-0", GGML_OP_ROPE, false, NodeKind::kNone, 0);
+TEST(GraphNodesTest, FindsTheChosenLayersNodes) {
+  const NodeTable table(ShapeWithMarks(), {0, 2}, /*rotated=*/false);
+  ExpectNode(table, "Qcur-0", GGML_OP_RESHAPE, NodeKind::kQuery, 0);
+  ExpectNode(table, "Kcur-2", GGML_OP_RESHAPE, NodeKind::kKey, 2);
+  ExpectNode(table, "Kcur-2", GGML_OP_ROPE, NodeKind::kPositions, 2);
+  ExpectNode(table, "Vcur-2", GGML_OP_RESHAPE, NodeKind::kValue, 2);
+  ExpectNode(table, "kqv_out-2", GGML_OP_RESHAPE, NodeKind::kAttentionOut, 2);
+  ExpectNode(table, "Kcur-1", GGML_OP_RESHAPE, NodeKind::kNone, 0);
+  EXPECT_EQ(table.position_layer(), 2) << "layer 0 has no rotary embedding";
+}
+
+TEST(GraphNodesTest, MemoriesOfRotatedKeysTakeTheRotatedOnes) {
+  const NodeTable table(ShapeWithMarks(), {0, 2}, /*rotated=*/true);
+  ExpectNode(table, "Kcur-0", GGML_OP_RESHAPE, NodeKind::kKey, 0);
+  ExpectNode(table, "Kcur-2", GGML_OP_ROPE, NodeKind::kKey, 2);
+  ExpectNode(table, "Kcur-2", GGML_OP_RESHAPE, NodeKind::kNone, 0);
+  ExpectNode(table, "Qcur-2", GGML_OP_RESHAPE, NodeKind::kNone, 0);
 }
 
 // With one head and one token the flat product has the shape of the rows by heads.
-TEST(GraphNodesTest, EarlierStagesOfTheSameNameAreNotRows) {
-  for (const ggml_op stage : {GGML_OP_MUL_MAT, GGML_OP_ADD, GGML_OP_MUL, GGML_OP_CLAMP}) {
-    for (const char* name : {"Qcur-3", "Kcur-3", "Vcur-3"}) ExpectNode(name, stage, false, NodeKind::kNone, 0);
-    ExpectNode("Vcur-3", stage, true, NodeKind::kNone, 0);
+TEST(GraphNodesTest, OtherStagesAndOtherNamesAreNotRows) {
+  const NodeTable table(ShapeWithMarks(), {0, 1, 2}, /*rotated=*/false);
+  for (const ggml_op stage : {GGML_OP_MUL_MAT, GGML_OP_ADD, GGML_OP_MUL, GGML_OP_CLAMP, GGML_OP_VIEW}) {
+    for (const char* name : {"Qcur-1", "Kcur-1", "Vcur-1"}) ExpectNode(table, name, stage, NodeKind::kNone, 0);
   }
-}
-
-TEST(GraphNodesTest, KnowsViewsOfAProductThatAllShare) {
-  ExpectNode("Qcur-3", GGML_OP_VIEW, false, NodeKind::kQuery, 3);
-  ExpectNode("Kcur-3", GGML_OP_VIEW, false, NodeKind::kKey, 3);
-  ExpectNode("Vcur-3", GGML_OP_VIEW, false, NodeKind::kValue, 3);
-}
-
-TEST(GraphNodesTest, KnowsTheNodesOfNormedModels) {
-  ExpectNode("Qcur_normed-5", GGML_OP_MUL, true, NodeKind::kQuery, 5);
-  ExpectNode("Kcur_normed-5", GGML_OP_MUL, true, NodeKind::kKey, 5);
-  ExpectNode("Kcur-5", GGML_OP_ROPE, true, NodeKind::kRotatedKey, 5);
-  ExpectNode("Vcur-5", GGML_OP_RESHAPE, true, NodeKind::kValue, 5);
-  ExpectNode("Qcur-5", GGML_OP_RESHAPE, true, NodeKind::kNone, 0);  // before the norm
-  ExpectNode("Kcur-5", GGML_OP_RESHAPE, true, NodeKind::kNone, 0);
-}
-
-TEST(GraphNodesTest, MatchesNamesWhole) {
-  for (const char* name : {"Kcur-0 (view)", "Kcur-0 (reshaped)", "Kcur-", "Kcur", "Kcur-x", "xKcur-0",
-                           "kqv_out-1 (view)", "Kcur_normed-1", "Vcur_normed-0", "Kcur-123456", ""}) {
-    EXPECT_EQ(Parse(name, GGML_OP_RESHAPE, false).kind, NodeKind::kNone) << name;
+  for (const char* name : {"Kcur-0 (view)", "Kcur-0 (reshaped)", "Kcur-", "Kcur-10", "xKcur-0", ""}) {
+    ExpectNode(table, name, GGML_OP_RESHAPE, NodeKind::kNone, 0);
   }
 }
 
@@ -80,7 +87,12 @@ class AttentionGraph {
     values = ggml_new_tensor_3d(c, GGML_TYPE_F16, 8, kCells, 2);
     mask = ggml_new_tensor_2d(c, GGML_TYPE_F16, kCells, kTokens);
     Build(scaled);
-    layer = {4, 2, 8, 8, 0.25f, 0, {false, 8, 1e4f, 1.0f, {}}};
+    layer = {.q_heads = 4,
+             .kv_heads = 2,
+             .key_dim = 8,
+             .value_dim = 8,
+             .scale = 0.25f,
+             .rotary = {.halves = false, .dims = 8}};
   }
 
   void Build(ggml_tensor* query) {
@@ -150,6 +162,12 @@ TEST(GraphNodesTest, RefusesSettingsThatAreNotTheModels) {
   graph.layer.scale = 1.0f;
   graph.ExpectRefused("attention scale");
   graph.layer.scale = 0.25f;
+  graph.layer.soft_cap = 2.0f;
+  graph.ExpectRefused("soft cap");
+  graph.layer.soft_cap = 0.0f;
+  graph.layer.rotary.dims = 0;
+  graph.ExpectRefused("rotary embedding of which the adapter does not know");
+  graph.layer.rotary.dims = 8;
   graph.layer.rotary.divisors = {1, 1, 1, 1};
   graph.ExpectRefused("rotary factors");
 }

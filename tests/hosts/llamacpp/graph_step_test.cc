@@ -21,7 +21,7 @@ constexpr int32_t kLayer = 1;
 class GraphStepTest : public ::testing::Test {
  protected:
   GraphStepTest() : context_(ggml_init({1 << 20, nullptr, /*no_alloc=*/false}), &ggml_free) {
-    shape_.layers.assign(2, {4, 2, 8, 8, 0.25f, 0, {false, 8, 1e4f, 1.0f, {}}});
+    SetLayers(2);
     settings_.position_policy = MNEME_POSITION_FIXED_DISTANCE;
     values_ = NewProduct("Vcur-1", 2, kTokens, nullptr);
     keys_ = NewProduct("Kcur-1", 2, kTokens, nullptr);
@@ -32,6 +32,23 @@ class GraphStepTest : public ::testing::Test {
     plan_.steps[0].sequence = &sequence_;
     plan_.steps[0].visible = true;
     plan_.runs = {{0, kTokens, 0}};
+  }
+
+  void SetLayers(int32_t kv_heads) {
+    shape_.layers.assign(2, {.q_heads = 4,
+                             .kv_heads = kv_heads,
+                             .key_dim = 8,
+                             .value_dim = 8,
+                             .scale = 0.25f,
+                             .rotary = {.halves = false, .dims = 8}});
+    for (size_t i = 0; i < shape_.layers.size(); ++i) {
+      const std::string number = std::to_string(i);
+      shape_.layers[i].nodes = {.query = {"Qcur-" + number, GGML_OP_RESHAPE},
+                                .key = {"Kcur-" + number, GGML_OP_RESHAPE},
+                                .rotated_key = {"Kcur-" + number, GGML_OP_ROPE},
+                                .value = {"Vcur-" + number, GGML_OP_RESHAPE},
+                                .output = {"kqv_out-" + number, GGML_OP_RESHAPE}};
+    }
   }
 
   // Rows by heads, which are a flat product of the same name reshaped.
@@ -126,7 +143,7 @@ TEST_F(GraphStepTest, ComputesOtherLayersAttention) {
 
 // One KV head and one token: the flat products have the shape of the rows by heads.
 TEST_F(GraphStepTest, StopsOnceForKeysAndOnceForValues) {
-  shape_.layers.assign(2, {4, 1, 8, 8, 0.25f, 0, {false, 8, 1e4f, 1.0f, {}}});
+  SetLayers(1);
   plan_.steps[0].visible = false;
   ggml_tensor *value_product, *key_product;
   ggml_tensor* values = NewProduct("Vcur-1", 1, 1, &value_product);

@@ -14,7 +14,8 @@ constexpr int32_t kTokens = 24;
 
 // Rows of a small layer, and what attention over them gives.
 struct Example {
-  LayerShape layer = {4, 2, 8, 6, 0.3f, 0, {true, 4, 1e4f, 1.0f, {}}};
+  LayerShape layer = {
+      .q_heads = 4, .kv_heads = 2, .key_dim = 8, .value_dim = 6, .scale = 0.3f, .rotary = {.halves = true, .dims = 4}};
   std::vector<float> queries, keys, values, output;
   std::vector<int32_t> positions;
 

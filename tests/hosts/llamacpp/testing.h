@@ -10,6 +10,7 @@
 #include "base/temporary_folder.h"
 #include "hosts/llamacpp/main/session.h"
 #include "hosts/llamacpp/main/settings.h"
+#include "tests/hosts/llamacpp/plain.h"
 
 namespace mneme::llama {
 
@@ -55,13 +56,6 @@ struct Distance {
   // `next`: the token that came.
   void Add(std::span<const float> expected, std::span<const float> actual, llama_token next);
 };
-
-// llama.cpp alone, with room for `n_ctx` tokens in its window, decoding at most `n_batch` at once.
-ContextPtr PlainContext(llama_model* model, uint32_t n_ctx, uint32_t n_batch);
-
-// Decodes with logits of every token, in sequence 0; fails the test if llama.cpp does.
-void DecodePlain(llama_context* context, std::span<const llama_token> tokens);
-std::span<const float> PlainLogits(llama_context* context, int32_t i);
 
 // One batch of tokens of any sequences.
 class Batch {
