@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "hosts/llamacpp/main/progress.h"
-#include "hosts/llamacpp/main/text.h"
 #include "hosts/llamacpp/main/window.h"
 
 namespace mneme::llama {
@@ -55,22 +54,9 @@ IngestTimes Ingest(Session& session, const Memory& memory, std::span<const llama
 }
 
 Score ScoreText(Session& session, std::span<const llama_token> tokens, const std::string& title) {
-  const auto start = std::chrono::steady_clock::now();
-  Progress progress(title, static_cast<int64_t>(tokens.size()));
-  Score score;
-  for (size_t begin = 0; begin < tokens.size();) {
-    const size_t count = std::min(static_cast<size_t>(session.window()), tokens.size() - begin);
-    session.Decode(tokens.subspan(begin, count), /*all_logits=*/true);
-    for (size_t i = 0; i < count && begin + i + 1 < tokens.size(); ++i) {
-      score.nll += NegativeLogLikelihood(session.Logits(static_cast<int32_t>(i)), tokens[begin + i + 1]);
-      ++score.tokens;
-    }
-    progress.Add(static_cast<int64_t>(count));
-    begin += count;
-  }
-  if (score.tokens > 0) score.nll /= static_cast<double>(score.tokens);
-  score.seconds = SecondsSince(start);
-  return score;
+  return ScoreBlocks([&](std::span<const llama_token> block) { session.Decode(block, /*all_logits=*/true); },
+                     [&](int32_t i) { return session.Logits(i); }, static_cast<size_t>(session.window()), tokens,
+                     title);
 }
 
 }  // namespace mneme::llama

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 
+#include "hosts/llamacpp/main/score.h"
 #include "hosts/llamacpp/main/session.h"
 #include "llama.h"
 
@@ -25,13 +26,6 @@ struct IngestTimes {
 IngestTimes Ingest(Session& session, const Memory& memory, std::span<const llama_token> tokens,
                    const std::string& title, mneme_durability durability,
                    const std::function<void(int64_t)>& on_commit);
-
-// Mean negative log-likelihood of text, in nats a token.
-struct Score {
-  int64_t tokens = 0;  // scored
-  double nll = 0.0;
-  double seconds = 0.0;
-};
 
 // Goes on in sequence 0 with `tokens`, block by block, and scores each but the first, which nothing in this call
 // predicts. The rows are appended and not committed.

@@ -3,12 +3,14 @@
 #include <cmath>
 #include <cstdio>
 #include <memory>
+#include <optional>
 
 #include "base/temporary_folder.h"
 #include "hosts/llamacpp/main/block_reader.h"
 #include "hosts/llamacpp/main/commands.h"
 #include "hosts/llamacpp/main/memory_copy.h"
 #include "hosts/llamacpp/main/memory_text.h"
+#include "hosts/llamacpp/main/plain_score.h"
 #include "hosts/llamacpp/main/session.h"
 #include "hosts/llamacpp/main/text.h"
 #include "hosts/llamacpp/main/window.h"
@@ -24,13 +26,17 @@ struct Arguments {
   StoreSettings store;
   std::vector<std::string> memories;
   std::vector<int64_t> sizes = {16, 2048, 8192};
+  std::vector<int64_t> native;
+  bool baseline = false;
   int64_t score = 2048;
+  std::string losses;
   bool json = false;
 };
 
 struct Row {
   std::string memory;
   int64_t tokens = 0;  // retrievable when scoring began
+  int64_t first = 0;   // position in the text of the first token, which is not scored
   Score score;
 };
 
@@ -48,7 +54,7 @@ Row ScoreStored(const Arguments& arguments, Session& session, const ThreadsPtr& 
   const auto begin = static_cast<size_t>(info.next_token);
   const size_t count = std::min(static_cast<size_t>(arguments.score), tokens.size() - begin);
   if (count < 2) throw Failure("after the memory's " + std::to_string(begin) + " tokens the text has none to score");
-  Row row{name, info.tokens - std::min<int64_t>(session.window(), info.tokens), {}};
+  Row row{name, info.tokens - std::min<int64_t>(session.window(), info.tokens), info.next_token, {}};
   row.score = ScoreText(session, std::span(tokens).subspan(begin, count), "scoring " + name);
   session.Detach(0);
   return row;
@@ -65,26 +71,56 @@ Row ScoreFresh(const Arguments& arguments, Session& session, const ThreadsPtr& t
   const size_t begin = tokens.size() - static_cast<size_t>(arguments.score);
   Ingest(session, memory, std::span(tokens).first(begin), name, MNEME_DURABILITY_BUFFERED, nullptr);
   const mneme_memory_info info = memory.Info();
-  Row row{name, info.tokens - std::min<int64_t>(session.window(), info.tokens), {}};
+  Row row{name, info.tokens - std::min<int64_t>(session.window(), info.tokens), info.next_token, {}};
   row.score = ScoreText(session, std::span(tokens).subspan(begin), "scoring " + name);
   session.Detach(0);
   return row;
 }
 
-void Print(const std::vector<Row>& rows, bool json) {
-  if (json) {
-    nlohmann::json report = nlohmann::json::array();
-    for (const Row& row : rows) {
-      report.push_back({{"memory", row.memory},
-                        {"tokens", row.tokens},
-                        {"scored", row.score.tokens},
-                        {"nll", row.score.nll},
-                        {"perplexity", std::exp(row.score.nll)},
-                        {"seconds", row.score.seconds}});
-    }
-    std::printf("%s\n", report.dump().c_str());
-    return;
+// What llama.cpp alone predicts of the same tokens.
+void ScorePlain(const Arguments& arguments, llama_model* model, const std::vector<llama_token>& tokens,
+                std::vector<Row>* rows) {
+  const size_t begin = tokens.size() - static_cast<size_t>(arguments.score);
+  const auto first = static_cast<int64_t>(begin);
+  if (arguments.baseline) {
+    rows->push_back({"baseline", 0, first, ScoreBaseline(model, arguments.model, tokens, begin)});
   }
+  for (const int64_t context : arguments.native) {
+    rows->push_back(
+        {"native " + std::to_string(context), 0, first, ScoreNative(model, arguments.model, context, tokens, begin)});
+  }
+}
+
+// What every row was computed with. Nothing is drawn at random.
+nlohmann::json Settings(const Arguments& arguments) {
+  const ModelSettings& model = arguments.model;
+  return {{"version", mneme_version()},    {"llama_cpp", llama_print_system_info()},
+          {"model", model.model},          {"threads", ThreadsOf(model)},
+          {"layers", model.layers},        {"policy", model.policy},
+          {"distance", model.distance},    {"top_k", model.top_k},
+          {"fusion", model.fusion},        {"bias", model.memory_bias},
+          {"decay", model.decay},          {"decay_beyond", model.decay_beyond},
+          {"pinned", model.pinned},        {"window", model.window},
+          {"text", arguments.text.files},  {"bytes", arguments.text.bytes},
+          {"last", arguments.text.last},   {"score", arguments.score},
+          {"store", arguments.store.path}, {"stored_type", arguments.store.stored_type}};
+}
+
+void PrintJson(const std::vector<Row>& rows, const nlohmann::json& settings) {
+  nlohmann::json report = nlohmann::json::array();
+  for (const Row& row : rows) {
+    report.push_back({{"memory", row.memory},
+                      {"tokens", row.tokens},
+                      {"scored", row.score.tokens},
+                      {"nll", row.score.nll},
+                      {"perplexity", std::exp(row.score.nll)},
+                      {"seconds", row.score.seconds},
+                      {"settings", settings}});
+  }
+  std::printf("%s\n", report.dump().c_str());
+}
+
+void Print(const std::vector<Row>& rows) {
   std::printf("%-20s %14s %8s %12s %11s %9s\n", "memory", "memory tokens", "scored", "nats/token", "perplexity",
               "tokens/s");
   for (const Row& row : rows) {
@@ -100,6 +136,11 @@ void CheckArguments(const Arguments& arguments) {
   const bool stored = !arguments.store.path.empty();
   if (stored && arguments.memories.empty()) throw UsageError("--store needs --memories");
   if (!stored && !arguments.memories.empty()) throw UsageError("--memories needs --store");
+  for (const char* option : {"--native", "--baseline"}) {
+    if (stored && Given(command, option)) {
+      throw UsageError(std::string(option) + " scores the text's last tokens and has no effect with --store");
+    }
+  }
   for (const char* option : {"--memory-tokens", "--stored-type"}) {
     if (stored && Given(command, option)) {
       throw UsageError(std::string(option) + " is for new memories and has no effect with --store");
@@ -114,6 +155,8 @@ void Run(const Arguments& arguments) {
   const ThreadsPtr threads = MakeThreads(arguments.model);
   Session session(model.get(), arguments.model);
   session.Share(threads);
+  std::optional<LossFile> losses;
+  if (!arguments.losses.empty()) losses.emplace(arguments.losses);
   std::vector<Row> rows;
   if (!arguments.store.path.empty()) {
     const Store store(arguments.store.path, threads, StoreUse::kRead);
@@ -125,9 +168,18 @@ void Run(const Arguments& arguments) {
       throw UsageError("--score " + std::to_string(arguments.score) + " does not fit a text of " +
                        std::to_string(tokens.size()) + " tokens");
     }
-    for (const int64_t size : arguments.sizes) rows.push_back(ScoreFresh(arguments, session, threads, size, tokens));
+    // Asked for without a size, llama.cpp alone is scored alone.
+    if (Given(*arguments.command, "--memory-tokens") || (arguments.native.empty() && !arguments.baseline)) {
+      for (const int64_t size : arguments.sizes) rows.push_back(ScoreFresh(arguments, session, threads, size, tokens));
+    }
+    ScorePlain(arguments, model.get(), tokens, &rows);
   }
-  Print(rows, arguments.json);
+  if (losses) {
+    for (size_t row = 0; row < rows.size(); ++row) losses->Add(row, rows[row].first, rows[row].score);
+    losses->Finish();
+  }
+  if (arguments.json) return PrintJson(rows, Settings(arguments));
+  Print(rows);
 }
 
 }  // namespace
@@ -148,6 +200,18 @@ void AddPerplexity(CLI::App& program) {
       ->delimiter(',')
       ->check(AtLeast(0))
       ->capture_default_str();
+  command
+      ->add_option(
+          "--native", arguments->native,
+          "also score with llama.cpp alone, in contexts of so many tokens: each quarter of a context after the "
+          "three quarters before it. Without --memory-tokens: only that")
+      ->delimiter(',')
+      ->check(CLI::Range(8, 1 << 24));
+  command->add_flag("--baseline", arguments->baseline,
+                    "the same with a cache that keeps the pinned tokens and a sliding window");
+  command->add_option("--losses", arguments->losses,
+                      "write the loss of every token: tab-separated, with the row of the table from 0, the position in "
+                      "the text, the token id and the negative log-likelihood in nats");
   command->add_option("--score", arguments->score, "tokens to score")->check(AtLeast(2))->capture_default_str();
   command->add_flag("--json", arguments->json, "print the table as JSON");
   arguments->command = command;
