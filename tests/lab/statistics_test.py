@@ -25,6 +25,8 @@ class TestBootstrap:
         assert sums.tolist() == [3.0, 7.0, 5.0]
         assert counts.tolist() == [2.0, 2.0, 1.0]
         assert bootstrap.mean_interval([0.0, 0.0, 3.0], block=2).mean == 1.0
+        # A drawn block brings its sum and its tokens: no mean is outside of the blocks' own.
+        assert bootstrap.mean_interval([1.0] * 4 + [3.0], block=4) == bootstrap.Interval(1.4, 1.0, 3.0)
 
     def test_independent_tokens_have_the_normal_interval(self):
         values = np.random.default_rng(5).normal(2.0, 1.0, 4000)
@@ -146,7 +148,9 @@ class TestRetrievalHeads:
         assert retrieval_heads.head_scores(attended, predicted, self.PROMPT, self.NEEDLE).tolist() == [1.0, 0.0]
 
     def test_a_right_token_outside_of_the_needle(self):
-        assert retrieval_heads.head_scores([[0]], [100], self.PROMPT, self.NEEDLE).tolist() == [0.0]
+        for position in (0, 4, 15):
+            scores = retrieval_heads.head_scores([[position]], [100 + position], self.PROMPT, self.NEEDLE)
+            assert scores.tolist() == [0.0]
 
     def test_only_runs_that_found_the_needle_count(self):
         runs = [[[0.4, 0.0]], [[0.2, 0.2]], [[1.0, 1.0]]]

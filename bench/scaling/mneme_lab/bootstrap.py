@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 BLOCK_TOKENS = 256
+LEAST_BLOCKS = 16
 RESAMPLES = 10_000
 
 
@@ -25,6 +26,11 @@ class Interval:
     high: float
 
 
+def block_of(tokens: int) -> int:
+    """The default size of a block: 256 tokens, less where these would be fewer than 16 blocks."""
+    return max(1, min(BLOCK_TOKENS, tokens // LEAST_BLOCKS))
+
+
 def block_sums(values: NDArray[np.float64], block: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The sum and the number of values of each block of `block` consecutive ones; the last block may be shorter."""
     starts = np.arange(0, len(values), block)
@@ -34,12 +40,13 @@ def block_sums(values: NDArray[np.float64], block: int) -> tuple[NDArray[np.floa
 
 
 def mean_interval(
-    losses: ArrayLike, *, block: int = BLOCK_TOKENS, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+    losses: ArrayLike, *, block: int | None = None, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """The mean of losses [tokens] with a percentile interval of confidence `level`."""
+    """The mean of losses [tokens] with a percentile interval of confidence `level`. block: as block_of says."""
     values = np.asarray(losses, dtype=np.float64)
     if values.ndim != 1 or len(values) == 0:
         raise ValueError(f"losses: expected one dimension and at least one token, got shape {values.shape}")
+    block = block_of(len(values)) if block is None else block
     if block < 1:
         raise ValueError(f"block: expected at least 1 token, got {block}")
     sums, counts = block_sums(values, block)
@@ -55,7 +62,7 @@ def mean_interval(
 
 
 def paired_interval(
-    first: ArrayLike, second: ArrayLike, *, block: int = BLOCK_TOKENS, level: float = 0.95,
+    first: ArrayLike, second: ArrayLike, *, block: int | None = None, level: float = 0.95,
     resamples: int = RESAMPLES, seed: int = 0,
 ) -> Interval:
     """The mean of first - second, losses of the same tokens [tokens], with its interval.

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a curve says, in plain sentences."""
+from __future__ import annotations
+
+import itertools
+
+from mneme_lab import bootstrap
+from mneme_lab.bootstrap import Interval
+from mneme_lab.curves import Curve, Point
+
+
+def interval(value: Interval) -> str:
+    return f"{value.mean:.4f} [{value.low:.4f}, {value.high:.4f}]"
+
+
+def _native(curve: Curve, native: Point) -> str:
+    best = min(curve.points, key=lambda point: point.loss.mean)
+    compared = "below" if best.loss.mean < native.loss.mean else "above"
+    return (f"Its own context of {native.size:,} tokens has a loss of {native.loss.mean:.4f}; the best memory, "
+            f"{best.size:,} tokens with {best.loss.mean:.4f}, is {compared} that.")
+
+
+def describe(curve: Curve) -> list[str]:
+    """Sentences on one curve."""
+    said = [f"{curve.label}: {curve.scored:,} tokens are scored; intervals are 95 % of a bootstrap over blocks of "
+            f"{bootstrap.block_of(curve.scored)} tokens."]
+    first, last = curve.points[0], curve.points[-1]
+    if last.gain is not None:
+        said.append(f"From no memory to {last.size:,} tokens the loss falls by {interval(last.gain)} nats a token, the "
+                    f"perplexity from {first.perplexity:.2f} to {last.perplexity:.2f}.")
+    for (before, after), step in zip(itertools.pairwise(curve.points), curve.steps, strict=True):
+        if step.low <= 0:
+            way = "rises" if step.high < 0 else "does not fall beyond chance"
+            said.append(f"From {before.size:,} to {after.size:,} tokens the loss {way} ({interval(step)}).")
+    if curve.steps and all(step.low > 0 for step in curve.steps):
+        said.append("Every step to a larger memory lowers the loss beyond chance.")
+    if curve.law is not None:
+        law = curve.law
+        said.append(f"The law {law.floor:.3f} + {law.scale:.3g} (M + {law.offset:g})^-{law.gamma:.3f} fits with "
+                    f"R² = {law.r_squared:.4f}.")
+    return said + [_native(curve, native) for native in curve.native]

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report says what was measured, needs no other file, and a browser shows its plot."""
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from mneme_lab import curves, report, sentences
+
+
+@pytest.fixture
+def measured(laboratory):
+    laboratory.run()
+    return laboratory.results()
+
+
+def test_curves(measured):
+    plain, decayed = curves.curves(list(measured.load().values()), measured.folder)
+    assert [point.size for point in plain.points] == [0, 512, 2048, 8192]
+    assert [point.size for point in decayed.points] == [2048]
+    assert decayed.label == "tiny on words (decay 1.0, decay 0.0 while taken in)"
+    assert [native.size for native in plain.native] == [1024]
+    assert plain.law.gamma == pytest.approx(0.4, abs=1e-4)  # the stand-in's
+    gain = plain.points[3].gain
+    expected = 9 * (784**-0.4 - 8960**-0.4)
+    assert gain.mean == pytest.approx(expected, abs=1e-6)
+    assert gain.high - gain.low == pytest.approx(0, abs=1e-6)
+    assert plain.points[0].gain is None
+    assert decayed.points[0].gain is None
+    assert decayed.law is None
+
+
+def test_sentences(measured):
+    plain, decayed = curves.curves(list(measured.load().values()), measured.folder)
+    said = " ".join(sentences.describe(plain))
+    assert "2,048 tokens are scored; intervals are 95 % of a bootstrap over blocks of 128 tokens" in said
+    assert "Every step to a larger memory lowers the loss beyond chance." in said
+    assert "Its own context of 1,024 tokens" in said
+    assert "8,192 tokens with" in said
+    assert "is below that" in said
+    assert "Every step" not in " ".join(sentences.describe(decayed))
+
+
+def test_a_rising_curve_is_said_to_rise(measured):
+    results = list(measured.load().values())
+    paths = [measured.folder / result["losses"] for result in results[:4]]
+    content = [path.read_text() for path in paths]
+    for path, text in zip(paths, reversed(content), strict=True):
+        path.write_text(text)
+    said = " ".join(sentences.describe(curves.curves(results, measured.folder)[0]))
+    assert said.count("the loss rises") == 3
+    assert "Every step" not in said
+
+
+def test_losses_of_other_tokens_are_refused(measured):
+    results = list(measured.load().values())
+    path = measured.folder / results[1]["losses"]
+    path.write_text(path.read_text().replace("\t49\t", "\t48\t"))
+    with pytest.raises(ValueError, match="scored other tokens"):
+        curves.curves(results, measured.folder)
+
+
+def test_the_page(measured):
+    page = report.write(measured).read_text()
+    assert page.count("<svg") == 1
+    assert page.count("<section>") == 2
+    for word in ("8,192", "mneme-llama perplexity", "NLL (nats/token)", "fake 1"):
+        assert word in page
+    assert "nan" not in re.sub(r"<svg.*</svg>", "", page, flags=re.DOTALL)
+    # Nothing is fetched: the only addresses are names of XML.
+    assert not re.search(r'(?:src|href)="(?!#)', page)
+    assert (measured.folder / "scaling.png").read_bytes().startswith(b"\x89PNG")
+    first = (measured.folder / "scaling.svg").read_bytes()
+    report.write(measured)
+    assert (measured.folder / "scaling.svg").read_bytes() == first
+
+
+def test_nothing_to_report(laboratory):
+    with pytest.raises(ValueError, match="no memory is measured yet"):
+        report.write(laboratory.results())
+
+
+def test_a_browser_shows_the_plot(measured, tmp_path):
+    browser = os.environ.get("MNEME_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if not browser:
+        pytest.skip("chromium is not installed")
+    import matplotlib.image
+
+    page = report.write(measured)
+
+    def screenshot(name):
+        picture = tmp_path / name
+        subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+                        "--window-size=1000,900", f"--user-data-dir={tmp_path / 'profile'}",
+                        f"--screenshot={picture}", page.as_uri()], check=True, capture_output=True, timeout=120)
+        return matplotlib.image.imread(picture)[..., :3]
+
+    def coloured(pixels):
+        """Pixels of the first curve's blue."""
+        return int((np.abs(pixels - np.array([0x00, 0x72, 0xB2]) / 255).max(axis=-1) < 0.1).sum())
+
+    assert coloured(screenshot("with.png")) > 200
+    page.write_text(re.sub(r"<svg.*</svg>", "", page.read_text(), flags=re.DOTALL))
+    assert coloured(screenshot("without.png")) == 0
