@@ -41,6 +41,7 @@ class Laboratory:
         fake.chmod(0o755)
         self.program = program.Program(fake, folder, folder, threads=1)
         self.grid = grid.parse(GRID)
+        (folder / "grid.toml").write_text(GRID)
         self.calls_path = folder / "calls"
         monkeypatch.setenv("FAKE_CALLS", str(self.calls_path))
 

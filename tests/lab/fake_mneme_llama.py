@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stands in for mneme-llama where a test is about running cells: text goes into a file, and the loss follows a law.
 
-FAKE_CALLS names a file that gets a line for each call. The call with the number in FAKE_DIE is killed.
+FAKE_CALLS names a file that gets a line for each call. The call with the number in FAKE_DIE is killed, that with
+the number in FAKE_SLEEP takes a minute.
 """
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import os
 import pathlib
 import signal
 import sys
+import time
 
 
 def main(words):
@@ -21,6 +23,8 @@ def main(words):
     calls = pathlib.Path(os.environ["FAKE_CALLS"])
     with calls.open("a") as file:
         file.write(words[0] + "\n")
+    if len(calls.read_text().splitlines()) == int(os.environ.get("FAKE_SLEEP", "-1")):
+        time.sleep(60)
     dies = len(calls.read_text().splitlines()) == int(os.environ.get("FAKE_DIE", "-1"))
     options = {word: value for word, value in itertools.pairwise(words) if word.startswith("--")}
     store = pathlib.Path(options["--store"]) if "--store" in options else None

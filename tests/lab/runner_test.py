@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from mneme_lab import __main__, grid, program
@@ -83,6 +88,26 @@ def test_options_of_the_program(laboratory):
     assert "--stored-type" not in score
     for command in (ingest, score):
         assert f"--bytes 0 --last {512 + 512 + 10 + 100 + 1} " in command
+
+
+def test_interrupted(laboratory):
+    """Ctrl-C goes to the program, too; nothing more begins, and the next run goes on."""
+    laboratory.run("whole")
+    calls = laboratory.calls()
+    words = [sys.executable, "-m", "mneme_lab", "run", "grid.toml", "--out", "out", "--models", ".", "--texts", ".",
+             "--program", str(laboratory.program.path)]
+    process = subprocess.Popen(words, cwd=laboratory.folder, start_new_session=True, stderr=subprocess.DEVNULL,
+                               env={**os.environ, "FAKE_SLEEP": "3"})
+    while not laboratory.calls_path.exists() or len(laboratory.calls_path.read_text().splitlines()) < 3:
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    before = laboratory.calls()
+    assert before == calls[:3]
+    assert laboratory.run() == 0
+    assert before[:-1] + laboratory.calls() == calls
+    assert laboratory.numbers() == laboratory.numbers("whole")
 
 
 def test_the_command_line(laboratory, capsys):

@@ -102,9 +102,13 @@ class Run:
         with tqdm(total=total, unit="token", unit_scale=True, desc=self.grid.name, smoothing=0.1) as self._bar:
             with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
                 futures = [pool.submit(self._measure, cell) for cell in pending]
-                for future in concurrent.futures.as_completed(futures):
-                    with contextlib.suppress(OutOfTime):
-                        future.result()
+                try:
+                    for future in concurrent.futures.as_completed(futures):
+                        with contextlib.suppress(OutOfTime):
+                            future.result()
+                except BaseException:  # an interruption, for instance: the pool waits for what is under way
+                    self._failed.set()
+                    raise
         return len(self._pending())
 
     def _model(self, cell: Cell) -> pathlib.Path:
