@@ -30,8 +30,20 @@ def test_curves(measured):
     assert gain.mean == pytest.approx(expected, abs=1e-6)
     assert gain.high - gain.low == pytest.approx(0, abs=1e-6)
     assert plain.points[0].gain is None
-    assert decayed.points[0].gain is None
+    # The decay does not matter to the pinned tokens: the other curve's memory of 0 tokens is this one's, too.
+    expected = 9 * (784**-0.4 - 2816**-0.4) - 0.1
+    assert decayed.points[0].gain.mean == pytest.approx(expected, abs=1e-6)
     assert decayed.law is None
+
+
+def test_a_curve_without_its_memory_of_0_tokens(measured):
+    """Another distance of the pinned tokens gives another baseline."""
+    results = [result for result in measured.load().values() if result["size"] != 0]
+    assert all(point.gain is None for curve in curves.curves(results, measured.folder) for point in curve.points)
+    results = list(measured.load().values())
+    results[0]["options"] = {**results[0]["options"], "distance": 7.0}
+    made = {len(curve.points): curve for curve in curves.curves(results, measured.folder)}
+    assert made[3].points[0].gain is None
 
 
 def test_sentences(measured):
@@ -42,7 +54,11 @@ def test_sentences(measured):
     assert "Its own context of 1,024 tokens" in said
     assert "8,192 tokens with" in said
     assert "is below that" in said
-    assert "Every step" not in " ".join(sentences.describe(decayed))
+    assert "From no memory to 8,192 tokens the loss falls by" in said
+    said = " ".join(sentences.describe(decayed))
+    assert "Every step" not in said
+    assert "With 2,048 tokens of memory the loss is" in said
+    assert "From no memory" not in said
 
 
 def test_a_rising_curve_is_said_to_rise(measured):

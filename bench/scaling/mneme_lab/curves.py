@@ -80,11 +80,23 @@ def _point(result: Result, losses: dict[str, Losses], base: NDArray[np.float64] 
     )
 
 
-def _curve(results: list[Result], natives: list[Result], losses: dict[str, Losses]) -> Curve:
+def _without_memory(result: Result) -> str:
+    """Names the settings that matter where only the pinned tokens are retrieved: these have no bias and no decay."""
+    options = [{name: value for name, value in settings.items() if name not in ("bias", "decay", "decay_beyond")}
+               for settings in (result["options"], {**result["options"], **result["ingest"]})]
+    return digest([options, *(result[name] for name in ("model", "text", "scored", "warm_up"))])
+
+
+def _curve(results: list[Result], every: list[Result], losses: dict[str, Losses]) -> Curve:
+    """every: all results, among them native contexts and a memory of 0 tokens that the curve may lack."""
     results = sorted(results, key=lambda result: int(result["size"]))
     first = results[0]
-    _check_same_tokens([*results, *natives], losses)
-    base = losses[first["cell"]][1] if first["size"] == 0 else None
+    natives = [result for result in every if result["kind"] == "native" and all(
+        result[name] == first[name] for name in ("model", "text", "scored"))]
+    zeros = [result for result in [*results, *every] if result["kind"] == "memory" and result["size"] == 0
+             and _without_memory(result) == _without_memory(first)]
+    _check_same_tokens([*results, *natives, *zeros], losses)
+    base = losses[zeros[0]["cell"]][1] if zeros else None
     points = [_point(result, losses, base if result["size"] > 0 else None) for result in results]
     steps = [bootstrap.paired_interval(losses[a["cell"]][1], losses[b["cell"]][1])
              for a, b in itertools.pairwise(results)]
@@ -107,9 +119,4 @@ def curves(results: list[Result], folder: pathlib.Path) -> list[Curve]:
         if result["kind"] == "memory":
             key = [result[name] for name in ("model", "text", "scored", "warm_up", "options", "ingest")]
             groups.setdefault(digest(key), []).append(result)
-    made = []
-    for group in groups.values():
-        natives = [result for result in results if result["kind"] == "native" and all(
-            result[name] == group[0][name] for name in ("model", "text", "scored"))]
-        made.append(_curve(group, natives, losses))
-    return made
+    return [_curve(group, results, losses) for group in groups.values()]

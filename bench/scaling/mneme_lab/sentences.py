@@ -25,7 +25,10 @@ def describe(curve: Curve) -> list[str]:
     said = [f"{curve.label}: {curve.scored:,} tokens are scored; intervals are 95 % of a bootstrap over blocks of "
             f"{bootstrap.block_of(curve.scored)} tokens."]
     first, last = curve.points[0], curve.points[-1]
-    if last.gain is not None:
+    if last.gain is not None and first.size > 0:
+        said.append(f"With {last.size:,} tokens of memory the loss is {interval(last.gain)} nats a token below that "
+                    f"without one.")
+    elif last.gain is not None:
         said.append(f"From no memory to {last.size:,} tokens the loss falls by {interval(last.gain)} nats a token, the "
                     f"perplexity from {first.perplexity:.2f} to {last.perplexity:.2f}.")
     for (before, after), step in zip(itertools.pairwise(curve.points), curve.steps, strict=True):
