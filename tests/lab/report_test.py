@@ -84,7 +84,7 @@ def test_the_page(measured):
     page = report.write(measured).read_text()
     assert page.count("<svg") == 1
     assert page.count("<section>") == 2
-    for word in ("8,192", "mneme-llama perplexity", "NLL (nats/token)", "fake 1"):
+    for word in ("8,192", "mneme-llama ingest", "mneme-llama perplexity", "NLL (nats/token)", "fake 1"):
         assert word in page
     assert "nan" not in re.sub(r"<svg.*</svg>", "", page, flags=re.DOTALL)
     # Nothing is fetched: the only addresses are names of XML.

@@ -32,7 +32,8 @@ def test_a_result_says_what_it_was_measured_with(laboratory):
     assert result["machine"]["cores"] >= 1
     assert result["model_sha256"] == "9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4"
     assert result["settings"] == {"decay": 0}
-    assert result["arguments"][0] == "perplexity"
+    assert [words[0] for words in result["commands"]] == ["ingest", "perplexity"]
+    assert result["commands"][0][-2:] == ["1528", "--json"]
     assert result["interrupted"] is False
 
 

@@ -76,7 +76,7 @@ def _point(result: Result, losses: dict[str, Losses], base: NDArray[np.float64] 
         gain=bootstrap.paired_interval(base, own) if base is not None else None,
         key_tokens=int(keys.sum()), long_perplexity=longppl.long_perplexity(-own, keys),
         seconds=result["score_seconds"] + result["ingest_seconds"], interrupted=result["interrupted"],
-        commands=[result["arguments"]],
+        commands=result["commands"],
     )
 
 

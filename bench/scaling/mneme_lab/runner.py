@@ -149,15 +149,18 @@ class Run:
                 self._take_in(cell, state)
         self._check_time()
         losses = self.results.losses_path(cell.id)
-        arguments = self.program.score(self.grid, cell, state.store if state else pathlib.Path(), losses)
-        row = self.program.run(arguments)[0]
+        store = state.store if state else pathlib.Path()
+        commands = [self.program.score(self.grid, cell, store, losses)]
+        row = self.program.run(commands[0])[0]
+        if state is not None:  # in one go, without the slices
+            commands.insert(0, self.program.ingest(self.grid, cell, store, cell.ingested))
         self.results.append({
             "cell": cell.id, **dataclasses.asdict(cell), "grid": self.grid.name, "started": started.isoformat(),
             "nll": row["nll"], "perplexity": row["perplexity"], "measured": row["scored"], "held": row["tokens"],
             "score_seconds": row["seconds"], "ingest_seconds": state.seconds() if state else 0.0,
             "settings": row["settings"],
             "losses": str(losses.relative_to(self.results.folder)), "losses_sha256": machine.file_sha256(losses),
-            "arguments": arguments, "interrupted": state.interrupted() if state else False,
+            "commands": commands, "interrupted": state.interrupted() if state else False,
             "program": self._version, "machine": self._machine,
             "model_sha256": self._sums[self._model(cell)], "text_sha256": self._sums[self._text(cell)],
         })
