@@ -39,6 +39,6 @@ def describe(curve: Curve) -> list[str]:
         said.append("Every step to a larger memory lowers the loss beyond chance.")
     if curve.law is not None:
         law = curve.law
-        said.append(f"The law {law.floor:.3f} + {law.scale:.3g} (M + {law.offset:g})^-{law.gamma:.3f} fits with "
-                    f"R² = {law.r_squared:.4f}.")
+        said.append(f"The law {law.floor:.3f} + {law.scale:.3g} (M + {law.offset:g})^-{law.gamma:.3f} fits the "
+                    f"{len(curve.points)} points with R² = {law.r_squared:.4f}.")
     return said + [_native(curve, native) for native in curve.native]
