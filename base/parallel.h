@@ -16,7 +16,8 @@ class Executor {
   virtual ~Executor() = default;
 
   // Runs task(0) … task(n - 1), each exactly once, in any order and on any threads. Returns when all have ended.
-  // Requires: `task` does not throw and does not call ParallelFor of the same executor.
+  // Requires: `task` does not call ParallelFor of the same executor, and does not throw, except bad_alloc on an
+  // executor that carries it back to the caller: InlineExecutor, and each store's (MakeCatchingExecutor in capi/src).
   virtual void ParallelFor(size_t n, absl::FunctionRef<void(size_t)> task) = 0;
 
   // How many tasks can run at once: a hint for dividing work.

@@ -34,7 +34,7 @@ class KeyRows {
   // Decodes the row to f32 [dim].
   void Decode(int64_t row, float* destination) const { DecodeRow(dtype_, Row(row), destination, dim_); }
 
-  // Bytes of memory held.
+  // Bytes of RAM held.
   size_t MemoryBytes() const { return sizeof(*this) - sizeof(rows_) + rows_.MemoryBytes(); }
 
  private:

@@ -12,7 +12,7 @@
 
 namespace mneme {
 
-// Exact keys that are not in memory. A scan that has the rows' codes reads the few keys that it needs. Reading a key is
+// Exact keys that are not in RAM. A scan that has the rows' codes reads the few keys that it needs. Reading a key is
 // expensive, so callers read as few as possible, and many at a time. Not thread-safe.
 class KeySource {
  public:

@@ -39,7 +39,7 @@ bool SortByCounting(absl::Span<Scored> rows) {
 
 }  // namespace
 
-TopK::TopK(int64_t k, int64_t rows, std::pmr::memory_resource* memory) : rows_(memory) {
+TopK::TopK(int64_t k, int64_t rows, std::pmr::memory_resource* arena) : rows_(arena) {
   Reset(k);
   rows_.reserve(static_cast<size_t>(std::min(k_, rows)));
 }

@@ -12,7 +12,7 @@ namespace mneme {
 
 // A retrieved row.
 struct Scored {
-  float score = 0;    // its ranking logit
+  float score = 0;    // its logit (Ranking): what rows are ranked by
   int64_t index = 0;  // its token index
 };
 
@@ -26,11 +26,11 @@ inline constexpr auto Better = [](const Scored& a, const Scored& b) {
 class TopK {
  public:
   explicit TopK(int64_t k = 0) { Reset(k); }
-  // Reserves room in `memory` for the best of at most `rows` different rows, so that later calls allocate nothing and
+  // Reserves room in `arena` for the best of at most `rows` different rows, so that later calls allocate nothing and
   // may come from any thread.
-  TopK(int64_t k, int64_t rows, std::pmr::memory_resource* memory);
+  TopK(int64_t k, int64_t rows, std::pmr::memory_resource* arena);
 
-  // Forgets all rows; keeps its memory.
+  // Forgets all rows; keeps its buffer.
   void Reset(int64_t k);
 
   int64_t k() const { return k_; }

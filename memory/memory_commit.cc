@@ -60,7 +60,14 @@ absl::Status Memory::Commit(Durability durability, int64_t* tokens_durable) {
     store_->background_thread()->Schedule([weak = weak_from_this()](const std::function<bool()>& keep_going) {
       const std::shared_ptr<Memory> memory = weak.lock();
       if (memory == nullptr) return;
-      memory->Try("indices", [&] { return memory->BuildIndexes([&](int64_t, int64_t) { return keep_going(); }); });
+      memory->Try("indices", [&] {
+        absl::Status status = memory->BuildIndexes([&](int64_t, int64_t) { return keep_going(); });
+        // The thread stops only with its store.
+        if (!absl::IsCancelled(status)) return status;
+        return absl::CancelledError(
+            "the store was closed during the build; the next commit that seals, or maintenance, builds what is "
+            "missing");
+      });
     });
     return absl::OkStatus();
   });

@@ -29,7 +29,7 @@ struct SeedTokens {
 };
 
 // The tokens that the last query of each layer retrieved. Neighbouring queries retrieve similar rows, so the next
-// search ranks these rows first and learns early which score a row must reach. Seeds change the speed of a search and
+// search ranks these rows first and learns early which logit a row must reach. Seeds change the speed of a search and
 // never its result. Thread-safe: Get and Set copy into buffers that are reused.
 class SeedCache {
  public:

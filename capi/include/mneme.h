@@ -29,14 +29,17 @@
  * the inputs must be complete, and the outputs are when the call returns. A stream that is being captured is refused
  * (MNEME_STATUS_FAILED_PRECONDITION), except by mneme_attend with a mneme_graph.
  *
+ * **Names** of memories and attachments are zero-terminated strings of 1 to 255 bytes. They should be UTF-8; that is
+ * not checked, and they are compared byte by byte.
+ *
  * **Numbers.** Sizes and token indices are int64_t. Layers have the host's own numbers, as in the card. Logarithms are
  * natural unless a comment says otherwise.
  *
  * **Threads.** Handles may be used from any thread. Of one memory, mneme_attend, mneme_attend_backward, mneme_search,
  * mneme_memory_read, mneme_memory_get_info, mneme_memory_get_layer and snapshots may be called from any number of
  * threads, also during any other call; append, commit, truncate, evict, fork and maintain run one at a time, and a
- * second one gets MNEME_STATUS_ABORTED; close and drop want no other call of that memory. Calls of different memories
- * are free. Calls of one mneme_graph follow each other.
+ * second one gets MNEME_STATUS_ABORTED; no other call of a memory may run during its close or drop. Calls of different
+ * memories may run at the same time. Calls of one mneme_graph run one after another.
  *
  * **Callbacks** must not call back into the same store, except for mneme_last_error.
  */
@@ -76,10 +79,10 @@ typedef enum mneme_status {
   MNEME_OK = 0,
   MNEME_STATUS_CANCELLED = 1,           /**< a progress callback asked for it */
   MNEME_STATUS_INVALID_ARGUMENT = 3,    /**< an argument is wrong in itself, or does not fit the others */
-  MNEME_STATUS_NOT_FOUND = 5,           /**< no store or memory of this name */
+  MNEME_STATUS_NOT_FOUND = 5,           /**< no store, memory or attachment of this name */
   MNEME_STATUS_ALREADY_EXISTS = 6,      /**< a memory of this name is there */
   MNEME_STATUS_PERMISSION_DENIED = 7,   /**< no right to a file, or a read-only file system */
-  MNEME_STATUS_RESOURCE_EXHAUSTED = 8,  /**< a budget, the disk or memory is full; too many open files */
+  MNEME_STATUS_RESOURCE_EXHAUSTED = 8,  /**< a budget, the disk or RAM is full; too many open files */
   MNEME_STATUS_FAILED_PRECONDITION = 9, /**< e.g. another model's card, a store that another writer has open */
   MNEME_STATUS_ABORTED = 10,            /**< busy: another call of the same memory is running */
   MNEME_STATUS_OUT_OF_RANGE = 11,       /**< tokens that are evicted or not there */
@@ -242,7 +245,7 @@ typedef struct mneme_store_options {
   int32_t ignore_index_blobs; /**< 1: stored indices are never parsed but built anew (untrusted folders) */
   int32_t measure_latency;    /**< 1: mneme_store_write_metrics tells how long calls took, at a cost of about 0.1 us a
                                    call; 0: it does not */
-  int64_t ram_budget_bytes;   /**< for sealed segments in memory: first the keys' codes, then keys, then values; rows
+  int64_t ram_budget_bytes;   /**< for sealed segments in RAM: first the keys' codes, then keys, then values; rows
                                    without room are read from disk one by one, with the same results; 0: no bound */
   int64_t disk_budget_bytes;  /**< mneme_memory_commit refuses to grow the store beyond; 0: no bound */
   mneme_parallel_for_fn parallel_for; /**< used instead of `threads`; NULL: none */
@@ -313,7 +316,7 @@ typedef struct mneme_store_stats {
   int64_t memories;
   int64_t open_memories;
   int64_t disk_bytes;                /**< of the folder, now */
-  int64_t ram_bytes;                 /**< rows, codes and indices in memory, now */
+  int64_t ram_bytes;                 /**< rows, codes and indices in RAM, now */
   int64_t appended_bytes;            /**< rows that were committed */
   int64_t written_bytes;             /**< written to disk for them: log, flushes, compaction */
   int64_t indexes_built;             /**< indexes_rebuilt included */
@@ -323,7 +326,7 @@ typedef struct mneme_store_stats {
   int64_t code_scanned_pairs;        /**< that exact search answered from the keys' codes */
   int64_t key_scanned_pairs;         /**< that it answered from the keys: the newest rows, small memories */
   int64_t reranked_pairs;            /**< of code_scanned_pairs: the code did not rule the row out, its key was read */
-  int64_t rescanned_pairs;           /**< of code_scanned_pairs: scanned twice, since the first bound was too high */
+  int64_t rescanned_pairs;           /**< of code_scanned_pairs: scanned twice, since the estimated threshold failed */
   int64_t codes_loaded;              /**< from disk: a layer's of a segment */
   int64_t codes_rebuilt;             /**< from the keys, since they were missing or damaged */
   int64_t rows_read;                 /**< single keys and values, from disk */
@@ -342,7 +345,7 @@ MNEME_API mneme_status mneme_store_get_stats(mneme_store* store, mneme_store_sta
 typedef void (*mneme_text_fn)(void* context, const char* text, size_t size);
 
 /**
- * Writes what a monitoring system asks for, in the text format 0.0.4 of Prometheus: mneme_store_stats as gauges and
+ * Writes a store's metrics in the text format 0.0.4 of Prometheus: mneme_store_stats as gauges and
  * counters and, where the store was opened with measure_latency, a histogram in seconds of each of mneme_attend,
  * mneme_search, mneme_memory_append and mneme_memory_commit, refused calls included. Calls on a stream count until they
  * return, not until the device is done.
@@ -375,7 +378,7 @@ typedef struct mneme_memory_options {
 
 /** Creates a memory, which is durable (MNEME_DURABILITY_BUFFERED) when this returns.
  * @param store    an open store
- * @param name     1 to 255 bytes of UTF-8
+ * @param name     1 to 255 bytes (Names)
  * @param card     the model's; copied
  * @param options  NULL: the defaults
  * @param memory   out; given back by mneme_memory_close
@@ -396,7 +399,7 @@ MNEME_API mneme_status mneme_memory_open(mneme_store* store, const char* name, c
  * which are copied. Commits whole tokens of the parent (MNEME_DURABILITY_BUFFERED). Time: O(segments).
  * @param memory    the parent
  * @param at_token  0 to the parent's next_token
- * @param new_name  1 to 255 bytes of UTF-8
+ * @param new_name  1 to 255 bytes (Names)
  * @param fork      out; given back by mneme_memory_close */
 MNEME_API mneme_status mneme_memory_fork(mneme_memory* memory, int64_t at_token, const char* new_name,
                                          mneme_memory** fork);
@@ -426,7 +429,7 @@ typedef struct mneme_memory_info {
   int64_t tail_tokens; /**< that are not sealed yet */
   int64_t indexes;     /**< sealed ranges that have an index now */
   int64_t bytes;       /**< of the rows of `tokens` */
-  int64_t ram_bytes;   /**< rows, codes and indices in memory, now */
+  int64_t ram_bytes;   /**< rows, codes and indices in RAM, now */
   int32_t layers;
   int32_t stored_dtype; /**< mneme_dtype */
   int32_t keys_rotated;
@@ -455,7 +458,7 @@ MNEME_API mneme_status mneme_memory_get_layer(mneme_memory* memory, int32_t inde
  * had before. They are durable with the next commit, together with its tokens, and are checked whenever they are read.
  * mneme_store_verify reads them, and mneme_memory_drop deletes them. Forks share them.
  * @param memory  an open memory of a store that is open for writing
- * @param name    1 to 255 bytes of UTF-8
+ * @param name    1 to 255 bytes (Names)
  * @param bytes   [size], copied, and kept in RAM until the commit; NULL with size 0: the attachment is removed, if
  * there is one
  * @param size    at most 1 GiB
@@ -469,7 +472,7 @@ MNEME_API mneme_status mneme_memory_set_attachment(mneme_memory* memory, const c
 
 /** Reads an attachment, committed or not. From any thread.
  * @param memory    an open memory
- * @param name      1 to 255 bytes of UTF-8
+ * @param name      1 to 255 bytes (Names)
  * @param bytes     out [capacity]; NULL: only its size and tokens are wanted
  * @param capacity  bytes that `bytes` has room for, at least the attachment's size
  * @param size      out; may be NULL
@@ -602,9 +605,8 @@ typedef struct mneme_attend_args {
   size_t struct_size;
   int32_t layer;
   /* queries */
-  const mneme_tensor* query;        /**< [tokens, q_heads, key_dim] f32, f16 or bf16, as the local keys want it */
-  const mneme_tensor* memory_query; /**< the same, as the memory's keys want it (unrotated for unrotated keys); NULL:
-                                         query */
+  const mneme_tensor* query;        /**< [tokens, q_heads, key_dim] f32, f16 or bf16, rotated as the local keys are */
+  const mneme_tensor* memory_query; /**< the same, for the memory's keys (unrotated for unrotated keys); NULL: query */
   const int64_t* query_offsets;     /**< [batch + 1]; NULL with batch 1: all */
   const int64_t* query_positions;   /**< [tokens] true positions, in token indices of the memory; NULL: query i of n of
                                          a sequence with m local rows is at memory_end + max(0, m - n) + i */
@@ -643,9 +645,12 @@ typedef struct mneme_attend_args {
   int64_t retrieved_stride;   /**< room for retrieved rows a head, 1 or more where they are wanted */
   float* memory_mass;         /**< [tokens, q_heads] memory's share of the attention mass, 0 to 1 */
   int32_t* statuses;          /**< [batch] of mneme_status: a sequence that fails gets zero output, the others are
-                                   served and the call returns MNEME_OK; NULL: the first failure ends the call */
+                                   served and the call returns MNEME_OK. Damaged rows fail their sequence, and so
+                                   does NaN or infinity in its queries; a wrong argument or want of RAM fails the
+                                   whole call, and then statuses are not written. NULL: the first failure ends the
+                                   call */
   const mneme_stream* stream; /**< of device tensors; NULL: none. A call whose tensors and visible rows all lie on the
-                                   device is queued where the kernels know it, and the host waits only for outputs in
+                                   device is queued where the kernels support it, and the host waits only for outputs in
                                    host memory; queries are not checked then: NaN gives NaN. Any other call passes
                                    through host memory, and the host waits (mneme_store_stats.host_staged_calls) */
   mneme_graph* graph;         /**< for a stream that is being captured; NULL: none */
@@ -659,8 +664,9 @@ typedef struct mneme_attend_args {
  * @param args      inputs, rules and outputs */
 MNEME_API mneme_status mneme_attend(mneme_memory* const* memories, size_t batch, const mneme_attend_args* args);
 
-/** The gradients of a loss by the inputs of one call of mneme_attend: the loss changes with that call's output by
- * output_gradient, and with its log_sum_exp by log_sum_exp_gradient. Outputs are overwritten; NULL: not wanted. */
+/** The gradients of a loss with respect to the inputs of one call of mneme_attend. output_gradient and
+ * log_sum_exp_gradient are the loss's gradients with respect to that call's outputs. Outputs are overwritten; NULL: not
+ * wanted. */
 typedef struct mneme_attend_backward_args {
   size_t struct_size;
   const mneme_attend_args* attend;     /**< the arguments of that call, as they were. Of its outputs retrieved_tokens
@@ -675,7 +681,7 @@ typedef struct mneme_attend_backward_args {
   const mneme_tensor* local_keys_gradient;   /**< out, [local_tokens, kv_heads, key_dim] f32, f16 or bf16 */
   const mneme_tensor* local_values_gradient; /**< out, [local_tokens, kv_heads, value_dim] f32, f16 or bf16 */
   float* memory_bias_gradient;               /**< out, [q_heads]; 0 where fusion is not joint */
-  float* gate_gradient;                      /**< out, [q_heads] by the number before the sigmoid; 0 if not gated */
+  float* gate_gradient;                      /**< out, [q_heads], of the number before the sigmoid; 0 if not gated */
   float* scale_gradient;                     /**< out, [q_heads], of local and retrieved rows */
 } mneme_attend_backward_args;
 #define MNEME_ATTEND_BACKWARD_ARGS_INIT MNEME_STRUCT_INIT(mneme_attend_backward_args)
@@ -696,7 +702,7 @@ MNEME_API mneme_status mneme_attend_backward(mneme_memory* const* memories, size
 typedef struct mneme_search_args {
   size_t struct_size;
   int32_t layer;
-  const mneme_tensor* query; /**< [tokens, q_heads, key_dim] f32, f16 or bf16, as the memory's keys want it */
+  const mneme_tensor* query; /**< [tokens, q_heads, key_dim] f32, f16 or bf16, rotated if the stored keys are */
   const int64_t* query_offsets;
   const int64_t* query_positions;
   const int64_t* query_local_positions;

@@ -19,7 +19,7 @@ constexpr int64_t kTrialShare = 8;
 
 // While a sampled block is scanned, the block this many places after it is prefetched.
 constexpr int64_t kSamplePrefetch = 4;
-// The same for parts of reordered codes.
+// The same for the chosen blocks of reordered rows, counted in BlockRanges.
 constexpr int64_t kPartPrefetch = 2;
 
 // A row very likely reaches its estimate less this share of the margin. The margin covers an error in the worst
@@ -163,7 +163,7 @@ void BlockScan::ScanChosenBlocks() {
     }
     const auto [block, block_end] = part(i);
     if (decays_) SetMinDotsForPenalties(block * kBlockRows, block_end * kBlockRows);
-    // Each block prefetches one of the parts to come.
+    // Each block prefetches a block at the same distance as the BlockRange to come.
     const int64_t ahead = std::min(parts - 1, i + kPartPrefetch);
     ScanBlocks(block, block_end, mean_dots.UpperBounds(i % MeanDots::kChunks), data(ahead) - data(i),
                &Callback<&BlockScan::OnHits>::Call);

@@ -37,12 +37,12 @@ class BlockScan {
   int64_t NumberChunks();
 
   // Raises the estimated threshold of every query by what the sampled blocks reach. Does nothing if the sample is too
-  // small for some query's k. The sampled blocks are scanned again with all others: candidates kept now, with hardly
-  // any threshold, would mostly be kept in vain.
+  // small for some query's k. It keeps no candidates, since most would be kept in vain while thresholds are low; the
+  // sampled blocks are scanned again with all others.
   void ScanSample(const SampledBlocks& sample);
-  // Sampled block i, or the last one if there are fewer. Requires: it lies in `range` or a later one.
+  // Returns: sampled block i, or the last one if there are fewer. Requires: it lies in `range` or a later one.
   SampledBlock FindSampled(const SampledBlocks& sample, int64_t i, size_t range) const;
-  // The chunks of the next sampled blocks from i on, as many as MeanDots takes.
+  // Returns: the chunks of sampled blocks i, i + 1, …, as many as MeanDots takes at once, in `chunks`.
   absl::Span<const MeanDots::Chunk> ChunksOfSample(const SampledBlocks& sample, int64_t i, size_t range,
                                                    MeanDots::Chunk (&chunks)[MeanDots::kChunks]) const;
 
@@ -56,14 +56,15 @@ class BlockScan {
   void ScanBlocks(int64_t block, int64_t block_end, const float* mean_dots, int64_t prefetch_bytes,
                   codes::HitCallback on_hits);
 
-  // Sets min_dot of the queries whose ranking decays, by the least penalty of the rows at places [place, place_end).
+  // Sets min_dot of the queries whose ranking decays, by the least penalty of the rows at places [place, place_end) of
+  // the current range's codes.
   void SetMinDotsForPenalties(int64_t place, int64_t place_end);
   // The least dot product of a row in the current range that may be among the query's k best.
   float MinDot(int64_t query);
   // A logit that row `row` of the current range very likely reaches; -infinity if there is no estimate.
   float EstimateLogit(const Ranking& ranking, const codes::DotBound& bound, float rounding_error, int64_t row) const;
 
-  // Handle the hits in a sampled block and in any other block.
+  // Called for the rows that may reach min_dot, in a sampled block and in any other block.
   void OnSampleHits(codes::Query& query, const codes::BlockHits& hits);
   void OnHits(codes::Query& query, const codes::BlockHits& hits);
 

@@ -12,21 +12,22 @@ namespace mneme {
 
 // A row whose code does not prove that it is not among the k best.
 struct Candidate {
-  int64_t row;        // its place in the codes
+  int64_t row;        // its place in the codes (CodedRange::Row gives the row)
   int32_t range;      // number of the row's range in the scan
   float estimate;     // a logit that the row very likely reaches; -infinity if there is no estimate
   float upper_bound;  // the row's logit is at most this
 };
 
-// The candidates of one query. Their keys are read as late as possible, because the more candidates there are, the
-// fewer of them can still win: the k-th greatest estimate is very likely reached by k rows, so a candidate with a lower
-// upper bound is dropped without reading any key.
+// The candidates of one query. Their keys are read as late as possible: k rows very likely reach the k-th greatest
+// estimate, which rises as candidates come, and a candidate with a lower upper bound is dropped without reading its
+// key.
 //
 // This estimated threshold may be too high. The caller must check in the end that the k-th best exact logit reaches
 // estimated_threshold(), and scan again if it does not. Not thread-safe.
 class Candidates {
  public:
-  // Drops all candidates and keeps the memory. use_estimates: whether Prune may drop candidates by estimates.
+  // Drops all candidates and keeps the buffers. k: of the query. use_estimates: whether Prune may drop candidates by
+  // estimates.
   void Reset(int64_t k, bool use_estimates);
 
   void Add(const Candidate& candidate) {
@@ -46,12 +47,12 @@ class Candidates {
 
   // Drops the candidates that cannot reach `threshold` or the estimated threshold, which it may raise.
   void Prune(float threshold);
-  // Whether, after Prune, there are still too many to keep, so that their keys should be read now.
+  // Whether Prune has left so many candidates that their keys should be read now.
   bool Crowded() const { return size_ > max_size_ / 2; }
 
-  // -infinity: there is none.
+  // A logit that k rows very likely reach; -infinity: there is no estimate.
   float estimated_threshold() const { return estimated_threshold_; }
-  // Takes an estimate from elsewhere; has no effect if it is lower.
+  // Takes an estimate from elsewhere (the sampled blocks); has no effect if it is lower.
   void RaiseEstimatedThreshold(float logit) {
     estimated_threshold_ = logit > estimated_threshold_ ? logit : estimated_threshold_;
   }
@@ -72,6 +73,7 @@ class Candidates {
   size_t k_ = 0;
   bool use_estimates_ = true;
   float estimated_threshold_ = 0;
+  // Numbers of candidates: ShouldPrune from prune_at_ on, which is never below min_prune_at_ nor above max_size_.
   size_t min_prune_at_ = 0;
   size_t prune_at_ = 0;
   size_t max_size_ = 0;

@@ -19,7 +19,7 @@
 namespace mneme {
 
 // An exact top-k scan over codes. It reads the code of every row, which bounds the row's logit, and reads the exact
-// keys of the few rows that may be among the k best. The result equals that of ScanTopK bit for bit.
+// keys of the few rows that may be among the k best: the candidates. The result equals that of ScanTopK bit for bit.
 // docs/design/scan.md explains how.
 //
 // One object serves many scans, one after another, and keeps its buffers. Not thread-safe.
@@ -41,7 +41,7 @@ class CodeScan {
   void Add(const KeyRows& keys, const KeyCodes& key_codes, int64_t row_begin, int64_t row_end, int64_t first_token,
            const Ranking* rankings);
 
-  // The same for keys that are not in memory. As few of them are read as the codes allow. `keys` is used until End.
+  // The same for keys that are not in RAM. As few of them are read as the codes allow. `keys` is used until End.
   void Add(KeySource& keys, const KeyCodes& key_codes, int64_t row_begin, int64_t row_end, int64_t first_token,
            const Ranking* rankings);
 
@@ -58,7 +58,7 @@ class CodeScan {
   std::unique_ptr<Impl> impl_;
 };
 
-// A CodeScan of one range of rows in memory.
+// A CodeScan of one range of rows in RAM.
 void ScanCodesTopK(const KeyRows& keys, const KeyCodes& key_codes, int64_t row_begin, int64_t row_end,
                    int64_t first_token, const float* queries, int64_t count, const Ranking* rankings,
                    const float* known_thresholds, TopK* top, ScanCounts* counts);

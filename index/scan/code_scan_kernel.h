@@ -34,8 +34,9 @@ struct Query {
 struct BlockSpan {
   const char* blocks;
   int64_t count;            // of blocks
-  int64_t first_row;        // number of the first row of the first block, a multiple of kBlockRows
-  int64_t prefetch_bytes;   // from each block to the block to prefetch; 0: as suits blocks that are read in order
+  int64_t first_row;        // place in the codes of the first row of the first block, a multiple of kBlockRows
+  int64_t prefetch_bytes;   // from each block to the block to prefetch meanwhile; 0: the kernels' own distance, for
+                            // blocks that are read in order
   const float* mean_dots;   // [queries] for the chunk of first_row
   int64_t mean_dot_stride;  // floats from the mean_dots of one chunk to those of the next
 };
@@ -44,7 +45,7 @@ struct BlockSpan {
 struct BlockHits {
   int64_t query;      // number of the query
   float mean_dot;     // of this query and the block's chunk
-  int64_t first_row;  // number of the block's first row
+  int64_t first_row;  // place in the codes of the block's first row
   const BlockHeader* header;
   const int32_t* sums;  // [kBlockRows] start + values · codes, for all rows of the block
   uint32_t rows;        // bit r: row first_row + r may reach min_dot (or its bound is NaN)
@@ -53,6 +54,7 @@ struct BlockHits {
 // Receives hits during a scan. It may raise query.min_dot.
 using HitCallback = void (*)(void* context, Query& query, const BlockHits& hits);
 
+// The functions of a scan over codes, one set for each instruction set, and what they need of the queries' layout.
 struct Kernels {
   const char* name;
 

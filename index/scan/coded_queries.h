@@ -11,7 +11,8 @@
 
 namespace mneme {
 
-// The queries of one scan in the form that the code-scan kernels take. Keeps its memory between scans. Not thread-safe.
+// The queries of one scan in the form that the code-scan kernels take. Keeps its buffers between scans. Not
+// thread-safe.
 class CodedQueries {
  public:
   // Rotates and codes `queries`, f32 [count, dim]. coded_dim: KeyCodes::coded_dim. min_dot is left for the caller to
@@ -22,7 +23,7 @@ class CodedQueries {
   const int8_t* values() const { return values_.data(); }
   codes::Query* data() { return queries_.data(); }
   codes::Query& operator[](int64_t query) { return queries_[static_cast<size_t>(query)]; }
-  // Products with the means of chunks; all queries are set.
+  // Products with the means of chunks. Encode has given it all queries.
   MeanDots& mean_dots() { return mean_dots_; }
 
  private:

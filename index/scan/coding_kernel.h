@@ -11,8 +11,8 @@
 
 namespace mneme::codes {
 
-// All sets give the same bits, because codes are kept on disk: each row has a lane of its own, sums run in one order,
-// and no multiply-add is fused.
+// The functions that make codes, one set for each instruction set. All sets give the same bits, because codes are kept
+// on disk: each row has a lane of its own, sums run in one order, and no multiply-add is fused.
 struct CodingKernels {
   const char* name;
 
@@ -22,7 +22,7 @@ struct CodingKernels {
   // Writes the block of the keys `rows`, f32 [kBlockRows][coded_dim].
   //   mean     [coded_dim], subtracted from each row; like the rows it is zero from `dim` on
   //   weights  [coded_dim], the factors of RotationWeights
-  //   columns  scratch memory: f32 [coded_dim][kBlockRows]
+  //   columns  scratch space: f32 [coded_dim][kBlockRows]
   //   block    BlockBytes(coded_dim) bytes
   // Requires: columns and block are aligned to 64 bytes.
   void (*encode_block)(const float* rows, const float* mean, const float* weights, int64_t dim, int64_t coded_dim,

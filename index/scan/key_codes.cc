@@ -16,9 +16,9 @@ namespace mneme {
 // The arrays lie in one allocation, each aligned to 64 bytes. All are zero at first; nothing writes to elements from
 // dim on.
 struct KeyCodes::Workspace {
-  Workspace(int64_t dim, int64_t coded_dim) : memory(static_cast<size_t>(coded_dim) * (2 * kBlockRows + 2) + kLine) {
-    const auto address = reinterpret_cast<uintptr_t>(memory.data());
-    columns = memory.data() + (kLine - address / sizeof(float) % kLine) % kLine;
+  Workspace(int64_t dim, int64_t coded_dim) : buffer(static_cast<size_t>(coded_dim) * (2 * kBlockRows + 2) + kLine) {
+    const auto address = reinterpret_cast<uintptr_t>(buffer.data());
+    columns = buffer.data() + (kLine - address / sizeof(float) % kLine) % kLine;
     rows = columns + kBlockRows * coded_dim;
     mean = rows + kBlockRows * coded_dim;
     weights = mean + coded_dim;
@@ -26,7 +26,7 @@ struct KeyCodes::Workspace {
   }
 
   static constexpr size_t kLine = 64 / sizeof(float);
-  std::vector<float> memory;
+  std::vector<float> buffer;
   float* columns;  // [coded_dim][kBlockRows]
   float* rows;     // [kBlockRows][coded_dim]
   float* mean;     // [coded_dim]

@@ -16,8 +16,8 @@
 
 namespace mneme {
 
-// Seven-bit codes of the keys of one KeyRows, in blocks that a scan reads at the speed of memory, with bounds of what
-// the codes leave out (code_block.h; docs/design/scan.md has the arithmetic). A row's code is made of the key minus a
+// Seven-bit codes of the keys of one KeyRows, in blocks that a scan reads at the speed of RAM, with bounds of what the
+// codes leave out (code_block.h; docs/design/scan.md has the arithmetic). A row's code is made of the key minus a
 // mean of earlier rows, rotated. Rows are coded by whole blocks, so the newest rows, up to kBlockRows - 1, have no
 // codes.
 //
@@ -40,8 +40,8 @@ class KeyCodes {
   // new.
   bool Extend(const KeyRows& keys);
 
-  // Codes all rows of `keys`, whose number is a multiple of kBlockRows, each chunk less its own mean: for keys that are
-  // all there. Requires: there are no codes yet.
+  // Codes all rows of `keys`, and subtracts from each chunk its own mean instead of the previous chunk's: for keys that
+  // will not grow. Requires: there are no codes yet; the number of rows is a multiple of kBlockRows.
   void EncodeAll(const KeyRows& keys);
 
   // Takes over stored codes of the first `rows` rows instead of making them. `read` fills the means and blocks that
@@ -57,16 +57,16 @@ class KeyCodes {
   size_t mean_bytes() const { return means_.row_bytes(); }
   size_t block_bytes() const { return blocks_.row_bytes(); }
 
-  // The mean of the chunk of `row`, and how many means lie contiguously from there on.
+  // The stored mean of the chunk of `row` (mean_bytes() each), and how many means lie contiguously from there on.
   const char* Means(int64_t row, int64_t* contiguous) const { return means_.Rows(row / kChunkRows, contiguous); }
-  // The block of `row`, and how many blocks lie contiguously from there on.
+  // The block of `row` (code_block.h), and how many blocks lie contiguously from there on.
   const char* Blocks(int64_t row, int64_t* contiguous) const { return blocks_.Rows(row / kBlockRows, contiguous); }
   // f32 [dim]: the mean that was subtracted from the rows of row's chunk.
   const float* Mean(int64_t row) const { return reinterpret_cast<const float*>(means_.Row(row / kChunkRows)); }
   // An upper bound of its norm.
   float MeanNorm(int64_t row) const { return Mean(row)[dim_]; }
 
-  // Bytes of memory held.
+  // Bytes of RAM held.
   size_t MemoryBytes() const {
     return sizeof(*this) - sizeof(blocks_) - sizeof(means_) + blocks_.MemoryBytes() + means_.MemoryBytes();
   }

@@ -64,7 +64,7 @@ const Kernels& CurrentKernels() {
   return kernels != nullptr ? *kernels : *Chosen().kernels;
 }
 
-// The kernels' scratch memory. It lies on the stack for all usual head sizes.
+// The kernels' scratch space. It lies on the stack for all usual head sizes.
 class Columns {
  public:
   explicit Columns(int64_t dim) {

@@ -24,7 +24,7 @@ namespace mneme {
 void ScanTopK(const KeyRows& keys, int64_t row_begin, int64_t row_end, int64_t first_token, const float* queries,
               int64_t count, const Ranking* rankings, TopK* top);
 
-// The same for keys that are not in memory, with the same result. Reads every row of the range.
+// The same for keys that are not in RAM, with the same result. Reads every row of the range.
 // Errors: those of `keys`; `top` then holds some of the rows.
 absl::Status ScanTopK(KeySource& keys, int64_t row_begin, int64_t row_end, int64_t first_token, const float* queries,
                       int64_t count, const Ranking* rankings, TopK* top);

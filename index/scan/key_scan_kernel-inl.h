@@ -32,7 +32,7 @@ MNEME_INLINE Vec LoadVec(const float* from) {
   return values;
 }
 
-// Writes kLanes encoded rows, anywhere in memory, as columns: [dim][kLanes], then the kLanes scales (1 unless i8).
+// Writes kLanes encoded rows, anywhere in RAM, as columns: [dim][kLanes], then the kLanes scales (1 unless i8).
 template <DType kDType>
 MNEME_INLINE void TransposeRows(const char* const* rows, int64_t dim, float* columns) {
   constexpr int64_t kBytes = ElementBytes(kDType);
@@ -84,7 +84,8 @@ MNEME_INLINE void DotColumns(const float* columns, int64_t dim, const float* con
   }
 }
 
-// The seldom part of RankRows: applies the soft cap and the decay, and delivers hits. `scaled` is overwritten.
+// The part of RankRows that few rows need: applies the soft cap and the decay, and delivers hits. `scaled` is
+// overwritten.
 MNEME_NOINLINE void RankScaledRows(Query& query, int64_t number, Vec (&scaled)[kParts], int64_t first_row,
                                    uint32_t lanes, HitCallback on_hits, void* context) {
   if (query.soft_cap > 0) {

@@ -23,7 +23,7 @@ struct Query {
   float addend;
   float decay;
   const float* row_penalty;
-  bool affine;           // logit = scale * dot + addend: there is neither soft cap nor decay
+  bool affine;           // whether logit = scale * dot + addend: there is neither soft cap nor decay
   float threshold;       // rows with a lower logit are dropped
   float min_scaled_dot;  // a row with a lower scale * dot has a logit below the threshold: saves computing tanh
 };
@@ -49,14 +49,14 @@ struct RowHits {
 // Receives hits during a scan, and updates query.threshold and query.min_scaled_dot.
 using HitCallback = void (*)(void* context, Query& query, const RowHits& hits);
 
-// `columns` is scratch memory of the kernels: f32 [dim + 1][kLanes], aligned to 64 bytes.
+// `columns` is scratch space of the kernels: f32 [dim + 1][kLanes], aligned to 64 bytes.
 struct Kernels {
   const char* name;
 
   // Compares `count` queries with all rows.
   void (*scan)(const Rows& rows, Query* queries, int64_t count, float* columns, HitCallback on_hits, void* context);
 
-  // dots[i] = query · rows[i] for kLanes encoded rows anywhere in memory; the same bits as in `scan`.
+  // dots[i] = query · rows[i] for kLanes encoded rows anywhere in RAM; the same bits as in `scan`.
   void (*dot)(DType dtype, int64_t dim, const char* const* rows, const float* query, float* columns, float* dots);
 };
 

@@ -13,13 +13,13 @@ void MeanDots::Begin(const codes::Kernels& kernels, int64_t count, int64_t dim) 
   kernels_ = &kernels;
   dim_ = dim;
   stride_ = (count + kQueryLanes - 1) / kQueryLanes * kQueryLanes;
-  lanes_.resize(static_cast<size_t>(stride_ * dim));
+  packed_queries_.resize(static_cast<size_t>(stride_ * dim));
   relative_errors_.resize(static_cast<size_t>(stride_));
   upper_bounds_.resize(static_cast<size_t>(stride_ * kChunks));
 }
 
 void MeanDots::SetQuery(int64_t query, const float* vector, float relative_error) {
-  float* const lane = lanes_.data() + query / kQueryLanes * kQueryLanes * dim_ + query % kQueryLanes;
+  float* const lane = packed_queries_.data() + query / kQueryLanes * kQueryLanes * dim_ + query % kQueryLanes;
   for (int64_t d = 0; d < dim_; ++d) lane[d * kQueryLanes] = vector[d];
   relative_errors_[static_cast<size_t>(query)] = relative_error;
 }
@@ -39,7 +39,7 @@ void MeanDots::Compute(absl::Span<const Chunk> chunks, absl::Span<const Chunk> n
   const auto n = static_cast<int64_t>(chunks.size());
   for (int64_t query = 0; query < stride_; query += kQueryLanes) {
     float dots[kChunks * kQueryLanes];
-    kernels_->dot_means(lanes_.data() + query * dim_, means, dim_, dots);
+    kernels_->dot_means(packed_queries_.data() + query * dim_, means, dim_, dots);
     for (int64_t i = 0; i < n; ++i) {
       float* const bounds = upper_bounds_.data() + i * stride_ + query;
       const float* const errors = relative_errors_.data() + query;

@@ -19,7 +19,7 @@ class MeanDots {
   // Chunks computed at once.
   static constexpr int64_t kChunks = codes::kMeansPerCall;
 
-  // Prepares for `count` queries of `dim` elements; SetQuery follows for each. Keeps its memory between scans.
+  // Prepares for `count` queries of `dim` elements; SetQuery follows for each. Keeps its buffers between scans.
   void Begin(const codes::Kernels& kernels, int64_t count, int64_t dim);
 
   // vector: f32 [dim], the query before rotation. relative_error: an upper bound of what f32 may round away in its dot
@@ -52,7 +52,7 @@ class MeanDots {
   const codes::Kernels* kernels_ = nullptr;
   int64_t dim_ = 0;
   int64_t stride_ = 0;                  // the number of queries, rounded up to a multiple of kQueryLanes
-  std::vector<float> lanes_;            // the queries, [stride / kQueryLanes][dim][kQueryLanes]
+  std::vector<float> packed_queries_;   // the queries, [stride / kQueryLanes][dim][kQueryLanes]
   std::vector<float> relative_errors_;  // [stride]
   std::vector<float> upper_bounds_;     // [kChunks][stride]
 };

@@ -16,8 +16,8 @@ struct QueryCode {
   double error_squared;  // square of the norm of (query - step * values); not finite if the query is not
 };
 
-// Rounds `query`, f32 [dim], rotated, as finely as `kernels` allow. values: [dim rounded up to a multiple of
-// kTileDims], filled up with zeros.
+// Rounds `query`, f32 [dim], which has been rotated (Rotate), as finely as `kernels` allow. values: [dim rounded up to
+// a multiple of kTileDims], filled up with zeros.
 QueryCode EncodeQuery(const float* query, int64_t dim, const Kernels& kernels, int8_t* values);
 
 // Stores the values [dim] of query i of `count` where the kernels read them. Each group of kernels.group_queries

@@ -54,8 +54,8 @@ void Reranker::Rerank(int64_t query, absl::Span<const int32_t> order) {
       if (candidate.upper_bound < threshold) continue;
       const CodedRange& range = state_.ranges[static_cast<size_t>(candidate.range)];
       candidate.row = range.Row(candidate.row);
-      const KeyRows* const in_memory = range.keys;
-      keys[n] = in_memory != nullptr ? in_memory->Row(candidate.row) : nullptr;
+      const KeyRows* const in_ram = range.keys;
+      keys[n] = in_ram != nullptr ? in_ram->Row(candidate.row) : nullptr;
       batch[n++] = candidate;
     }
     if (n == 0) continue;

@@ -17,19 +17,20 @@ class Reranker {
  public:
   explicit Reranker(ScanState* state) : state_(*state) {}
 
-  // Prunes the candidates of one query if that is worth while, and prefetches the first keys that Rerank will read.
+  // Prunes the candidates of one query if that costs less than reading the keys of all, and prefetches the first keys
+  // that Rerank will read.
   // Returns: the order in which to rerank them, valid until they change.
   absl::Span<const int32_t> PrefetchCandidates(int64_t query);
 
   // Ranks the candidates of one query by their exact keys, in an order that Candidates::MostPromisingFirst gave, and
-  // removes them. An error goes into the state.
+  // removes them. An error goes to ScanState::status.
   void Rerank(int64_t query, absl::Span<const int32_t> order);
 
  private:
   // Prefetches the keys of the batch that begins at order[begin].
   void PrefetchBatch(int64_t query, absl::Span<const int32_t> order, size_t begin);
 
-  // Reads those keys of a batch that are not in memory, whose address is null, and sets their addresses.
+  // Reads those keys of a batch that are not in RAM, whose address is null, and sets their addresses.
   void ReadMissingKeys(absl::Span<const Candidate> batch, const char** keys);
 
   ScanState& state_;

@@ -14,7 +14,7 @@ namespace mneme {
 // do not depend on the CPU.
 void Rotate(float* vector, int64_t dim);
 
-// For code that computes the transform itself (block_coder.h). weights: f32 [dim], the factor by which Rotate
+// For code that computes the transform itself (coding_kernel-inl.h). weights: f32 [dim], the factor by which Rotate
 // multiplies each element before the transform: the sign times the scale (for transforms of two elements the sign
 // alone).
 void RotationWeights(int64_t dim, float* weights);

@@ -41,8 +41,8 @@ class SampledBlocks {
   bool EnoughFor(int64_t k) const { return size() >= 2 * Rank(k); }
 
  private:
-  // The size aimed at. More blocks estimate a better threshold and take longer to read; 64 was best from 4,096 rows to
-  // 65,536.
+  // About how many blocks a sample has. More blocks estimate a better threshold and take longer to read; 64 was best
+  // from 4,096 rows to 65,536.
   static constexpr int64_t kTarget = 64;
 
   int64_t step_;  // chunks from one sampled block to the next

@@ -6,7 +6,7 @@
 
 namespace mneme {
 
-// What scans did, for statistics. All numbers are of (query, row) pairs.
+// What scans did, for statistics. All numbers count pairs of a query and a row.
 struct ScanCounts {
   int64_t by_code = 0;    // compared by the row's code
   int64_t reranked = 0;   // of these, pairs whose code decided nothing, so that the exact key was read

@@ -32,7 +32,7 @@ struct CodedRange {
   int64_t row_end;
   int64_t first_token;
 
-  // Of AddReordered: which blocks are scanned, and the row that each place of `codes` holds. Else both are empty.
+  // Of AddReordered, else empty: the blocks to scan, and the row of each place of `codes` (-1: none).
   absl::Span<const BlockRange> blocks = {};
   const int32_t* row_numbers = nullptr;
 
@@ -42,11 +42,12 @@ struct CodedRange {
   // How many rows are scanned.
   int64_t RowCount() const { return row_numbers == nullptr ? row_end - row_begin : RowsOf(blocks); }
 
-  // The whole chunks of all ranges are numbered through: chunk c of this range has the number c + chunk_offset.
+  // For the sample, the whole chunks of all ranges are numbered through: chunk c of this range has the number
+  // c + chunk_offset.
   int64_t chunk_offset = 0;
 
   // Chunks [FirstWholeChunk(), WholeChunksEnd()) lie in the range with all their rows.
-  // Reordered rows count as none: the sample is spread over rows in token order.
+  // Of reordered rows no chunk is whole: the sample is spread over rows in token order.
   int64_t FirstWholeChunk() const { return (row_begin + KeyCodes::kChunkRows - 1) / KeyCodes::kChunkRows; }
   int64_t WholeChunksEnd() const {
     return row_numbers != nullptr ? FirstWholeChunk() : std::max(FirstWholeChunk(), row_end / KeyCodes::kChunkRows);
@@ -61,6 +62,7 @@ struct QueryProgress {
   TopK sample;  // estimates of the best sampled blocks, one for each (SampledBlocks)
 };
 
+// What the parts of one CodeScan share: its arguments, its ranges, and what is known so far.
 struct ScanState {
   const float* queries = nullptr;  // [count, dim]
   int64_t count = 0;

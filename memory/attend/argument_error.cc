@@ -60,8 +60,8 @@ std::optional<Argument> ArgumentOf(const absl::Status& status) {
   return static_cast<Argument>((*payload)[0]);
 }
 
-absl::Status CheckFinite(Argument argument, const RowTensor& tensor) {
-  for (int64_t row = 0; row < tensor.rows; ++row) {
+absl::Status CheckFinite(Argument argument, const RowTensor& tensor, int64_t row_begin, int64_t row_end) {
+  for (int64_t row = row_begin; row < row_end; ++row) {
     for (int64_t head = 0; head < tensor.heads; ++head) {
       if (AllFinite(tensor.dtype, tensor.Row(row, head), static_cast<size_t>(tensor.dim))) continue;
       return ArgumentError({.argument = argument,

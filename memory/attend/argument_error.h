@@ -13,7 +13,8 @@
 
 namespace mneme {
 
-// An argument of a call of this folder. Callers have names of their own for them: see ArgumentOf.
+// An argument of a call of this folder. A caller may have names of its own for them, so an error carries the number:
+// see ArgumentOf.
 enum class Argument : uint8_t {
   kNone,
   kBatch,
@@ -62,8 +63,13 @@ absl::Status ArgumentError(const UnsupportedReason& reason);
 // errors.
 std::optional<Argument> ArgumentOf(const absl::Status& status);
 
-// Errors: InvalidArgument if the tensor, which lies in host memory, has an infinite number or NaN.
-absl::Status CheckFinite(Argument argument, const RowTensor& tensor);
+// Errors: InvalidArgument if rows [row_begin, row_end) of the tensor, which lies in host memory, have an infinite
+// number or NaN.
+absl::Status CheckFinite(Argument argument, const RowTensor& tensor, int64_t row_begin, int64_t row_end);
+// The same for all rows.
+inline absl::Status CheckFinite(Argument argument, const RowTensor& tensor) {
+  return CheckFinite(argument, tensor, 0, tensor.rows);
+}
 
 }  // namespace mneme
 

@@ -2,9 +2,11 @@
 #include "memory/attend/attend.h"
 
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "base/status.h"
+#include "memory/attend/check_queries.h"
 #include "memory/attend/device_fused_attend.h"
 #include "memory/attend/device_search.h"
 #include "memory/attend/device_support.h"
@@ -21,17 +23,26 @@ Backend ChooseHostBackend(const AttendRequest& request) {
   return Backend::kHost;
 }
 
-absl::Status CheckQueries(const AttendRequest& request, bool memory_query_is_query) {
-  MNEME_RETURN_IF_ERROR(CheckFinite(Argument::kQuery, request.query));
-  return memory_query_is_query ? absl::OkStatus() : CheckFinite(Argument::kMemoryQuery, request.retrieve.memory_query);
+// Sets AttendRequest::statuses by the queries of each sequence. Errors: without statuses, those of CheckQueries.
+absl::Status CheckAllQueries(const AttendRequest& request, bool memory_query_is_query) {
+  for (size_t i = 0; i < request.retrieve.sequences.size(); ++i) {
+    absl::Status status = CheckQueries(request, request.retrieve.sequences[i], memory_query_is_query);
+    if (request.statuses.empty()) {
+      MNEME_RETURN_IF_ERROR(status);
+    } else {
+      request.statuses[i] = std::move(status);
+    }
+  }
+  return absl::OkStatus();
 }
 
-// Has the CPU write the outputs. Copies the tensors that lie on the device to the host before and back after.
+// Lets the CPU write the outputs. Tensors that lie on the device are copied to the host first, and the output back at
+// the end.
 absl::Status AttendThroughHost(AttendRequest& request, const CallTensors& tensors, bool device_search,
                                Executor& executor) {
   if (tensors.staged != nullptr) MNEME_RETURN_IF_ERROR(tensors.staged->CopyToHost());
   if (tensors.memory_query_is_query) request.retrieve.memory_query = request.query;
-  MNEME_RETURN_IF_ERROR(CheckQueries(request, tensors.memory_query_is_query));
+  MNEME_RETURN_IF_ERROR(CheckAllQueries(request, tensors.memory_query_is_query));
   std::vector<std::optional<RetrievedStates>> device_states;
   if (device_search) device_states = SearchOnDevice(request);
   MNEME_RETURN_IF_ERROR(AttendOnHost(request, device_states, executor));

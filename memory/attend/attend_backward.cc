@@ -10,7 +10,7 @@
 #include "attention/local_backward.h"
 #include "base/scratch.h"
 #include "base/status.h"
-#include "memory/attend/argument_error.h"
+#include "memory/attend/check_queries.h"
 #include "memory/attend/reported_rows.h"
 #include "memory/attend/tile_backward.h"
 
@@ -128,14 +128,15 @@ absl::Status BackwardOfSequence(const AttendBackwardRequest& request, const Sequ
   const LayerCard& layer = request.forward.retrieve.layer;
   const Division division(layer, sequence);
   const int64_t local_rows = HasLocalRows(request.forward, sequence) ? sequence.local_end - sequence.local_begin : 0;
-  MNEME_RETURN_IF_ERROR(ParallelForStatus(executor, static_cast<size_t>(division.items), [&](size_t i) {
-    const auto item = static_cast<int64_t>(i);
-    const int64_t begin = item % division.tiles * division.queries_per_tile;
-    const Tile tile = {item / division.tiles, begin,
-                       std::min(sequence.query_end - sequence.query_begin, begin + division.queries_per_tile)};
-    BackwardOfTile(request, sequence, rows, tile, buffer.OfItem(item, local_rows));
-    return absl::OkStatus();
-  }));
+  MNEME_RETURN_IF_ERROR(
+      ParallelForStatus(executor, static_cast<size_t>(division.items), "attend backward", [&](size_t i) {
+        const auto item = static_cast<int64_t>(i);
+        const int64_t begin = item % division.tiles * division.queries_per_tile;
+        const Tile tile = {item / division.tiles, begin,
+                           std::min(sequence.query_end - sequence.query_begin, begin + division.queries_per_tile)};
+        BackwardOfTile(request, sequence, rows, tile, buffer.OfItem(item, local_rows));
+        return absl::OkStatus();
+      }));
   for (int64_t item = 0; item < division.items; ++item) {
     const HeadGradients* const own = buffer.OfItem(item, local_rows).heads;
     for (int64_t g = 0; g < layer.group(); ++g) {
@@ -163,17 +164,15 @@ absl::Status BackwardOfSequence(const AttendBackwardRequest& request, const Sequ
 absl::Status AttendBackward(const AttendBackwardRequest& request, Executor& executor) {
   const AttendRequest& forward = request.forward;
   const absl::Span<const Sequence> sequences = forward.retrieve.sequences;
-  MNEME_RETURN_IF_ERROR(CheckFinite(Argument::kQuery, forward.query));
-  if (!request.memory_query_is_query) {
-    MNEME_RETURN_IF_ERROR(CheckFinite(Argument::kMemoryQuery, forward.retrieve.memory_query));
-  }
   const bool retrieves = RetrievesRows(forward);
   const auto failed = [&](size_t i) { return !request.failed.empty() && request.failed[i] != 0; };
   // All that can fail comes before the first output is written.
   Scratch scratch;
   std::vector<std::unique_ptr<ReportedRows>> rows(sequences.size());
   for (size_t i = 0; i < sequences.size(); ++i) {
-    if (failed(i) || !retrieves || sequences[i].memory == nullptr) continue;
+    if (failed(i)) continue;
+    MNEME_RETURN_IF_ERROR(CheckQueries(forward, sequences[i], request.memory_query_is_query));
+    if (!retrieves || sequences[i].memory == nullptr) continue;
     rows[i] = std::make_unique<ReportedRows>(forward, sequences[i], &scratch);
     MNEME_RETURN_IF_ERROR(rows[i]->Read(executor));
   }

@@ -97,7 +97,7 @@ absl::Status ProbeCentroids(const SearchPlan& plan, const VisibleRun& visible, c
   for (int64_t query = query_begin; query < query_end; ++query) {
     for (size_t g = 0; g < heads.size(); ++g) {
       std::copy_n(plan.Vector(heads[g], query), dim, vectors.data() + g * dim);
-      rankings[g] = plan.RankingOfTokens(heads[g], query, first_token);
+      rankings[g] = plan.RankingOfUnpinned(heads[g], query, first_token);
       best[g].Reset(best[g].k());
     }
     const CentroidQuery request = {.queries = vectors.data(),

@@ -8,8 +8,8 @@
 #include "absl/types/span.h"
 
 #include "index/centroid/centroid_index.h"
-#include "memory/attend/index_search.h"
 #include "memory/attend/search_plan.h"
+#include "memory/attend/visible_run.h"
 
 namespace mneme {
 

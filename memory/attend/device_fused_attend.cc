@@ -94,14 +94,14 @@ absl::StatusOr<bool> FusedLaunch::Queue(CallContext& context, void* stream) {
   MNEME_ASSIGN_OR_RETURN(const bool acquired, AcquireRows(stream, bounds));
   if (!acquired) return false;
   cuda::AttendProblem problem = MakeFusedProblem(request_, memories_.stored().value_or(request_.query.dtype));
-  const int64_t pairs = problem.tokens * problem.q_heads;
+  const int64_t slots = problem.tokens * problem.q_heads;
   const bool reports = request_.retrieved_stride > 0;
   const FusedArguments arguments(request_, problem, buffer_);
-  if (request_.log_sum_exp != nullptr) log_sum_exps_ = buffer_.AddOutput<float>(pairs);
-  if (request_.memory_mass != nullptr) mass_ = buffer_.AddOutput<float>(pairs);
+  if (request_.log_sum_exp != nullptr) log_sum_exps_ = buffer_.AddOutput<float>(slots);
+  if (request_.memory_mass != nullptr) mass_ = buffer_.AddOutput<float>(slots);
   if (reports) {
-    rows_ = buffer_.AddOutput<int64_t>(pairs * top_k_);
-    logits_ = buffer_.AddOutput<float>(pairs * top_k_);
+    rows_ = buffer_.AddOutput<int64_t>(slots * top_k_);
+    logits_ = buffer_.AddOutput<float>(slots * top_k_);
   }
   MNEME_RETURN_IF_ERROR(buffer_.Reserve(context));
   arguments.Fill(request_, buffer_, problem);
@@ -119,9 +119,9 @@ absl::StatusOr<bool> FusedLaunch::Queue(CallContext& context, void* stream) {
 }
 
 void FusedLaunch::ReadOutputs() {
-  const int64_t pairs = request_.query.rows * retrieve_.layer.query_heads;
-  if (request_.log_sum_exp != nullptr) std::copy_n(buffer_.Host(log_sum_exps_), pairs, request_.log_sum_exp);
-  if (request_.memory_mass != nullptr) std::copy_n(buffer_.Host(mass_), pairs, request_.memory_mass);
+  const int64_t slots = request_.query.rows * retrieve_.layer.query_heads;
+  if (request_.log_sum_exp != nullptr) std::copy_n(buffer_.Host(log_sum_exps_), slots, request_.log_sum_exp);
+  if (request_.memory_mass != nullptr) std::copy_n(buffer_.Host(mass_), slots, request_.memory_mass);
   if (request_.retrieved_stride == 0) return;
   for (size_t i = 0; i < visible_.size(); ++i) ReadRetrieved(i);
 }
@@ -131,15 +131,15 @@ void FusedLaunch::ReadRetrieved(size_t number) {
   const Sequence& sequence = retrieve_.sequences[number];
   const int64_t heads = retrieve_.layer.query_heads;
   const int64_t stride = request_.retrieved_stride;
-  for (int64_t pair = sequence.query_begin * heads; pair < sequence.query_end * heads; ++pair) {
+  for (int64_t slot = sequence.query_begin * heads; slot < sequence.query_end * heads; ++slot) {
     for (int64_t k = 0; k < stride; ++k) {
-      const int64_t row = k < top_k_ ? buffer_.Host(rows_)[pair * top_k_ + k] : -1;
+      const int64_t row = k < top_k_ ? buffer_.Host(rows_)[slot * top_k_ + k] : -1;
       if (request_.retrieved_tokens != nullptr) {
-        request_.retrieved_tokens[pair * stride + k] = row < 0 ? -1 : visible_[number].rows.TokenOf(row);
+        request_.retrieved_tokens[slot * stride + k] = row < 0 ? -1 : visible_[number].rows.TokenOf(row);
       }
       if (request_.retrieved_scores != nullptr) {
-        request_.retrieved_scores[pair * stride + k] =
-            row < 0 ? -std::numeric_limits<float>::infinity() : buffer_.Host(logits_)[pair * top_k_ + k];
+        request_.retrieved_scores[slot * stride + k] =
+            row < 0 ? -std::numeric_limits<float>::infinity() : buffer_.Host(logits_)[slot * top_k_ + k];
       }
     }
   }

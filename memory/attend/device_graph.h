@@ -57,14 +57,14 @@ class DeviceGraph {
   // Queues the update on `stream` between the replays so far and those to come, which run there or wait for it, and
   // does not wait. Without has_stream it waits, and no replay may be running.
   // Errors: after InvalidArgument, FailedPrecondition and Unimplemented nothing has changed. After others
-  // (ResourceExhausted: the rows have no room) replays see no memory. If the device cannot take even that order, the
-  // rows that replays read are kept.
+  // (ResourceExhausted: the rows have no room) replays see no memory. If not even that can be queued, the rows that
+  // replays read so far stay held.
   absl::Status Update(const GraphUpdate& update, bool has_stream, void* stream);
 
  private:
   using RowHolds = std::vector<std::shared_ptr<MemoryMirror::RowHold>>;  // [sequences]
 
-  // The arguments of some calls, on the host and on the device.
+  // The argument arrays of some calls: [used] bytes, the same on the host and on the device.
   struct Table {
     std::vector<char> host;
     int64_t used = 0;  // bytes
@@ -82,10 +82,10 @@ class DeviceGraph {
     std::vector<Sequence> sequences;  // as captured, without memories
     ArgumentBuffer buffer;            // in a table
     FusedArguments arguments;
-    DType stored;
+    DType stored;  // of the memories' rows
     bool searches = false;
     int64_t local_rows = -1;  // of all sequences; -1: the call has no local rows
-    RowHolds holds;
+    RowHolds holds;           // of the rows that its replays read
   };
   // Scratch bytes between the two launches of a call. Calls on one stream share it.
   struct Workspace {
@@ -97,22 +97,25 @@ class DeviceGraph {
 
   // Whether the request has the batch of the other calls.
   absl::Status CheckSameBatch(const AttendRequest& request) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Returns: a call for the request, whose arguments have no place yet.
+  // Returns: a call for the request; its ArgumentBuffer has no bytes yet. Sets `problem` to its problem.
   absl::StatusOr<std::unique_ptr<Call>> NewCall(const AttendRequest& request, cuda::AttendProblem& problem)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Returns: a table with `bytes` left.
   absl::StatusOr<Table*> TableFor(int64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Returns: scratch on the device for calls on `stream`; null for 0 bytes.
   absl::StatusOr<char*> WorkspaceFor(int64_t bytes, void* stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Queues copies of bytes [begin, end) of a table to the device.
   absl::Status CopyTable(const Table& table, int64_t begin, int64_t end, void* stream)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Copies the used bytes of all tables.
   absl::Status CopyTables(void* stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  // The arguments of an update: the whole, one memory, the local offsets [batch + 1].
   absl::Status CheckUpdate(const GraphUpdate& update) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckMemory(const Memory& memory, size_t number) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckLocalOffsets(const int64_t* offsets, size_t batch) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  // Has held rows and blocks change only behind the work on `stream` so far, and lifts the holds' protection.
+  // Ends the protection of the held rows: whatever changes them is ordered after the work on `stream` so far.
   absl::Status LiftHolds(void* stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Copies the rows to the device, holds them and writes them to the tables. On success the earlier holds end.
   absl::Status SetMemories(const GraphUpdate& update, void* stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -121,10 +124,10 @@ class DeviceGraph {
                                void* stream, RowHolds& holds) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Returns: a sequence of a call, with the update's local rows.
   static Sequence UpdatedSequence(const Call& call, const GraphUpdate& update, size_t number);
-  // Has the tables say that no memory is visible.
+  // Writes to the tables that no memory is visible.
   absl::Status HideMemories(const GraphUpdate& update, void* stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void DropHolds() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Has the stream of tables and workspaces wait for the work on `stream` so far.
+  // Orders later work on stream_ after the work on `stream` so far.
   absl::Status WaitFor(void* stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Device& device_;

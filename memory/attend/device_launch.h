@@ -12,13 +12,14 @@
 
 namespace mneme {
 
-// Where the work of a launch is ordered.
+// The stream on which a launch is queued.
 struct StreamChoice {
   bool has_stream = false;  // false: a stream of the engine's own, and the calling thread waits for the launch
   void* stream = nullptr;
 };
 
-// One launch of the kernels that reads rows of mirrors. What differs between launches is virtual.
+// One launch of the kernels over rows of memories that lie on the device (their mirrors). The virtual functions are
+// what DeviceSearch and DeviceFusedAttend do differently.
 class DeviceLaunch {
  public:
   virtual ~DeviceLaunch() = default;

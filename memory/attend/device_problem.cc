@@ -35,7 +35,7 @@ cuda::AttendProblem MakeFusedProblem(const AttendRequest& request, DType stored)
   problem.output = request.output.data;
   // The kernels have no kMemoryOnly and kLocalOnly: those are joint, with no local row or no row to retrieve.
   problem.fusion = request.fusion == Fusion::kGated ? Fusion::kGated : Fusion::kJoint;
-  if (!HasLocalRows(request)) return problem;
+  if (!CallHasLocalRows(request)) return problem;
   problem.local_keys = request.local_keys.data;
   problem.local_values = request.local_values.data;
   problem.local_key_row_stride = request.local_keys.row_stride;
@@ -94,7 +94,7 @@ void SearchArguments::SetSequence(const RetrieveRequest& request, const Sequence
 }
 
 FusedArguments::FusedArguments(const AttendRequest& request, const cuda::AttendProblem& problem, ArgumentBuffer& buffer)
-    : has_local_(HasLocalRows(request)),
+    : has_local_(CallHasLocalRows(request)),
       search_(request.retrieve, problem, buffer),
       local_offsets_(buffer.AddInput<int64_t>(problem.batch + 1)),
       gate_(buffer.AddInput<float>(problem.q_heads)) {}

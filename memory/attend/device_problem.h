@@ -11,8 +11,9 @@
 
 namespace mneme {
 
-// Requests as the kernels take them: a cuda::AttendProblem, whose small arrays lie in an ArgumentBuffer. The classes
-// below add their arrays to the buffer when they are made. Fill and SetSequence write them, once the buffer has bytes.
+// Requests as the kernels take them: a cuda::AttendProblem, whose small arrays lie in an ArgumentBuffer. The
+// constructors below add their arrays to the buffer. Fill and SetSequence write them, after the buffer got its bytes
+// (ArgumentBuffer::Reserve or Place).
 
 // The dimensions, types and rankings of a problem for `request`. query_type: of queries and local rows. stored: of the
 // memories' rows.
@@ -22,7 +23,7 @@ cuda::AttendProblem MakeProblem(const RetrieveRequest& request, int64_t tokens, 
 // The same for the whole of a call whose tensors lie on the device. Requires: CheckDeviceSupport(request, kAll).
 cuda::AttendProblem MakeFusedProblem(const AttendRequest& request, DType stored);
 
-// Queries of a sequence, as the batch numbers them.
+// Some queries of a sequence, numbered in the batch.
 struct QueryRange {
   int64_t begin;
   int64_t end;
@@ -36,8 +37,8 @@ class SearchArguments {
   // Writes the arrays that do not depend on the sequences, and sets the problem's pointers.
   void Fill(const RetrieveRequest& request, const ArgumentBuffer& buffer, cuda::AttendProblem& problem) const;
 
-  // Sequence `number` of the launch: `queries` of `sequence`, which the launch numbers from `launch_begin`, see `view`
-  // of a memory that ends for them at token `memory_end`.
+  // Makes `queries` of `sequence` sequence `number` of the launch. They see `view` of the memory, which ends for them
+  // at token `memory_end`. launch_begin: the first query's number in the launch.
   void SetSequence(const RetrieveRequest& request, const Sequence& sequence, size_t number, QueryRange queries,
                    int64_t launch_begin, int64_t memory_end, const MemoryMirror::View& view,
                    const ArgumentBuffer& buffer) const;

@@ -34,7 +34,7 @@ int64_t QueriesOf(const Sequence& sequence) {
   return sequence.query_end - sequence.query_begin;
 }
 
-// Searches for up to kMostCandidates / (heads * top_k) queries.
+// Searches for up to kMostRetrievedRows / (heads * top_k) queries.
 class SearchLaunch final : public DeviceLaunch {
  public:
   // results: of all sequences. Queue removes those whose rows cannot be had, ReadOutputs fills in the others.
@@ -96,13 +96,13 @@ absl::StatusOr<bool> SearchLaunch::Queue(CallContext& context, void* stream) {
   cuda::AttendProblem problem =
       MakeProblem(request_, tokens, parts_.size(), top_k_, request_.memory_query.dtype, stored_);
   problem.output_type = DType::kF32;
-  const int64_t pairs = problem.tokens * problem.q_heads;
-  const auto queries = buffer_.AddInput<char>(pairs * problem.key_dim * static_cast<int64_t>(sizeof(uint16_t)));
+  const int64_t slots = problem.tokens * problem.q_heads;
+  const auto queries = buffer_.AddInput<char>(slots * problem.key_dim * static_cast<int64_t>(sizeof(uint16_t)));
   const SearchArguments arguments(request_, problem, buffer_);
-  outputs_ = buffer_.AddOutput<float>(pairs * problem.value_dim);
-  log_sum_exps_ = buffer_.AddOutput<float>(pairs);
-  rows_ = buffer_.AddOutput<int64_t>(pairs * top_k_);
-  logits_ = buffer_.AddOutput<float>(pairs * top_k_);
+  outputs_ = buffer_.AddOutput<float>(slots * problem.value_dim);
+  log_sum_exps_ = buffer_.AddOutput<float>(slots);
+  rows_ = buffer_.AddOutput<int64_t>(slots * top_k_);
+  logits_ = buffer_.AddOutput<float>(slots * top_k_);
   MNEME_RETURN_IF_ERROR(buffer_.Reserve(context));
 
   CopyQueries(buffer_.Host(queries));
@@ -138,25 +138,25 @@ void SearchLaunch::CopyQueries(char* to) const {
 void SearchLaunch::ReadOutputs() {
   const auto dim = static_cast<int64_t>(request_.layer.value_dim);
   const int64_t heads = request_.layer.query_heads;
-  int64_t from = 0;  // pair of the launch
+  int64_t from = 0;  // slot of the launch
   for (const QueryPart& part : parts_) {
     RetrievedStates& result = *results_[part.served->number];
-    const int64_t pairs = (part.queries.end - part.queries.begin) * heads;
+    const int64_t slots = (part.queries.end - part.queries.begin) * heads;
     const int64_t to = (part.queries.begin - part.served->sequence->query_begin) * heads;
-    std::copy_n(buffer_.Host(outputs_) + from * dim, pairs * dim, result.outputs.data() + to * dim);
-    std::copy_n(buffer_.Host(log_sum_exps_) + from, pairs, result.log_sum_exp.data() + to);
-    for (int64_t pair = 0; pair < pairs; ++pair) {
-      int32_t& count = result.counts[static_cast<size_t>(to + pair)];
+    std::copy_n(buffer_.Host(outputs_) + from * dim, slots * dim, result.outputs.data() + to * dim);
+    std::copy_n(buffer_.Host(log_sum_exps_) + from, slots, result.log_sum_exp.data() + to);
+    for (int64_t slot = 0; slot < slots; ++slot) {
+      int32_t& count = result.counts[static_cast<size_t>(to + slot)];
       count = 0;
       for (int64_t k = 0; k < top_k_; ++k) {
-        const int64_t row = buffer_.Host(rows_)[(from + pair) * top_k_ + k];
+        const int64_t row = buffer_.Host(rows_)[(from + slot) * top_k_ + k];
         if (row < 0) break;
-        result.rows[static_cast<size_t>((to + pair) * top_k_ + k)] = {buffer_.Host(logits_)[(from + pair) * top_k_ + k],
+        result.rows[static_cast<size_t>((to + slot) * top_k_ + k)] = {buffer_.Host(logits_)[(from + slot) * top_k_ + k],
                                                                       part.rows.TokenOf(row)};
         ++count;
       }
     }
-    from += pairs;
+    from += slots;
   }
 }
 
@@ -186,7 +186,7 @@ class DeviceSearch {
     const bool supported = CheckDeviceSupport(request_, DevicePart::kSearch).supported();
     for (size_t i = 0; i < retrieve_.sequences.size(); ++i) {
       const Sequence& sequence = retrieve_.sequences[i];
-      if (sequence.memory == nullptr || QueriesOf(sequence) == 0) continue;
+      if (sequence.memory == nullptr || QueriesOf(sequence) == 0 || HasFailed(request_, i)) continue;
       Device* const device = sequence.memory->context().device().get();
       if (device == nullptr) continue;
       LayerView view = MakeLayerView(retrieve_, sequence);
@@ -196,18 +196,18 @@ class DeviceSearch {
         continue;
       }
       served_.push_back({i, &sequence, sequence.memory->mirror(), std::move(view)});
-      const auto pairs = static_cast<size_t>(QueriesOf(sequence) * retrieve_.layer.query_heads);
+      const auto slots = static_cast<size_t>(QueriesOf(sequence) * retrieve_.layer.query_heads);
       RetrievedStates& result = results_[i].emplace();
       result.top_k = top_k_;
-      result.outputs.resize(pairs * static_cast<size_t>(retrieve_.layer.value_dim));
-      result.log_sum_exp.resize(pairs);
-      result.rows.resize(pairs * static_cast<size_t>(top_k_));
-      result.counts.resize(pairs);
+      result.outputs.resize(slots * static_cast<size_t>(retrieve_.layer.value_dim));
+      result.log_sum_exp.resize(slots);
+      result.rows.resize(slots * static_cast<size_t>(top_k_));
+      result.counts.resize(slots);
     }
   }
 
   std::vector<std::vector<QueryPart>> DivideIntoLaunches() const {
-    const int64_t most_queries = std::max<int64_t>(1, kMostCandidates / (retrieve_.layer.query_heads * top_k_));
+    const int64_t most_queries = std::max<int64_t>(1, kMostRetrievedRows / (retrieve_.layer.query_heads * top_k_));
     std::vector<std::vector<QueryPart>> launches;
     int64_t room = 0;
     for (const ServedSequence& served : served_) {

@@ -70,8 +70,8 @@ UnsupportedReason CheckMemoryQuery(const AttendRequest& request, int64_t top_k) 
   }
   if (UnsupportedReason reason = CheckQueryLayout(Argument::kMemoryQuery, query); !reason.supported()) return reason;
   const int64_t candidates = query.rows * query.heads * top_k;
-  if (candidates > kMostCandidates) {
-    return {Argument::kQuery, absl::StrCat("at most ", kMostCandidates, " of queries, heads and rows multiplied"),
+  if (candidates > kMostRetrievedRows) {
+    return {Argument::kQuery, absl::StrCat("at most ", kMostRetrievedRows, " of queries, heads and rows multiplied"),
             absl::StrCat(candidates)};
   }
   return {};
@@ -97,7 +97,7 @@ UnsupportedReason CheckLocal(const AttendRequest& request) {
 
 UnsupportedReason CheckAll(const AttendRequest& request) {
   const int64_t top_k = GreatestTopK(request);
-  const bool local = HasLocalRows(request);
+  const bool local = CallHasLocalRows(request);
   const size_t batch = request.retrieve.sequences.size();
   if (UnsupportedReason reason = CheckQueryType(Argument::kQuery, request.query); !reason.supported()) return reason;
   if (request.query.rows == 0) return {Argument::kQuery, "a query or more", "none"};
@@ -155,7 +155,7 @@ UnsupportedReason LaunchMemories::Add(const Memory& memory, size_t number) {
   return {};
 }
 
-bool HasLocalRows(const AttendRequest& request) {
+bool CallHasLocalRows(const AttendRequest& request) {
   return request.fusion != Fusion::kMemoryOnly && request.local_keys.data != nullptr;
 }
 

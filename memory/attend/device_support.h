@@ -12,10 +12,11 @@
 
 namespace mneme {
 
-// Which calls the device's kernels support. This is the only place that decides it.
+// Which calls the device's kernels support. No other file decides it.
 
-// The most rows that one launch may retrieve: queries * heads * top_k. Its workspace grows with them.
-inline constexpr int64_t kMostCandidates = int64_t{1} << 18;
+// The most rows that one launch may retrieve: queries * query heads * top_k. Its workspace on the device grows with
+// them.
+inline constexpr int64_t kMostRetrievedRows = int64_t{1} << 18;
 // The most sequences of one launch.
 inline constexpr size_t kMostSequences = 65535;
 
@@ -29,7 +30,7 @@ enum class DevicePart : uint8_t {
 // used as they are (kAsStored, not normalised), and at most 256 rows a head. For kAll also: local rows of the queries'
 // type, aligned to 16 bytes with strides of multiples of 8 elements; contiguous queries and outputs; a mask that is
 // none, causal or a sliding window, with the queries the newest local rows; no memory_mass in gated fusion; at most
-// kMostCandidates and kMostSequences.
+// kMostRetrievedRows and kMostSequences.
 UnsupportedReason CheckDeviceSupport(const AttendRequest& request, DevicePart part);
 
 // The memories that one launch searches: all on one device, and with rows of one type.
@@ -54,8 +55,8 @@ class LaunchMemories {
   std::optional<DType> stored_;
 };
 
-// Returns: whether the call has local rows.
-bool HasLocalRows(const AttendRequest& request);
+// Whether the fusion uses local rows and the call gives them. A sequence may still have none (HasLocalRows).
+bool CallHasLocalRows(const AttendRequest& request);
 // Returns: the most rows that a head retrieves; 0: no head has a memory.
 int64_t GreatestTopK(const AttendRequest& request);
 

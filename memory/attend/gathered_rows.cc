@@ -30,7 +30,7 @@ absl::StatusOr<GatheredRows> GatheredRows::Read(const MemoryView& view, const La
   });
   if (complete) return gathered;
   gathered.heads_.resize(static_cast<size_t>(layer.kv_heads));
-  MNEME_RETURN_IF_ERROR(ParallelForStatus(executor, gathered.heads_.size(), [&](size_t head) {
+  MNEME_RETURN_IF_ERROR(ParallelForStatus(executor, gathered.heads_.size(), "read rows", [&](size_t head) {
     return gathered.ReadHead(view, layer, static_cast<int64_t>(head), top);
   }));
   return gathered;

@@ -14,8 +14,8 @@
 
 namespace mneme {
 
-// The keys or the values of the rows that a search retrieved: where RAM has them, or read from the database, each row
-// once for all queries.
+// The keys or the values of the rows that a search retrieved. Rows that RAM holds stay where they are; the others are
+// read from the database, each one once for all queries.
 class GatheredRows {
  public:
   GatheredRows() = default;
@@ -25,11 +25,12 @@ class GatheredRows {
   static absl::StatusOr<GatheredRows> Read(const MemoryView& view, const LayerCard& layer, RowKind kind, DType dtype,
                                            absl::Span<TopK> top, Executor& executor);
 
-  // Returns: the encoded row of a token that a query head of this KV head retrieved. `view` is the one that Read got.
+  // Returns: the encoded row (RowBytes(dtype, dim)) of a token that a query head of this KV head retrieved. `view` is
+  // the one that Read got.
   const char* Row(const MemoryView& view, int64_t kv_head, int64_t token) const;
 
  private:
-  // What was read for one KV head.
+  // The rows of one KV head that were read.
   struct Head {
     std::vector<int64_t> tokens;  // ascending
     std::vector<char> rows;       // [tokens], encoded

@@ -67,7 +67,7 @@ void AttendTile(SequenceInputs& inputs, const Tile& tile) {
   std::pmr::vector<float> log_sum_exps(states, &scratch);
   const TileStates local{outputs.data(), log_sum_exps.data()};
   TileFusion fusion(inputs, tile, &scratch);
-  fusion.Gather();
+  fusion.LocateValues();
   AttendLocalTile(*inputs.request, *inputs.sequence, tile, local);
   fusion.Fuse(local);
 }
@@ -114,6 +114,10 @@ absl::Status AttendOnHost(const AttendRequest& request, absl::Span<const std::op
                           .view = std::nullopt,
                           .top = std::pmr::vector<TopK>(&scratch),
                           .values = {}};
+    if (HasFailed(request, i)) {
+      ClearOutputs(request, sequences[i]);
+      continue;
+    }
     const absl::StatusOr<bool> done = SearchSequence(inputs, may_write, executor, &scratch);
     if (!request.statuses.empty()) request.statuses[i] = done.status();
     if (done.ok()) {

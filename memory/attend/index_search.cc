@@ -126,10 +126,11 @@ absl::Status SearchIndex(const SearchPlan& plan, const VisibleRun& visible, int6
   const double asked =
       std::max<double>(kFewestCandidates, kCandidatesPerRow * static_cast<double>(std::min(wanted, visible_tokens)));
   auto fetch = static_cast<int64_t>(std::min<double>(asked * widen, static_cast<double>(run.tokens())));
-  const auto rises = [&](int32_t head) { return plan.RankingOfTokens(head, query_begin, 0).RisesWithDot(); };
+  const auto rises = [&](int32_t head) { return plan.RankingOfUnpinned(head, query_begin, 0).RisesWithDot(); };
   if (fetch >= run.tokens() ||
       (run.spec().kind == IndexKind::kCentroid && !std::all_of(heads.begin(), heads.end(), rises))) {
-    // The exact scan reads fewer rows than the index would give.
+    // The scan reads no row more than the index would give. Clusters are searched in the order of the dot product, so
+    // they cannot serve a head whose logit does not rise with it.
     ScanInstead(plan, visible, kv_head, heads, query_begin, query_end, top);
     return absl::OkStatus();
   }
@@ -157,7 +158,7 @@ absl::Status SearchIndex(const SearchPlan& plan, const VisibleRun& visible, int6
           absl::MakeConstSpan(candidates).subspan(static_cast<size_t>(query * fetch), static_cast<size_t>(fetch));
       const int64_t ranked = ranker.Rank(heads[g], query_begin + query, numbers, best);
       if (ranked >= std::min(request.heads[static_cast<size_t>(heads[g])].top_k, visible_tokens)) continue;
-      // The lists that were probed held too few rows, or most candidates were evicted.
+      // The lists that the index probed held too few rows, or too many candidates are not visible.
       best.Reset(best.k());
       ScanInstead(plan, visible, kv_head, absl::MakeConstSpan(&heads[g], 1), query_begin + query,
                   query_begin + query + 1, &best);

@@ -3,25 +3,19 @@
 #define MNEME_MEMORY_ATTEND_INDEX_SEARCH_H_
 
 #include <cstdint>
-#include <memory>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 
 #include "memory/attend/search_plan.h"
+#include "memory/attend/visible_run.h"
 
 namespace mneme {
 
-// An index over consecutive sealed tokens, and the part of them that the sequence may see.
-struct VisibleRun {
-  std::shared_ptr<IndexRun> run;
-  int64_t token_begin = 0;
-  int64_t token_end = 0;
-};
-
 // Has the index give candidates for queries [query_begin, query_end) of `heads`, which share KV head `kv_head`, and
-// ranks these by their exact keys. Where the index would give most of its rows or gives too few, an exact scan replaces
-// it. top: [heads][queries], receives the best rows.
+// ranks these by their exact keys. An exact scan of the visible tokens replaces the index where the index would have to
+// give all of its rows, gives fewer than the heads retrieve, or cannot rank as they do. top: [heads][queries], receives
+// the best rows.
 absl::Status SearchIndex(const SearchPlan& plan, const VisibleRun& visible, int64_t kv_head,
                          absl::Span<const int32_t> heads, int64_t query_begin, int64_t query_end, TopK* top);
 

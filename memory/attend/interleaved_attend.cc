@@ -42,13 +42,13 @@ class HeadFusions {
 
   // An item of the search has run. The last one of a KV head completes that head's rows.
   void OnSearched(size_t kv_head) {
-    if (--searches_left_[kv_head] == 0) EndStep(kv_head, /*gathered=*/false);
+    if (--searches_left_[kv_head] == 0) EndStep(kv_head, /*located=*/false);
   }
 
   void AttendLocal(size_t kv_head) {
     // If the rows are complete, their values arrive during local attention.
     const bool searched = steps_left_[kv_head] == 1;
-    if (searched) fusions_[kv_head].Gather();
+    if (searched) fusions_[kv_head].LocateValues();
     AttendLocalTile(*inputs_.request, *inputs_.sequence, {static_cast<int64_t>(kv_head), 0, queries_},
                     StatesOf(kv_head));
     EndStep(kv_head, searched);
@@ -61,9 +61,9 @@ class HeadFusions {
   }
 
   // The search or the local attention of a KV head has ended. The second one to end fuses both.
-  void EndStep(size_t kv_head, bool gathered) {
+  void EndStep(size_t kv_head, bool located) {
     if (--steps_left_[kv_head] > 0) return;
-    if (!gathered) fusions_[kv_head].Gather();
+    if (!located) fusions_[kv_head].LocateValues();
     fusions_[kv_head].Fuse(StatesOf(kv_head));
   }
 

@@ -37,7 +37,7 @@ void AddUncovered(const VisibleRows& rows, absl::Span<const VisibleRun> runs, st
 
 MemorySearch::MemorySearch(const RetrieveRequest& request, const Sequence& sequence, const MemoryView& view,
                            absl::Span<TopK> result, std::pmr::memory_resource* arena)
-    : plan_(arena), runs_(arena), scanned_(arena), items_(arena), seeds_(arena), result_(result) {
+    : plan_(arena), runs_(arena), scan_ranges_(arena), items_(arena), seeds_(arena), result_(result) {
   plan_.request = &request;
   plan_.sequence = &sequence;
   plan_.view = &view;
@@ -51,7 +51,7 @@ absl::Status MemorySearch::Prepare(Executor& executor) {
   MakeItems(static_cast<int64_t>(executor.Width()));
   // An approximate index may give only rows below the seeds' floor, so its searches have no seeds. With kClamped near
   // rows are scored by a query rotated for each row, and SeedRows knows one query vector only.
-  seeded_ = runs_.empty() && plan_.request->policy != PositionPolicy::kClamped && scanned_rows_ >= kFewestSeededRows;
+  seeded_ = runs_.empty() && plan_.request->policy != PositionPolicy::kClamped && scan_rows_ >= kFewestSeededRows;
   if (seeded_) plan_.sequence->memory->seed_cache().Get(plan_.view->layer, &seeds_);
   return absl::OkStatus();
 }
@@ -68,9 +68,9 @@ void MemorySearch::DivideMemory() {
       if (begin < end) runs_.push_back({run, begin, end});
     }
   }
-  scanned_.reserve(view.rows.size());
-  for (const VisibleRows& rows : view.rows) AddUncovered(rows, runs_, scanned_);
-  for (const RowRange& range : scanned_) scanned_rows_ += range.row_end - range.row_begin;
+  scan_ranges_.reserve(view.rows.size());
+  for (const VisibleRows& rows : view.rows) AddUncovered(rows, runs_, scan_ranges_);
+  for (const RowRange& range : scan_ranges_) scan_rows_ += range.row_end - range.row_begin;
 }
 
 // Exact kinds give the same result for every division into items.
@@ -80,14 +80,14 @@ void MemorySearch::MakeItems(int64_t width) {
   // About two items a thread.
   const int64_t cuts = std::max<int64_t>(1, (2 * width - 1) / std::max<int64_t>(1, kv_heads * query_tiles) + 1);
   const int64_t rows_per_item = width == 1 ? std::numeric_limits<int64_t>::max() / 2
-                                           : std::max(kFewestRowsPerItem, (scanned_rows_ + cuts - 1) / cuts);
-  const int64_t scans = (scanned_rows_ + rows_per_item - 1) / rows_per_item;
+                                           : std::max(kFewestRowsPerItem, (scan_rows_ + cuts - 1) / cuts);
+  const int64_t scans = (scan_rows_ + rows_per_item - 1) / rows_per_item;
   items_.reserve(static_cast<size_t>(kv_heads * query_tiles) * (static_cast<size_t>(scans) + runs_.size()));
   for (int64_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
     for (int64_t query = 0; query < plan_.queries; query += kQueriesPerItem) {
       const int64_t query_end = std::min(plan_.queries, query + kQueriesPerItem);
-      for (int64_t row = 0; row < scanned_rows_; row += rows_per_item) {
-        items_.push_back({kv_head, query, query_end, row, std::min(scanned_rows_, row + rows_per_item), nullptr});
+      for (int64_t row = 0; row < scan_rows_; row += rows_per_item) {
+        items_.push_back({kv_head, query, query_end, row, std::min(scan_rows_, row + rows_per_item), nullptr});
       }
       for (const VisibleRun& run : runs_) items_.push_back({kv_head, query, query_end, 0, 0, &run});
     }
@@ -104,7 +104,7 @@ void MemorySearch::RunItem(size_t number) {
                                    .heads = heads,
                                    .query_begin = item.query_begin,
                                    .query_end = item.query_end,
-                                   .ranges = scanned_,
+                                   .ranges = scan_ranges_,
                                    .row_begin = item.row_begin,
                                    .row_end = item.row_end};
     const auto merge = [&](absl::Span<const int64_t> queries, absl::Span<const TopK> top) {

@@ -39,12 +39,13 @@ class MemorySearch {
   // Merges the item's rows into `result`. Thread-safe; each item runs once.
   void RunItem(size_t number);
 
+  // Keeps the rows of the last query as seeds for the next search of the layer (SeedCache).
   // Requires: all items have run. Errors: DataLoss if rows are damaged.
   absl::Status Finish();
 
  private:
-  // The query heads of one KV head, a range of queries and a part of the memory: an index, or the rows
-  // [row_begin, row_end) of scanned_, numbered through all ranges.
+  // Searches for queries [query_begin, query_end) of the query heads that share one KV head, in a part of the memory:
+  // the run, or rows [row_begin, row_end) of scan_ranges_, numbered through all ranges.
   struct Item {
     int64_t kv_head;
     int64_t query_begin;
@@ -54,7 +55,9 @@ class MemorySearch {
     const VisibleRun* run;  // null: a scan
   };
 
+  // Sets runs_ and scan_ranges_.
   void DivideMemory();
+  // width: how many threads take items.
   void MakeItems(int64_t width);
   void Merge(absl::Span<const int32_t> heads, absl::Span<const int64_t> queries, absl::Span<const TopK> top)
       ABSL_LOCKS_EXCLUDED(mutex_);
@@ -62,8 +65,8 @@ class MemorySearch {
   SearchPlan plan_;
   SharedStatus errors_;
   std::pmr::vector<VisibleRun> runs_;
-  std::pmr::vector<RowRange> scanned_;  // what no index covers
-  int64_t scanned_rows_ = 0;
+  std::pmr::vector<RowRange> scan_ranges_;  // the visible rows that no run covers
+  int64_t scan_rows_ = 0;
   std::pmr::vector<Item> items_;
   bool seeded_ = false;  // whether scans use the seed cache
   SeedTokens seeds_;
@@ -75,7 +78,7 @@ class MemorySearch {
 std::pmr::vector<TopK> MakeEmptyResult(const RetrieveRequest& request, const Sequence& sequence, const MemoryView& view,
                                        std::pmr::memory_resource* arena = std::pmr::get_default_resource());
 
-// The whole of a search, for calls that run nothing beside it.
+// Prepare, all items, Finish: for calls that run no other work items beside the search.
 absl::Status SearchMemory(const RetrieveRequest& request, const Sequence& sequence, const MemoryView& view,
                           Executor& executor, absl::Span<TopK> result);
 

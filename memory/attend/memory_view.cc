@@ -47,14 +47,14 @@ class RowLoader {
 
   // Threads help where several segments have to be read.
   absl::Status LoadAll(Executor& executor) {
-    const auto absent = std::count_if(view_.rows.begin(), view_.rows.end(), [&](const VisibleRows& rows) {
+    const auto not_loaded = std::count_if(view_.rows.begin(), view_.rows.end(), [&](const VisibleRows& rows) {
       return !rows.segment->IsLoaded(view_.layer, rows.row_end);
     });
-    if (absent < 2) {
+    if (not_loaded < 2) {
       for (VisibleRows& rows : view_.rows) MNEME_RETURN_IF_ERROR(Load(rows));
     } else {
       MNEME_RETURN_IF_ERROR(
-          ParallelForStatus(executor, view_.rows.size(), [&](size_t i) { return Load(view_.rows[i]); }));
+          ParallelForStatus(executor, view_.rows.size(), "load rows", [&](size_t i) { return Load(view_.rows[i]); }));
     }
     ShareWithPinnedRows();
     return absl::OkStatus();

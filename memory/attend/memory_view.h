@@ -20,7 +20,7 @@ struct VisibleRows {
   std::shared_ptr<const LayerKeys> keys = nullptr;  // null: scans read codes, and single keys by Segment::ReadRows
   std::shared_ptr<const LayerCodes> codes = nullptr;
   std::shared_ptr<const LayerValues> values = nullptr;    // null: not needed, or read one by one (Segment::ReadRows)
-  std::shared_ptr<const TokenColumns> columns = nullptr;  // null: each rotary position equals its token index
+  std::shared_ptr<const TokenColumns> columns = nullptr;  // rotary positions; null: each equals its token index
   int64_t first_token = 0;                                // token index of row 0
   int64_t row_begin = 0;
   int64_t row_end = 0;
@@ -30,7 +30,7 @@ struct VisibleRows {
   int64_t token_end() const { return first_token + row_end; }
 };
 
-// What a sequence may see of one layer of its memory, without the rows. It does not change during a call.
+// Which tokens a sequence sees of one layer of its memory. It is fixed for a call, whatever happens to the memory.
 struct LayerView {
   explicit LayerView(std::pmr::memory_resource* arena) : snapshot{nullptr, std::pmr::vector<int64_t>(arena)} {}
 
@@ -39,7 +39,7 @@ struct LayerView {
   int64_t end = 0;   // one past the last visible token
 };
 
-// The same with the rows. The containers take their bytes from `arena`, which outlives the view.
+// A LayerView and the rows of its tokens. The containers take their bytes from `arena`, which outlives the view.
 struct MemoryView : LayerView {
   explicit MemoryView(std::pmr::memory_resource* arena = std::pmr::get_default_resource())
       : LayerView(arena), rows(arena) {}
@@ -53,19 +53,21 @@ struct MemoryView : LayerView {
   const VisibleRows* FindVisible(int64_t token) const;
 };
 
+// Returns: what the sequence sees; its snapshot, or else the memory's present state, is kept in the view.
 // Requires: the sequence has a memory.
 LayerView MakeLayerView(const RetrieveRequest& request, const Sequence& sequence,
                         std::pmr::memory_resource* arena = std::pmr::get_default_resource());
 
-// Reads what a search needs and RAM does not hold yet. values: whether the values are needed, too.
-// Requires: the sequence has a memory. Errors: DataLoss if rows are damaged.
+// As MakeLayerView, and reads those codes and rows that a search needs and that RAM does not hold yet. values: whether
+// the values are needed, too. Requires: the sequence has a memory. Errors: DataLoss if rows are damaged.
 absl::StatusOr<MemoryView> MakeMemoryView(const RetrieveRequest& request, const Sequence& sequence, bool values,
                                           Executor& executor,
                                           std::pmr::memory_resource* arena = std::pmr::get_default_resource());
 
-// Returns: the position of query `query` (its number in the batch) of `sequence`, whose view ends at token `view_end`.
-// Without RetrieveRequest::query_positions the first query stands right behind the memory and the local rows that
-// precede it: view_end + max(0, local rows - queries) + its number in the sequence.
+// Returns: the rotary position of query `query` of `sequence`, whose view ends at token `view_end`. Here alone a query
+// is numbered in the batch, not in its sequence. Without RetrieveRequest::query_positions the first query stands right
+// behind the memory and the local rows that precede it: view_end + max(0, local rows - queries) + the number in the
+// sequence.
 int64_t QueryPosition(const RetrieveRequest& request, const Sequence& sequence, int64_t view_end, int64_t query);
 
 }  // namespace mneme

@@ -37,8 +37,8 @@ int64_t ReportedRows::SlotOf(int64_t query, int64_t head) const {
 
 absl::Span<const int64_t> ReportedRows::Tokens(int64_t query, int64_t head) const {
   const int64_t* const first = request_.retrieved_tokens + SlotOf(query, head) * request_.retrieved_stride;
-  const int64_t pair = query * request_.retrieve.layer.query_heads + head;
-  return {first, static_cast<size_t>(counts_[static_cast<size_t>(pair)])};
+  const int64_t own_slot = query * request_.retrieve.layer.query_heads + head;  // within the sequence
+  return {first, static_cast<size_t>(counts_[static_cast<size_t>(own_slot)])};
 }
 
 absl::Status ReportedRows::CheckToken(int64_t at) const {
@@ -84,10 +84,10 @@ absl::Status ReportedRows::Read(Executor& executor) {
   MNEME_ASSIGN_OR_RETURN(view_, MakeMemoryView(retrieve, sequence_, true, executor, arena));
   visible_rows_ = view_.RowCount();
   const int64_t queries = sequence_.query_end - sequence_.query_begin;
-  const auto pairs = static_cast<size_t>(queries * retrieve.layer.query_heads);
-  counts_.resize(pairs);
+  const auto slots = static_cast<size_t>(queries * retrieve.layer.query_heads);
+  counts_.resize(slots);
   sorted_.reserve(static_cast<size_t>(std::min(request_.retrieved_stride, visible_rows_)));
-  top_.reserve(pairs);
+  top_.reserve(slots);
   for (int64_t query = 0; query < queries; ++query) {
     for (int64_t head = 0; head < retrieve.layer.query_heads; ++head) {
       const int64_t slot = SlotOf(query, head);

@@ -17,8 +17,8 @@
 
 namespace mneme {
 
-// The rows of one sequence's memory that a call of Attend retrieved, by AttendRequest::retrieved_tokens as it reported
-// them. Nothing is searched. Queries are numbered within the sequence.
+// The rows of one sequence's memory that a call of Attend retrieved. They are found by the token indices that the call
+// wrote to AttendRequest::retrieved_tokens; nothing is searched. Queries are numbered within the sequence.
 class ReportedRows {
  public:
   // request: as of that call. Everything given outlives the object; its containers take their bytes from `arena`.
@@ -28,8 +28,8 @@ class ReportedRows {
   ReportedRows& operator=(const ReportedRows&) = delete;
 
   // Checks the report against what the sequence sees now, and reads the rows.
-  // Errors: InvalidArgument for a report that no call can have written or that was cut; OutOfRange for a token that is
-  // evicted or not visible; DataLoss if rows are damaged; those of FillSearchPlan.
+  // Errors: InvalidArgument for a report that no call can have written, or whose stride had no room for all rows;
+  // OutOfRange for a token that is evicted or not visible; DataLoss if rows are damaged; those of FillSearchPlan.
   absl::Status Read(Executor& executor);
 
   // The following require: Read.
@@ -44,9 +44,11 @@ class ReportedRows {
   const SearchPlan& plan() const { return plan_; }
 
  private:
+  // Returns: the place of a (query, head) in the batch: its query in the batch * query_heads + head.
   int64_t SlotOf(int64_t query, int64_t head) const;
-  // Sets *count to the number of tokens of one slot.
+  // Checks the report of one slot of a head with this top_k, and sets *count to the number of its tokens.
   absl::Status CheckSlot(int64_t slot, int64_t top_k, int64_t* count);
+  // at: place in retrieved_tokens.
   absl::Status CheckToken(int64_t at) const;
 
   const AttendRequest& request_;

@@ -29,12 +29,14 @@ struct HeadRule {
   int64_t top_k = 32;     // rows to retrieve; 0: this head has no memory
   float distance = 0;     // tokens; kFixedDistance and kClamped
   float memory_bias = 0;  // added to the logits of retrieved rows in joint fusion, pinned rows excepted
-  float decay = 0;        // taken off a retrieved row's logit for each doubling of its age; pinned rows excepted
+  float decay = 0;        // taken off a retrieved row's logit for each doubling of its age beyond
+                          // RetrieveRequest::decay_beyond; pinned rows excepted
   float scale = 1;        // logit = scale * q·k
   float gate = 0;         // kGated
 };
 
-// One sequence of a batch: its queries, its local rows and its memory. Offsets number rows of the batch's tensors.
+// One sequence of a batch: its queries, its local rows and its memory. query_* and local_* number rows of the batch's
+// tensors. memory_* are token indices of the memory.
 struct Sequence {
   Memory* memory = nullptr;            // null: none
   const Snapshot* snapshot = nullptr;  // of `memory`; null: its present state
@@ -47,7 +49,8 @@ struct Sequence {
   int64_t mask_offset = 0;   // LocalMask::offset
 };
 
-// The arguments that Attend and Search share.
+// The arguments that Attend and Search share. In shapes, [tokens] counts the queries of the whole batch: one for each
+// token that is decoded. It has nothing to do with the tokens of a memory.
 struct RetrieveRequest {
   explicit RetrieveRequest(const LayerCard& card) : layer(card) {}
 
@@ -57,12 +60,13 @@ struct RetrieveRequest {
   PositionPolicy policy = PositionPolicy::kAsStored;
   const int64_t* query_positions = nullptr;        // [tokens]; null: see QueryPosition
   const int64_t* query_local_positions = nullptr;  // [tokens]; kWindowStart
-  bool use_memory_bias = true;                     // in joint fusion
+  bool use_memory_bias = true;                     // HeadRule::memory_bias counts: only in joint fusion
   float decay_beyond = 1;                          // tokens: rows of at most this age have no decay
   absl::Span<const HeadRule> heads;                // [query_heads]
   absl::Span<const Sequence> sequences;
 };
 
+// One call of Attend. All arrays and tensors are borrowed.
 struct AttendRequest {
   explicit AttendRequest(const LayerCard& layer) : retrieve(layer) {}
 
@@ -76,11 +80,16 @@ struct AttendRequest {
   MutableRowTensor output;              // [tokens, query_heads, value_dim]
   float* log_sum_exp = nullptr;         // [tokens, query_heads]; or null, as the next three
   int64_t* retrieved_tokens = nullptr;  // [tokens, query_heads, retrieved_stride], best first, -1 pads
-  float* retrieved_scores = nullptr;    // the same, -infinity pads
+  float* retrieved_scores = nullptr;    // their logits, the same shape, -infinity pads
   float* memory_mass = nullptr;         // [tokens, query_heads]: the memory's share of the attention mass
   int64_t retrieved_stride = 0;         // 0: no retrieved rows are reported
   absl::Span<absl::Status> statuses;    // [sequences]; empty: the first failure ends the call
 };
+
+// Whether sequence `number` of the batch has failed so far. It is not searched then, and its outputs are empty states.
+inline bool HasFailed(const AttendRequest& request, size_t number) {
+  return !request.statuses.empty() && !request.statuses[number].ok();
+}
 
 // Whether a call can retrieve rows of a memory.
 inline bool RetrievesRows(const AttendRequest& request) {
@@ -89,13 +98,14 @@ inline bool RetrievesRows(const AttendRequest& request) {
                      [](const HeadRule& rule) { return rule.top_k > 0; });
 }
 
+// One call of Search: retrieved rows without attention.
 struct SearchRequest {
   explicit SearchRequest(const RetrieveRequest& rows) : retrieve(rows) {}
 
   RetrieveRequest retrieve;
-  int64_t top_k = 0;
-  int64_t* tokens = nullptr;  // [tokens, query_heads, top_k]
-  float* scores = nullptr;    // the same shape; or null, as the next two
+  int64_t top_k = 0;          // of every head, equal to HeadRule::top_k
+  int64_t* tokens = nullptr;  // [tokens, query_heads, top_k] token indices, best first; -1 pads
+  float* scores = nullptr;    // logits, the same shape, -infinity pads; or null, as the next two
   float* keys = nullptr;      // [tokens, query_heads, top_k, key_dim]
   float* values = nullptr;    // [tokens, query_heads, top_k, value_dim]
 };

@@ -27,12 +27,12 @@ class RetrievedBackward {
 
   // What the gradients of one (query, head) are added to.
   struct Sums {
-    float* memory_query;  // [key_dim], by the memory query as the caller gave it
+    float* memory_query;  // [key_dim], with respect to the memory query before normalisation and rotation
     double memory_bias = 0;
     double scale = 0;
   };
-  // Adds the gradients of what the last Attend computed. With p_j the weight of row j, the gradient of its logit is
-  // p_j (output_gradient · v_j - offset).
+  // Adds the gradients of what the last Attend computed. With p_j the weight of row j in the softmax, the gradient with
+  // respect to its logit is p_j (output_gradient · v_j - offset).
   void AddGradients(const float* output_gradient, float offset, Sums& sums);
 
  private:
@@ -41,16 +41,16 @@ class RetrievedBackward {
     int64_t number;       // in its owner
     double distance = 0;  // kClamped
     bool near = false;    // kClamped: it is nearer than the head's distance, so it has a rotation of its own
-    float slope = 1;      // of the logit by the score
+    float slope = 1;      // derivative of the logit with respect to the score (the soft cap's)
   };
 
-  // Adds a row to rows_, keys_ and values_.
+  // Adds a row to rows_, keys_ and values_, and prefetches its key and value.
   void Locate(int64_t token);
   // Returns: the dot product of row i, which is near, with the query that its own distance has rotated.
   float DotOfNearRow(size_t i);
   // Adds the sum of weights times keys, rotated back, to rotated_back_.
   void AddKeys();
-  // Adds rotated_back_, as the gradient by the normalised query, to the gradient by the query.
+  // Takes rotated_back_ as the gradient with respect to the normalised query and adds that with respect to the query.
   void AddThroughNormalisation(float* gradient) const;
   // Rotates a gradient back as the policy has rotated the query.
   void RotateBack(float* gradient) const;

@@ -40,17 +40,18 @@ absl::Status SearchSequence(const SearchRequest& request, const Sequence& sequen
   return absl::OkStatus();
 }
 
-// Writes one row of the results; row null: padding. slot: (token * query_heads + head) * top_k + rank.
+// Writes one entry of the results: (query * query_heads + head) * top_k + rank, with the query numbered in the batch.
+// row: null: padding.
 void WriteRow(const SearchRequest& request, const Sequence& sequence, const Retrieved& retrieved, int64_t kv_head,
-              int64_t slot, const Scored* row) {
+              int64_t entry, const Scored* row) {
   const LayerCard& layer = request.retrieve.layer;
-  request.tokens[slot] = row != nullptr ? row->index : -1;
+  request.tokens[entry] = row != nullptr ? row->index : -1;
   if (request.scores != nullptr) {
-    request.scores[slot] = row != nullptr ? row->score : -std::numeric_limits<float>::infinity();
+    request.scores[entry] = row != nullptr ? row->score : -std::numeric_limits<float>::infinity();
   }
   const auto write = [&](const GatheredRows& rows, int64_t dim, float* all) {
     if (all == nullptr) return;
-    float* const out = all + slot * dim;
+    float* const out = all + entry * dim;
     if (row == nullptr) {
       std::fill(out, out + dim, 0.0f);
     } else {

@@ -9,7 +9,8 @@
 
 namespace mneme {
 
-// Writes the top_k rows of every (query, head). The caller has checked the arguments.
+// Writes the top_k rows of every (query, head), for tensors in host memory. Results do not depend on the executor.
+// Requires: the caller has checked shapes, offsets, the heads' rules and that queries are finite.
 // Errors: DataLoss if rows are damaged; then no output is written.
 absl::Status Search(const SearchRequest& request, Executor& executor);
 

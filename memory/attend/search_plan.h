@@ -47,14 +47,14 @@ struct SearchPlan {
   absl::Span<const int32_t> HeadsOf(int64_t kv_head) const;
   // Returns: how `query` of `head` makes logits of dot products with these rows.
   Ranking RankingOf(int64_t head, int64_t query, const VisibleRows& rows) const {
-    if (!rows.pinned) return RankingOfTokens(head, query, rows.first_token);
+    if (!rows.pinned) return RankingOfUnpinned(head, query, rows.first_token);
     Ranking ranking;
     ranking.scale = request->heads[static_cast<size_t>(head)].scale;
     ranking.soft_cap = request->layer.soft_cap;
     return ranking;
   }
   // The same for rows that are not pinned. Row 0 is token `first_token`.
-  Ranking RankingOfTokens(int64_t head, int64_t query, int64_t first_token) const {
+  Ranking RankingOfUnpinned(int64_t head, int64_t query, int64_t first_token) const {
     const HeadRule& rule = request->heads[static_cast<size_t>(head)];
     Ranking ranking;
     ranking.scale = rule.scale;

@@ -29,32 +29,32 @@ SeedRows::SeedRows(const SearchPlan& plan, int64_t kv_head, int32_t head, absl::
     rows_.push_back(token - owner->first_token);
     keys_.push_back(owner->keys == nullptr ? nullptr
                                            : owner->keys->heads[static_cast<size_t>(kv_head)]->Row(rows_.back()));
-    // The keys are scattered in RAM. Floor reads them only after the keys of all heads have been prefetched.
+    // The keys are scattered in RAM. KnownThreshold reads them only after the keys of all heads have been prefetched.
     if (keys_.back() != nullptr) PrefetchBytes(keys_.back(), row_bytes);
   }
-  if (!ReadAbsent(kv_head).ok()) keys_.clear();  // the search that follows reports the error if it meets it
+  if (!ReadMissing(kv_head).ok()) keys_.clear();  // the search that follows reports the error if it meets it
 }
 
-absl::Status SeedRows::ReadAbsent(int64_t kv_head) {
-  std::vector<size_t> absent;
+absl::Status SeedRows::ReadMissing(int64_t kv_head) {
+  std::vector<size_t> missing;
   for (size_t i = 0; i < keys_.size(); ++i) {
-    if (keys_[i] == nullptr) absent.push_back(i);
+    if (keys_[i] == nullptr) missing.push_back(i);
   }
-  if (absent.empty()) return absl::OkStatus();
+  if (missing.empty()) return absl::OkStatus();
   // ReadMissingRows takes rows segment by segment.
-  std::sort(absent.begin(), absent.end(),
+  std::sort(missing.begin(), missing.end(),
             [&](size_t a, size_t b) { return std::pair(owners_[a], rows_[a]) < std::pair(owners_[b], rows_[b]); });
   const size_t row_bytes = RowBytes(plan_->stored_dtype(), plan_->request->layer.key_dim);
-  read_.resize(absent.size() * row_bytes);
+  read_.resize(missing.size() * row_bytes);
   std::vector<MissingRow> rows;
-  for (size_t i = 0; i < absent.size(); ++i) {
-    rows.push_back({owners_[absent[i]]->segment.get(), rows_[absent[i]]});
-    keys_[absent[i]] = read_.data() + i * row_bytes;
+  for (size_t i = 0; i < missing.size(); ++i) {
+    rows.push_back({owners_[missing[i]]->segment.get(), rows_[missing[i]]});
+    keys_[missing[i]] = read_.data() + i * row_bytes;
   }
   return ReadMissingRows(plan_->view->layer, kv_head, RowKind::kKeys, rows, row_bytes, absl::MakeSpan(read_));
 }
 
-float SeedRows::Floor(int64_t query) const {
+float SeedRows::KnownThreshold(int64_t query) const {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   constexpr size_t kBatch = 16;
   if (keys_.empty()) return -kInfinity;

@@ -13,9 +13,9 @@
 
 namespace mneme {
 
-// The top_k rows that another query of the same head retrieved. For a new query, the least of their logits is a floor:
-// its own top_k rows all reach it. So a scan can skip every row whose bound lies below the floor. The containers take
-// their bytes from `arena`, which outlives the object.
+// The top_k rows that another query of the same head retrieved. A new query's own top_k rows all reach the least logit
+// that it gives these rows. A scan takes that as its known threshold (CodeScan::Begin) and skips every row whose bound
+// lies below it. The containers take their bytes from `arena`, which outlives the object.
 class SeedRows {
  public:
   // tokens: different ones. Unless there are top_k of them, all visible and readable, the object has no rows.
@@ -24,10 +24,10 @@ class SeedRows {
   SeedRows(SeedRows&&) = default;  // keys_ stay valid: read_ keeps its buffer
 
   // Returns: a logit that the worst of the top_k best rows for `query` is known to reach; -infinity without rows.
-  float Floor(int64_t query) const;
+  float KnownThreshold(int64_t query) const;
 
  private:
-  absl::Status ReadAbsent(int64_t kv_head);
+  absl::Status ReadMissing(int64_t kv_head);
 
   const SearchPlan* plan_;
   int32_t head_;

@@ -39,12 +39,12 @@ void SeededScan::Run(const SeedTokens& seeds) {
   const int64_t count = part_.query_end - part_.query_begin;
   if (count < 2 * kFirstStride) {
     const std::pmr::vector<int64_t> all = QueriesAt(0, 1);
-    on_result_(all, Scan(all, FloorsBy(all, by_layer)));
+    on_result_(all, Scan(all, KnownThresholdsBy(all, by_layer)));
     return;
   }
   query_seeds_.resize(static_cast<size_t>(count) * heads.size());
   const std::pmr::vector<int64_t> first = QueriesAt(0, kFirstStride);
-  std::pmr::vector<TopK> best = Scan(first, FloorsBy(first, by_layer));
+  std::pmr::vector<TopK> best = Scan(first, KnownThresholdsBy(first, by_layer));
   KeepSeeds(first, absl::MakeSpan(best));
   on_result_(first, best);
   for (int64_t stride = kFirstStride; stride > 1; stride /= 2) {
@@ -52,17 +52,17 @@ void SeededScan::Run(const SeedTokens& seeds) {
     const auto by_neighbour = [&](size_t g, int64_t query) -> const SeedRows& {
       return *QuerySeeds(g, query - stride / 2);
     };
-    best = Scan(between, FloorsBy(between, by_neighbour));
+    best = Scan(between, KnownThresholdsBy(between, by_neighbour));
     if (stride > 2) KeepSeeds(between, absl::MakeSpan(best));
     on_result_(between, best);
   }
 }
 
-std::pmr::vector<TopK> SeededScan::Scan(absl::Span<const int64_t> queries, absl::Span<const float> floors) {
+std::pmr::vector<TopK> SeededScan::Scan(absl::Span<const int64_t> queries, absl::Span<const float> known_thresholds) {
   std::pmr::vector<TopK> top =
       MakeEmptyTopK(*plan_.request, part_.heads, queries.size(), part_.row_end - part_.row_begin, arena_);
   TokenRangeScan& scan = ThreadTokenRangeScan();
-  scan.Begin(plan_, part_.kv_head, part_.heads, queries, floors, top.data());
+  scan.Begin(plan_, part_.kv_head, part_.heads, queries, known_thresholds, top.data());
   int64_t counted = 0;
   for (const RowRange& range : part_.ranges) {
     const int64_t begin = std::max(range.row_begin, range.row_begin + part_.row_begin - counted);
@@ -82,13 +82,14 @@ std::pmr::vector<int64_t> SeededScan::QueriesAt(int64_t begin, int64_t stride) c
 }
 
 template <typename SeedRowsOf>
-std::pmr::vector<float> SeededScan::FloorsBy(absl::Span<const int64_t> queries, const SeedRowsOf& seed_rows) const {
-  std::pmr::vector<float> floors(arena_);
-  floors.reserve(part_.heads.size() * queries.size());
+std::pmr::vector<float> SeededScan::KnownThresholdsBy(absl::Span<const int64_t> queries,
+                                                      const SeedRowsOf& seed_rows) const {
+  std::pmr::vector<float> known_thresholds(arena_);
+  known_thresholds.reserve(part_.heads.size() * queries.size());
   for (size_t g = 0; g < part_.heads.size(); ++g) {
-    for (const int64_t query : queries) floors.push_back(seed_rows(g, query).Floor(query));
+    for (const int64_t query : queries) known_thresholds.push_back(seed_rows(g, query).KnownThreshold(query));
   }
-  return floors;
+  return known_thresholds;
 }
 
 void SeededScan::KeepSeeds(absl::Span<const int64_t> queries, absl::Span<TopK> best) {

@@ -51,22 +51,23 @@ class SeededScan {
   // Scans without any seeds.
   void RunUnseeded();
 
-  // Gives each query a floor (see SeedRows), so that the scan skips more rows. Floors come from `seeds`, the rows that
-  // the layer's last query retrieved. Among many queries, every eighth is searched first, then the queries halfway
-  // between, and so on, with floors from the rows of a neighbour.
+  // Gives each query a known threshold (SeedRows), so that the scan skips more rows. It comes from `seeds`, the rows
+  // that the layer's last query retrieved. Of 16 queries or more, every eighth is searched first, then those halfway
+  // between, and so on, with thresholds from the rows of a neighbour.
   void Run(const SeedTokens& seeds);
 
  private:
-  std::pmr::vector<TopK> Scan(absl::Span<const int64_t> queries, absl::Span<const float> floors);
+  std::pmr::vector<TopK> Scan(absl::Span<const int64_t> queries, absl::Span<const float> known_thresholds);
   // Every `stride`-th query of the part from its query number `begin` on.
   std::pmr::vector<int64_t> QueriesAt(int64_t begin, int64_t stride) const;
-  // Returns: [heads][queries]; seed_rows(place of the head, query) gives the rows that tell a floor.
+  // Returns: [heads][queries]. seed_rows(g, query) is the SeedRows for a query of head part_.heads[g].
   template <typename SeedRowsOf>
-  std::pmr::vector<float> FloorsBy(absl::Span<const int64_t> queries, const SeedRowsOf& seed_rows) const;
+  std::pmr::vector<float> KnownThresholdsBy(absl::Span<const int64_t> queries, const SeedRowsOf& seed_rows) const;
   std::optional<SeedRows>& QuerySeeds(size_t g, int64_t query) {
     return query_seeds_[static_cast<size_t>(query - part_.query_begin) * part_.heads.size() + g];
   }
-  // Makes the rows that `queries` retrieved their QuerySeeds. Sorts `best`, which saves the receiver a sort.
+  // Sets the QuerySeeds of `queries` to the rows that they retrieved: best [heads][queries]. Sorts these lists, so that
+  // the receiver need not.
   void KeepSeeds(absl::Span<const int64_t> queries, absl::Span<TopK> best);
 
   const SearchPlan& plan_;

@@ -7,6 +7,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 
 #include "base/mutex.h"
 #include "base/out_of_memory.h"
@@ -31,14 +32,16 @@ class SharedStatus {
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
 };
 
-// Runs work(i) for all i < n on the executor's threads. Returns: the first error.
-inline absl::Status ParallelForStatus(Executor& executor, size_t n, absl::FunctionRef<absl::Status(size_t)> work) {
+// Runs work(i) for all i < n on the executor's threads. Returns: the first error. If work throws bad_alloc:
+// OutOfMemoryError(doing), for instance "read rows: out of memory".
+inline absl::Status ParallelForStatus(Executor& executor, size_t n, absl::string_view doing,
+                                      absl::FunctionRef<absl::Status(size_t)> work) {
   SharedStatus errors;
   executor.ParallelFor(n, [&](size_t i) {
     try {
       errors.Update(work(i));
     } catch (const std::bad_alloc&) {
-      errors.Update(OutOfMemoryError("search"));
+      errors.Update(OutOfMemoryError(doing));
     }
   });
   return errors.Get();

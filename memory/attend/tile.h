@@ -11,8 +11,8 @@
 
 namespace mneme {
 
-// Queries [query_begin, query_end) of a sequence, which numbers them from 0, and the query heads that share one KV
-// head: the group.
+// The unit of attention work: queries [query_begin, query_end) of a sequence and the query heads that share one KV head
+// (the group). The sequence's first query has number 0.
 struct Tile {
   int64_t kv_head, query_begin, query_end;
 
@@ -30,7 +30,7 @@ struct TileStates {
 // request does.
 class LocalTile {
  public:
-  // Requires: HasLocalRows.
+  // Requires: HasLocalRows(request, sequence).
   LocalTile(const AttendRequest& request, const Sequence& sequence, const Tile& tile, std::pmr::memory_resource* arena);
   LocalTile(const LocalTile&) = delete;
   LocalTile& operator=(const LocalTile&) = delete;
@@ -43,6 +43,7 @@ class LocalTile {
   LocalProblem problem_;
 };
 
+// Whether the fusion uses local rows and the sequence has any.
 bool HasLocalRows(const AttendRequest& request, const Sequence& sequence);
 
 // Attends to the local rows. Without any, all states are empty.

@@ -25,25 +25,28 @@ double Sigmoid(double x) {
   return 1 / (1 + std::exp(-x));
 }
 
-// How the output of one part (the retrieved or the local rows) enters the loss: the part's softmax sees output_gradient
-// times `factor`, and each logit p_j (factor * output_gradient · v_j - offset).
+// How the loss changes with one part: the retrieved or the local rows. The gradient with respect to the part's output
+// is factor * output_gradient, and that with respect to the logit of row j, which has weight p_j in the part's softmax,
+// is p_j (factor * output_gradient · v_j - offset). These are a and t of docs/design/attention.md.
 struct PartUpstream {
   double factor = 0;
   double offset = 0;
 };
 
-// What one (query, head) knows of a part.
+// One (query, head)'s attention over a part.
 struct PartState {
   double log_sum_exp;
   double product;  // output_gradient · output
 };
 
+// Of both parts of one (query, head).
 struct Upstream {
   PartUpstream memory, local;
-  double gate = 0;  // the gradient by the gate
+  double gate = 0;  // the gradient with respect to the gate
 };
 
-// Divides a gradient between the two parts. log_sum_exp_gradient: of the log-sum-exp that Attend returns.
+// Divides the output's gradient between the two parts. log_sum_exp_gradient: with respect to the log-sum-exp that
+// Attend returns.
 Upstream Divide(Fusion fusion, double gate, const PartState& memory, const PartState& local,
                 double log_sum_exp_gradient) {
   Upstream upstream;
@@ -84,13 +87,13 @@ class TileBackward {
         memory_query_gradients_(arena),
         upstream_(static_cast<size_t>(layer_.value_dim), arena),
         scales_(static_cast<size_t>(layer_.group()), arena) {
-    const auto pairs = static_cast<size_t>(tile.queries() * layer_.group());
-    outputs_.resize(pairs * static_cast<size_t>(layer_.value_dim));
+    const auto slots = static_cast<size_t>(tile.queries() * layer_.group());
+    outputs_.resize(slots * static_cast<size_t>(layer_.value_dim));
     output_gradients_.resize(outputs_.size());
-    log_sum_exps_.resize(pairs);
-    offsets_.resize(pairs);
-    if (WantsQuery()) query_gradients_.resize(pairs * static_cast<size_t>(layer_.key_dim));
-    if (WantsMemoryQuery()) memory_query_gradients_.resize(pairs * static_cast<size_t>(layer_.key_dim));
+    log_sum_exps_.resize(slots);
+    offsets_.resize(slots);
+    if (WantsQuery()) query_gradients_.resize(slots * static_cast<size_t>(layer_.key_dim));
+    if (WantsMemoryQuery()) memory_query_gradients_.resize(slots * static_cast<size_t>(layer_.key_dim));
     if (rows != nullptr) retrieved_.emplace(*rows, tile.kv_head, arena);
   }
 
@@ -98,7 +101,7 @@ class TileBackward {
     std::fill_n(sums_.heads, layer_.group(), HeadGradients());
     AttendLocalTile(request_.forward, sequence_, tile_, {outputs_.data(), log_sum_exps_.data()});
     for (int64_t query = 0; query < tile_.queries(); ++query) {
-      for (int64_t g = 0; g < layer_.group(); ++g) BackwardOfPair(query, g);
+      for (int64_t g = 0; g < layer_.group(); ++g) BackwardOfSlot(query, g);
     }
     BackwardOfLocal();
     WriteQueries();
@@ -112,9 +115,9 @@ class TileBackward {
   int64_t HeadOf(int64_t g) const { return tile_.kv_head * layer_.group() + g; }
   int64_t TokenOf(int64_t query) const { return sequence_.query_begin + tile_.query_begin + query; }
 
-  // Retrieved rows, fusion and gate of one (query, head); leaves what local attention needs.
-  void BackwardOfPair(int64_t query, int64_t g) {
-    const auto pair = static_cast<size_t>(query * layer_.group() + g);
+  // Retrieved rows, fusion and gate of one (query, head). Stores output_gradients_ and offsets_ for BackwardOfLocal.
+  void BackwardOfSlot(int64_t query, int64_t g) {
+    const auto slot = static_cast<size_t>(query * layer_.group() + g);
     const auto value_dim = static_cast<size_t>(layer_.value_dim);
     const int64_t head = HeadOf(g), token = TokenOf(query);
     const HeadRule& rule = request_.forward.retrieve.heads[static_cast<size_t>(head)];
@@ -125,20 +128,20 @@ class TileBackward {
       memory.log_sum_exp = static_cast<double>(retrieved_->Attend(tile_.query_begin + query, head));
       memory.product = Dot(upstream_.data(), retrieved_->output(), layer_.value_dim);
     }
-    const PartState local = {static_cast<double>(log_sum_exps_[pair]),
-                             Dot(upstream_.data(), outputs_.data() + pair * value_dim, layer_.value_dim)};
+    const PartState local = {static_cast<double>(log_sum_exps_[slot]),
+                             Dot(upstream_.data(), outputs_.data() + slot * value_dim, layer_.value_dim)};
     const float* const of_lse = request_.log_sum_exp_gradient;
     const double by_lse = of_lse != nullptr ? static_cast<double>(of_lse[token * layer_.query_heads + head]) : 0;
     const Upstream divided = Divide(request_.forward.fusion, static_cast<double>(rule.gate), memory, local, by_lse);
     sums_.heads[g].gate += divided.gate;
 
-    float* const local_gradient = output_gradients_.data() + pair * value_dim;
+    float* const local_gradient = output_gradients_.data() + slot * value_dim;
     Multiply(divided.local.factor, local_gradient);
-    offsets_[pair] = static_cast<float>(divided.local.offset);
+    offsets_[slot] = static_cast<float>(divided.local.offset);
     if (!retrieved_.has_value()) return;
     Multiply(divided.memory.factor, upstream_.data());
     RetrievedBackward::Sums sums = {.memory_query = WantsMemoryQuery() ? memory_query_gradients_.data() +
-                                                                             pair * static_cast<size_t>(layer_.key_dim)
+                                                                             slot * static_cast<size_t>(layer_.key_dim)
                                                                        : nullptr};
     retrieved_->AddGradients(upstream_.data(), static_cast<float>(divided.memory.offset), sums);
     sums_.heads[g].memory_bias += sums.memory_bias;
@@ -193,7 +196,7 @@ class TileBackward {
   const TileSums& sums_;
   std::optional<RetrievedBackward> retrieved_;
   std::pmr::vector<float> outputs_, log_sum_exps_;      // [queries][group], of local attention
-  std::pmr::vector<float> output_gradients_, offsets_;  // the same, of LocalUpstream
+  std::pmr::vector<float> output_gradients_, offsets_;  // the same, see LocalUpstream
   std::pmr::vector<float> query_gradients_, memory_query_gradients_;
   std::pmr::vector<float> upstream_;  // [value_dim]
   std::pmr::vector<double> scales_;   // [group], of local attention

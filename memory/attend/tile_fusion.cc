@@ -52,8 +52,8 @@ int64_t TileFusion::HeadOf(int64_t g) const {
   return tile_.kv_head * inputs_.request->retrieve.layer.group() + g;
 }
 
-void TileFusion::Gather() {
-  for (size_t g = 0; g < retrieved_.size(); ++g) GatherOne(tile_.query_begin, static_cast<int64_t>(g));
+void TileFusion::LocateValues() {
+  for (size_t g = 0; g < retrieved_.size(); ++g) LocateValuesOf(tile_.query_begin, static_cast<int64_t>(g));
 }
 
 void TileFusion::Fuse(const TileStates& local) {
@@ -63,7 +63,7 @@ void TileFusion::Fuse(const TileStates& local) {
   }
 }
 
-void TileFusion::GatherOne(int64_t query, int64_t g) {
+void TileFusion::LocateValuesOf(int64_t query, int64_t g) {
   const LayerCard& layer = inputs_.request->retrieve.layer;
   Retrieved& retrieved = retrieved_[static_cast<size_t>(g)];
   retrieved.rows = inputs_.top[static_cast<size_t>(query * layer.query_heads + HeadOf(g))].Sorted();
@@ -82,11 +82,11 @@ float TileFusion::AttendRetrievedRows(int64_t query, int64_t g, absl::Span<const
   const LayerCard& layer = inputs_.request->retrieve.layer;
   if (inputs_.device_states != nullptr) {
     const RetrievedStates& states = *inputs_.device_states;
-    const auto pair = static_cast<size_t>(query * layer.query_heads + HeadOf(g));
-    *rows = states.RowsOf(pair);
-    std::copy_n(states.outputs.data() + pair * static_cast<size_t>(layer.value_dim), layer.value_dim,
+    const auto slot = static_cast<size_t>(query * layer.query_heads + HeadOf(g));
+    *rows = states.RowsOf(slot);
+    std::copy_n(states.outputs.data() + slot * static_cast<size_t>(layer.value_dim), layer.value_dim,
                 memory_output_.data());
-    return states.log_sum_exp[pair];
+    return states.log_sum_exp[slot];
   }
   if (!retrieves_) {
     std::fill(memory_output_.begin(), memory_output_.end(), 0.0f);
@@ -98,7 +98,7 @@ float TileFusion::AttendRetrievedRows(int64_t query, int64_t g, absl::Span<const
       AttendRetrieved(retrieved.logits.data(), retrieved.values.data(), static_cast<int64_t>(retrieved.rows.size()),
                       inputs_.sequence->memory->options().stored_dtype, layer.value_dim, memory_output_.data());
   // The next query's values arrive while the other heads of this query are summed.
-  if (query + 1 < tile_.query_end) GatherOne(query + 1, g);
+  if (query + 1 < tile_.query_end) LocateValuesOf(query + 1, g);
   return log_sum_exp;
 }
 

@@ -34,10 +34,10 @@ class TileFusion {
   // run on any. `inputs` and `arena` outlive the object.
   TileFusion(SequenceInputs& inputs, const Tile& tile, std::pmr::memory_resource* arena);
 
-  // Requires: the tile's rows are complete. Prefetches the values of the first query's rows.
-  void Gather();
+  // Finds the values of the first query's rows and prefetches them. Requires: the search of this KV head has ended.
+  void LocateValues();
 
-  // Requires: Gather has run. local: the states of local attention; they are overwritten.
+  // Requires: LocateValues has run. local: the states of local attention; they are overwritten.
   void Fuse(const TileStates& local);
 
  private:
@@ -53,8 +53,8 @@ class TileFusion {
   };
 
   int64_t HeadOf(int64_t g) const;
-  // Finds and prefetches the values of one (query, head).
-  void GatherOne(int64_t query, int64_t g);
+  // The same for one (query, head) of the tile.
+  void LocateValuesOf(int64_t query, int64_t g);
   // Writes memory_output_. Returns: the log-sum-exp over the retrieved rows; sets *rows to them.
   float AttendRetrievedRows(int64_t query, int64_t g, absl::Span<const Scored>* rows);
   void FuseOne(int64_t query, int64_t g, const TileStates& local);
@@ -66,8 +66,8 @@ class TileFusion {
   std::pmr::vector<Retrieved> retrieved_;  // [group], of each head's next query
 };
 
-// Writes the retrieved rows of one (query, head), padded, where the request asks for them. slot: token * query_heads +
-// head.
+// Writes the retrieved rows of one (query, head), padded, where the request asks for them. slot: query * query_heads +
+// head, with the query numbered in the batch.
 void ReportRetrieved(const AttendRequest& request, int64_t slot, absl::Span<const Scored> rows);
 
 }  // namespace mneme

@@ -81,7 +81,7 @@ void ScoreClamped(const SearchPlan& plan, const VisibleRows& rows, int64_t row_b
 }  // namespace
 
 void TokenRangeScan::Begin(const SearchPlan& plan, int64_t kv_head, absl::Span<const int32_t> heads,
-                           absl::Span<const int64_t> queries, absl::Span<const float> floors, TopK* top) {
+                           absl::Span<const int64_t> queries, absl::Span<const float> known_thresholds, TopK* top) {
   plan_ = &plan;
   kv_head_ = kv_head;
   heads_ = heads;
@@ -97,12 +97,12 @@ void TokenRangeScan::Begin(const SearchPlan& plan, int64_t kv_head, absl::Span<c
   }
   sources_.clear();
   scan_.Begin(vectors_.data(), static_cast<int64_t>(count), static_cast<int64_t>(dim),
-              floors.empty() ? nullptr : floors.data(), top);
+              known_thresholds.empty() ? nullptr : known_thresholds.data(), top);
 }
 
 void TokenRangeScan::Add(const VisibleRows& rows, int64_t row_begin, int64_t row_end) {
   const bool clamped = plan_->request->policy == PositionPolicy::kClamped;
-  const int64_t far_end = clamped ? AddNear(rows, row_begin, row_end) : row_end;
+  const int64_t far_end = clamped ? ScoreNearRows(rows, row_begin, row_end) : row_end;
   if (far_end <= row_begin) return;
   for (size_t g = 0; g < heads_.size(); ++g) {
     for (size_t i = 0; i < queries_.size(); ++i) {
@@ -130,7 +130,7 @@ void TokenRangeScan::End() {
   sources_.clear();
 }
 
-int64_t TokenRangeScan::AddNear(const VisibleRows& rows, int64_t row_begin, int64_t row_end) {
+int64_t TokenRangeScan::ScoreNearRows(const VisibleRows& rows, int64_t row_begin, int64_t row_end) {
   // Rows before far_end are beyond the distance of every query and head. Without position columns a later row is
   // nearer, so one bound divides the range.
   int64_t far_end = row_begin;

@@ -32,15 +32,15 @@ class SegmentKeys final : public KeySource {
   const int32_t head_;
 };
 
-// Scans ranges of the memory for some queries of query heads that share one KV head. The result is exact. Between Begin
-// and End, Add names the ranges. An object reuses its buffers.
+// Scans ranges of the memory for some queries of query heads that share one KV head: Begin, Add for each range, End.
+// The result is exact. One object serves many scans, one after another, and keeps its buffers. Not thread-safe.
 class TokenRangeScan {
  public:
   // queries: numbers within the sequence. heads: of KV head `kv_head`. The spans are used until End.
-  // top: [heads][queries], receives the best rows. floors: the same shape, scores that the worst of the best rows is
-  // known to reach (see CodeScan); empty: none are known.
+  // top: [heads][queries], receives the best rows. known_thresholds: the same shape, logits that the worst of the
+  // best rows is known to reach (CodeScan::Begin); empty: none are known.
   void Begin(const SearchPlan& plan, int64_t kv_head, absl::Span<const int32_t> heads,
-             absl::Span<const int64_t> queries, absl::Span<const float> floors, TopK* top);
+             absl::Span<const int64_t> queries, absl::Span<const float> known_thresholds, TopK* top);
 
   // Rows [row_begin, row_end) of `rows`.
   void Add(const VisibleRows& rows, int64_t row_begin, int64_t row_end);
@@ -49,9 +49,9 @@ class TokenRangeScan {
   void End();
 
  private:
-  // kClamped: scores rows that may be nearer than a head's distance one by one.
-  // Returns: where the others end; they start at row_begin.
-  int64_t AddNear(const VisibleRows& rows, int64_t row_begin, int64_t row_end);
+  // kClamped: scores the rows that may be nearer than a head's distance one by one.
+  // Returns: far_end; rows [row_begin, far_end) are farther for every query and head, and are left to the scan.
+  int64_t ScoreNearRows(const VisibleRows& rows, int64_t row_begin, int64_t row_end);
 
   const SearchPlan* plan_ = nullptr;
   int64_t kv_head_ = 0;

@@ -43,7 +43,7 @@ class Attention:
     output: Any
     """[tokens, q_heads, value_dim]: `out`, or a new array of the query's kind and type"""
     log_sum_exp: _F32 | None
-    """[tokens, q_heads] over the rows that took part"""
+    """[tokens, q_heads] over the local and retrieved rows of the fusion"""
     tokens: _I64 | None
     """[tokens, q_heads, top_k] token indices of retrieved rows, best first, -1 pads"""
     scores: _F32 | None
@@ -56,12 +56,12 @@ class Attention:
 
     def backward(self, output_gradient: Any, *, log_sum_exp_gradient: Any = None,
                  want: Collection[Gradient] = GRADIENTS) -> Gradients:
-        """The gradients of a loss by the inputs of this call, which was made with `differentiable=True`.
+        """The gradients of a loss with respect to the inputs of this call, which was made with `differentiable=True`.
 
         `output_gradient` [tokens, q_heads, value_dim] and `log_sum_exp_gradient` [tokens, q_heads] are the loss's
-        gradients by the outputs. What was retrieved is constant. The inputs must be unchanged, and the memories are
-        to be seen as the call saw them: with the same snapshots, which are still held, or `memory_end`. All arrays
-        lie in host memory.
+        gradients with respect to the outputs. The set of retrieved rows counts as constant. The inputs must be
+        unchanged, and the memories must show what the call saw: a call whose memories grow or lose rows meanwhile needs
+        snapshots, which are still held, or `memory_end`. All arrays lie in host memory.
 
         >>> keys = np.ones((3, 1, 64), np.float32)
         >>> call = dict(layer=0, query=keys, local_keys=keys, local_values=keys, differentiable=True)
@@ -224,9 +224,9 @@ def attend(
     `memory_end` and `mask_offsets` have one entry for each sequence. A mask of bits has as many columns as the longest
     local window.
 
-    `statuses` True: a sequence that fails gets a zero output and its status in the result's `statuses`, and the others
-    are served; otherwise the first failure raises. `graph` is for a stream that is being captured. `differentiable`
-    True: the result's `backward` can be called, and it keeps the inputs.
+    `statuses` True: a sequence that fails (damaged rows, or a query with NaN or infinity) gets a zero output and its
+    status in the result's `statuses`, and the others are served; otherwise the first failure raises. `graph` is for a
+    stream that is being captured. `differentiable` True: the result's `backward` can be called, and it keeps the inputs.
 
     >>> card = Card("tiny", "sha256:…", [Layer(0, q_heads=4, kv_heads=2, key_dim=64)])
     >>> rows = np.ones((3, 2, 64), np.float32)

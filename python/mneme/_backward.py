@@ -25,7 +25,7 @@ GRADIENTS: tuple[Gradient, ...] = _OF_TENSORS + _OF_HEADS
 
 @dataclasses.dataclass(frozen=True)
 class Gradients:
-    """Gradients of a loss by the inputs of one call of attend, each like its input.
+    """Gradients of a loss with respect to the inputs of one call of attend, each like its input.
 
     None where it was not wanted or the call had no such input. Rows of memories have no gradient.
     """
@@ -38,7 +38,7 @@ class Gradients:
     memory_bias: npt.NDArray[np.float32] | None
     """[q_heads]; 0 where fusion is not joint"""
     gate: npt.NDArray[np.float32] | None
-    """[q_heads] by the number before the sigmoid; 0 if not gated"""
+    """[q_heads], of the number before the sigmoid; 0 if not gated"""
     scale: npt.NDArray[np.float32] | None
     """[q_heads], of local and retrieved rows"""
 

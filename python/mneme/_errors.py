@@ -82,7 +82,7 @@ class PermissionDenied(Error, PermissionError):
 
 
 class ResourceExhausted(Error, OSError):
-    """A budget, the disk or memory is full; too many files are open."""
+    """A budget, the disk or RAM is full; too many files are open."""
 
     status = Status.RESOURCE_EXHAUSTED
 

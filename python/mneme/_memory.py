@@ -284,8 +284,8 @@ class Memory:
 
         Args:
             layer: the model's number of the layer.
-            query: [tokens, q_heads, key_dim], float32, float16 or bfloat16, as the local keys want it.
-            memory_query: the same, as the memory's keys want it (unrotated for unrotated keys); None: `query`.
+            query: [tokens, q_heads, key_dim], float32, float16 or bfloat16, rotated as the local keys are.
+            memory_query: the same, for the memory's keys (unrotated for unrotated keys); None: `query`.
             query_positions: [tokens] true positions, in token indices of the memory; None: behind what is visible.
             query_local_positions: [tokens], of "window_start" alone.
             local_keys, local_values: [local tokens, kv_heads, key_dim or value_dim]; None: no local window.
@@ -339,7 +339,7 @@ class Memory:
     ) -> Found:
         """Finds each query head's best rows. Arguments as of `attend`.
 
-        `query` is [tokens, q_heads, key_dim] as the memory's keys want it. `want` may also have "keys" and "values":
+        `query` is [tokens, q_heads, key_dim], rotated if the memory's keys are. `want` may also have "keys" and "values":
         the rows themselves.
         """
         return _attend.search(

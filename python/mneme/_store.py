@@ -113,7 +113,7 @@ def open(
         must_exist: raise NotFound where there is no store, instead of creating it.
         threads: the engine works on this many, the calling one included.
         background: let one thread of the engine build indices; otherwise `Memory.commit` does.
-        ram_budget: bytes for sealed rows in memory; other rows are read from disk, with the same results; 0: no bound.
+        ram_budget: bytes for sealed rows in RAM; other rows are read from disk, with the same results; 0: no bound.
         disk_budget: bytes beyond which `Memory.commit` raises ResourceExhausted; 0: no bound.
         ignore_index_blobs: build stored indices anew instead of reading them, for folders from others.
         device, device_budget: a CUDA device and its bytes for copies of memories; 0 bytes: none.

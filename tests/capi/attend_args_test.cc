@@ -98,8 +98,14 @@ void AddTensorCases(const char* name, Tensor Call::*member, const mneme_tensor* 
 template <typename Call>
 void AddNotFiniteCases(const char* name, Tensor Call::*member, std::vector<Case<Call>>& cases) {
   for (const float value : {kNaN, kInfinity, -kInfinity}) {
-    cases.push_back({name, [=](Call& call) { (call.*member).data.back() = value; }});
-    cases.push_back({name, [=](Call& call) { (call.*member).data.front() = value; }});
+    for (const bool first : {false, true}) {
+      cases.push_back({name, [=](Call& call) {
+                         std::vector<float>& data = (call.*member).data;
+                         (first ? data.front() : data.back()) = value;
+                         // With statuses only the sequence would be refused.
+                         if constexpr (std::is_same_v<Call, AttendCall>) call.args.statuses = nullptr;
+                       }});
+    }
   }
 }
 
@@ -470,6 +476,39 @@ TEST_F(AttendArgsTest, RotatedKeysCanOnlyBeUsedAsStored) {
   AttendCall call(rotated);
   EXPECT_OK(call.Run());
   EXPECT_OK(mneme_memory_close(rotated));
+}
+
+// A query that is not finite fails its sequence alone where statuses are given, and so it does in the backward pass.
+TEST_F(AttendArgsTest, WithStatusesASequenceWithNaNFailsAlone) {
+  const auto make = [&](AttendCall& call) {
+    call.memories = {memory_, memory_};
+    call.Batch(2);
+    call.query_offsets = {0, 1, 2};
+    call.local_offsets = {0, 2, 5};
+  };
+  constexpr size_t kOutputs = kQueryHeads * kValueDim;
+  AttendCall sound(memory_);
+  make(sound);
+  ASSERT_OK(sound.Run());
+  for (Tensor AttendCall::*const member : {&AttendCall::query, &AttendCall::memory_query}) {
+    for (const size_t bad : {size_t{0}, size_t{1}}) {
+      SCOPED_TRACE(bad);
+      AttendCall call(memory_);
+      make(call);
+      (call.*member).data[bad * kQueryHeads * kKeyDim + 5] = kNaN;
+      ASSERT_OK(call.Run());
+      EXPECT_EQ(call.statuses.data()[bad], MNEME_STATUS_INVALID_ARGUMENT);
+      EXPECT_EQ(call.statuses.data()[1 - bad], MNEME_OK);
+      for (size_t i = 0; i < kOutputs; ++i) {
+        ASSERT_EQ(call.output.data[bad * kOutputs + i], 0.0f);
+        ASSERT_EQ(call.output.data[(1 - bad) * kOutputs + i], sound.output.data[(1 - bad) * kOutputs + i]);
+      }
+      for (size_t i = 0; i < kQueryHeads; ++i) {
+        ASSERT_EQ(call.log_sum_exp.data()[bad * kQueryHeads + i], -kInfinity);
+        ASSERT_EQ(call.retrieved_tokens.data()[(bad * kQueryHeads + i) * 3], -1);
+      }
+    }
+  }
 }
 
 TEST_F(AttendArgsTest, MergeRefuses) {

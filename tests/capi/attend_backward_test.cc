@@ -802,6 +802,7 @@ TEST_F(BackwardMemoryTest, ASequenceThatFailedHasNoGradient) {
   int32_t statuses[] = {MNEME_STATUS_DATA_LOSS};
   attend_.statuses = statuses;
   tokens_.assign(tokens_.size(), kTokens + 5);  // not read
+  query_.data[3] = std::numeric_limits<float>::quiet_NaN();
   ASSERT_OK(Backward());
   for (const std::vector<float>* values :
        {&query_gradient_.data, &local_keys_gradient_.data, &local_values_gradient_.data, &gate_}) {

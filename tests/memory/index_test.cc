@@ -2,10 +2,12 @@
 // Memories with indices: builds, loads and rebuilds, and what an index may never return.
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <set>
 
 #include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "tests/memory/attend_call.h"
 
@@ -69,8 +71,13 @@ class IndexTest : public ::testing::TestWithParam<const char*> {
     options.background = background;
     options.ignore_index_blobs = ignore_index_blobs;
     options.database.log = [this](absl::string_view message) {
-      absl::MutexLock lock(&log_mutex_);
-      log_.emplace_back(message);
+      {
+        absl::MutexLock lock(&log_mutex_);
+        log_.emplace_back(message);
+      }
+      if (!hold_build_.exchange(false)) return;
+      build_began_.Notify();
+      absl::SleepFor(absl::Milliseconds(300));  // the test closes the store meanwhile
     };
     store_ = OpenStore(folder_.store(), options);
   }
@@ -154,6 +161,8 @@ class IndexTest : public ::testing::TestWithParam<const char*> {
   TempFolder folder_;
   absl::Mutex log_mutex_;
   std::vector<std::string> log_;
+  std::atomic<bool> hold_build_ = false;
+  absl::Notification build_began_;
   std::unique_ptr<Store> store_;
   std::shared_ptr<Memory> memory_;
   std::unique_ptr<Oracle> oracle_;
@@ -420,6 +429,19 @@ TEST_P(OneIndexTest, AKindThatCannotBeBuiltLeavesTheExactScan) {
   made.SetTopK(12);
   AttendCall(random_, made).RunAndCheck();
 }
+// The log's callback holds the thread in the build of the first range until the store is being closed.
+TEST_P(OneIndexTest, AStoreThatIsClosedDuringABuildSaysSo) {
+  Create();
+  Reopen(/*background=*/true);
+  hold_build_ = true;
+  Fill(256);
+  build_began_.WaitForNotification();
+  Close();
+  const std::vector<std::string> log = Log();
+  EXPECT_THAT(log, ::testing::Contains(HasSubstr("indices: the store was closed during the build")));
+  EXPECT_THAT(log, ::testing::Not(::testing::Contains(HasSubstr("progress callback"))));
+}
+
 INSTANTIATE_TEST_SUITE_P(Unbuildable, OneIndexTest, ::testing::Values("faiss:IVF5000,Flat"));
 
 class BackgroundIndexTest : public IndexTest {};

@@ -53,7 +53,7 @@ TEST_F(DeviceSupportTest, SupportsAPlainCall) {
   EXPECT_TRUE(CheckDeviceSupport(request_, DevicePart::kAll).supported());
   EXPECT_TRUE(CheckDeviceSupport(request_, DevicePart::kSearch).supported());
   EXPECT_EQ(GreatestTopK(request_), 32);
-  EXPECT_TRUE(HasLocalRows(request_));
+  EXPECT_TRUE(CallHasLocalRows(request_));
 }
 
 TEST_F(DeviceSupportTest, NamesWhatItDoesNotSupport) {
@@ -94,7 +94,7 @@ TEST_F(DeviceSupportTest, LimitsTopKAndCandidates) {
   EXPECT_EQ(CheckDeviceSupport(request_, DevicePart::kAll).argument, Argument::kTopK);
   EXPECT_EQ(CheckDeviceSupport(request_, DevicePart::kSearch).argument, Argument::kTopK);
   heads_[2].top_k = 256;
-  request_.query.rows = request_.retrieve.memory_query.rows = kMostCandidates / (4 * 256) + 1;
+  request_.query.rows = request_.retrieve.memory_query.rows = kMostRetrievedRows / (4 * 256) + 1;
   EXPECT_EQ(CheckDeviceSupport(request_, DevicePart::kAll).argument, Argument::kQuery);
   EXPECT_TRUE(CheckDeviceSupport(request_, DevicePart::kSearch).supported()) << "several launches serve it";
 }
