@@ -43,7 +43,10 @@ def test_kinds():
 def test_tokens_before_the_scored_ones():
     sizes = {cell.size: cell.ingested for cell in cells("model = 'a'\ntext = 't'\nmemory = [0, 512]\nwarm_up = 100")}
     assert sizes == {0: 16 + 512 + 100, 512: 512 + 512 + 100}
-    assert cells("model = 'a'\ntext = 't'\nnative = 1024")[0].ingested == 1024
+    native = cells("model = 'a'\ntext = 't'\nnative = 1024\nscored = 600")[0]
+    assert native.ingested == 1024
+    assert native.decoded == 3 * 1024  # stretches of 256, 256 and 88
+    assert cells("model = 'a'\ntext = 't'\nmemory = 0\nscored = 600\nwarm_up = 0")[0].decoded == 16 + 512 + 600
 
 
 def test_cells_that_differ_in_scoring_share_a_state():

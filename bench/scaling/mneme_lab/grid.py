@@ -58,6 +58,13 @@ class Cell:
         return max(self.size, int(self.options["pinned"])) + int(self.options["window"]) + self.warm_up
 
     @property
+    def decoded(self) -> int:
+        """How many tokens the model decodes for it. Each quarter of a native context takes a whole one."""
+        if self.kind == "native":
+            return -(-self.scored // max(self.size // 4, 1)) * self.size
+        return self.ingested + self.scored
+
+    @property
     def state(self) -> str:
         """Names what the text is taken into; cells that differ in scoring alone share it."""
         parts = [self.model, self.text, self.size, self.scored, self.warm_up, {**self.options, **self.ingest}]

@@ -123,7 +123,7 @@ class Run:
 
     def _left(self, cell: Cell) -> int:
         if cell.kind != "memory":
-            return cell.ingested + cell.scored
+            return cell.decoded
         return cell.scored + max(cell.ingested - self._states[cell.state].done(), 0) // self._uses[cell.state]
 
     def _check_time(self) -> None:
@@ -164,7 +164,7 @@ class Run:
             "program": self._version, "machine": self._machine,
             "model_sha256": self._sums[self._model(cell)], "text_sha256": self._sums[self._text(cell)],
         })
-        self._bar.update(cell.scored if cell.kind == "memory" else cell.ingested + cell.scored)
+        self._bar.update(cell.scored if cell.kind == "memory" else cell.decoded)
         if state is not None:
             self._drop(state)
 
