@@ -51,14 +51,16 @@ def test_sentences(measured):
     said = " ".join(sentences.describe(plain))
     assert "2,048 tokens are scored; intervals are 95 % of a bootstrap over blocks of 128 tokens" in said
     assert "Every step to a larger memory lowers the loss beyond chance." in said
-    assert "Its own context of 1,024 tokens" in said
-    assert "8,192 tokens with" in said
-    assert "is below that" in said
+    below = 9 * (1792**-0.4 - 8960**-0.4)
+    assert "The best memory, 8,192 tokens, against the model's own context of 1,024 tokens: its loss is " in said
+    assert f"{below:.4f} [{below:.4f}, {below:.4f}] nats a token below." in said
     assert "From no memory to 8,192 tokens the loss falls by" in said
     said = " ".join(sentences.describe(decayed))
     assert "Every step" not in said
     assert "With 2,048 tokens of memory the loss is" in said
     assert "From no memory" not in said
+    above = 0.1 - 9 * (1792**-0.4 - 2816**-0.4)
+    assert f"{above:.4f} [{above:.4f}, {above:.4f}] nats a token above." in said
 
 
 def test_a_rising_curve_is_said_to_rise(measured):
@@ -69,7 +71,22 @@ def test_a_rising_curve_is_said_to_rise(measured):
         path.write_text(text)
     said = " ".join(sentences.describe(curves.curves(results, measured.folder)[0]))
     assert said.count("the loss rises") == 3
+    assert "The best memory, 0 tokens, against" in said
     assert "Every step" not in said
+
+
+@pytest.mark.parametrize(("shift", "expected"), [
+    (0.5, "0.5000 [0.5000, 0.5000] nats a token above."), (-0.5, "0.5000 [0.5000, 0.5000] nats a token below."),
+    (0.0, "the same within the interval (0.0000 [0.0000, 0.0000] below).")])
+def test_against_native(measured, shift, expected):
+    """The native context's losses are those of the best memory, less a shift."""
+    results = list(measured.load().values())
+    paths = {(result["kind"], result["size"]): measured.folder / result["losses"] for result in results}
+    memory, native = paths["memory", 8192], paths["native", 1024]
+    lines = memory.read_text().splitlines()
+    shifted = ["\t".join([*line.split("\t")[:3], f"{float(line.split()[3]) - shift:.9g}"]) for line in lines[1:]]
+    native.write_text("\n".join([lines[0], *shifted]) + "\n")
+    assert sentences.describe(curves.curves(results, measured.folder)[0])[-1].endswith("its loss is " + expected)
 
 
 def test_losses_of_other_tokens_are_refused(measured):

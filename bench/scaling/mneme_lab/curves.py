@@ -48,6 +48,7 @@ class Curve:
     native: list[Point]
     law: scaling_law.ScalingLaw | None
     steps: list[bootstrap.Interval]  # how much the loss falls from each point to the next
+    below_native: list[bootstrap.Interval]  # how much the best point's loss is below that of each native context
 
 
 Losses = tuple[NDArray[np.int64], NDArray[np.float64]]
@@ -100,6 +101,8 @@ def _curve(results: list[Result], every: list[Result], losses: dict[str, Losses]
     points = [_point(result, losses, base if result["size"] > 0 else None) for result in results]
     steps = [bootstrap.paired_interval(losses[a["cell"]][1], losses[b["cell"]][1])
              for a, b in itertools.pairwise(results)]
+    best = min(results, key=lambda result: float(losses[result["cell"]][1].mean()))
+    below_native = [bootstrap.paired_interval(losses[native["cell"]][1], losses[best["cell"]][1]) for native in natives]
     window = 1.5 * first["options"]["window"]  # in the mean: one to two blocks
     law = None
     if len(points) >= 4:
@@ -108,7 +111,7 @@ def _curve(results: list[Result], every: list[Result], losses: dict[str, Losses]
     if settings_text(first):
         label += f" ({settings_text(first)})"
     return Curve(label, first["model"], first["text"], first["measured"], first["options"], points,
-                 [_point(result, losses, base) for result in natives], law, steps)
+                 [_point(result, losses, base) for result in natives], law, steps, below_native)
 
 
 def curves(results: list[Result], folder: pathlib.Path) -> list[Curve]:

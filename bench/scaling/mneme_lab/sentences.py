@@ -13,11 +13,15 @@ def interval(value: Interval) -> str:
     return f"{value.mean:.4f} [{value.low:.4f}, {value.high:.4f}]"
 
 
-def _native(curve: Curve, native: Point) -> str:
+def _native(curve: Curve, native: Point, below: Interval) -> str:
     best = min(curve.points, key=lambda point: point.loss.mean)
-    compared = "below" if best.loss.mean < native.loss.mean else "above"
-    return (f"Its own context of {native.size:,} tokens has a loss of {native.loss.mean:.4f}; the best memory, "
-            f"{best.size:,} tokens with {best.loss.mean:.4f}, is {compared} that.")
+    said = (f"The best memory, {best.size:,} tokens, against the model's own context of {native.size:,} tokens: its "
+            f"loss is ")
+    if below.low > 0:
+        return said + f"{interval(below)} nats a token below."
+    if below.high < 0:
+        return said + f"{interval(Interval(-below.mean, -below.high, -below.low))} nats a token above."
+    return said + f"the same within the interval ({interval(below)} below)."
 
 
 def describe(curve: Curve) -> list[str]:
@@ -41,4 +45,6 @@ def describe(curve: Curve) -> list[str]:
         law = curve.law
         said.append(f"The law {law.floor:.3f} + {law.scale:.3g} (M + {law.offset:g})^-{law.gamma:.3f} fits the "
                     f"{len(curve.points)} points with R² = {law.r_squared:.4f}.")
-    return said + [_native(curve, native) for native in curve.native]
+    for native, below in zip(curve.native, curve.below_native, strict=True):
+        said.append(_native(curve, native, below))
+    return said
