@@ -226,7 +226,8 @@ def attend(
 
     `statuses` True: a sequence that fails (damaged rows, or a query with NaN or infinity) gets a zero output and its
     status in the result's `statuses`, and the others are served; otherwise the first failure raises. `graph` is for a
-    stream that is being captured. `differentiable` True: the result's `backward` can be called, and it keeps the inputs.
+    stream that is being captured. `differentiable` True: the result's `backward` can be called, and it keeps the
+    inputs.
 
     >>> card = Card("tiny", "sha256:…", [Layer(0, q_heads=4, kv_heads=2, key_dim=64)])
     >>> rows = np.ones((3, 2, 64), np.float32)

@@ -39,8 +39,8 @@ class Graph:
                query_positions: Integers | None = None, stream: Any = None) -> None:
         """Sets what replays see from now on: the memories as they are now.
 
-        `stream` is that of the replays, as for `attend`, and the host does not wait; None: the call waits, and no replay
-        may be under way.
+        `stream` is that of the replays, as for `attend`, and the host does not wait; None: the call waits, and no
+        replay may be under way.
         """
         args = new_struct("mneme_graph_update_args")
         batch = len(memories)

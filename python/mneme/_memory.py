@@ -339,8 +339,8 @@ class Memory:
     ) -> Found:
         """Finds each query head's best rows. Arguments as of `attend`.
 
-        `query` is [tokens, q_heads, key_dim], rotated if the memory's keys are. `want` may also have "keys" and "values":
-        the rows themselves.
+        `query` is [tokens, q_heads, key_dim], rotated if the memory's keys are. `want` may also have "keys" and
+        "values": the rows themselves.
         """
         return _attend.search(
             [self], layer=layer, query=query, query_positions=query_positions,
