@@ -21,6 +21,8 @@ struct Arguments {
   bool json = false;
   bool prometheus = false;
   bool yes = false;
+  std::string folder;  // of backups
+  int64_t backup = 0;  // its number; 0: the newest
   int64_t keep = 0;
   int threads = 1;
 };
@@ -33,7 +35,12 @@ int Info(const Arguments& arguments, Console& console);
 int Stats(const Arguments& arguments, Console& console);
 int Verify(const Arguments& arguments, Console& console);
 
+// Of a folder of backups.
+int Backups(const Arguments& arguments, Console& console);
+int Restore(const Arguments& arguments, Console& console);
+
 // As the store's one writer.
+int Backup(const Arguments& arguments, Console& console);
 int Maintain(const Arguments& arguments, Console& console);
 int Evict(const Arguments& arguments, Console& console);
 int Drop(const Arguments& arguments, Console& console);

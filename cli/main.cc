@@ -74,6 +74,8 @@ class CommandLine {
     drop->add_option("NAME", arguments_.names, "The memories")->required();
     drop->add_flag("--yes", arguments_.yes, "Do not ask");
 
+    AddBackupCommands();
+
     CLI::App* stats = Add("stats", "What the store holds and takes on disk", Stats);
     stats->add_flag("--prometheus", arguments_.prometheus, "The text format of Prometheus")
         ->excludes(stats->get_option("--json"));
@@ -88,6 +90,7 @@ class CommandLine {
       app_.parse(MarkedReversed(argc, argv));
       Unmark(arguments_.store);
       Unmark(arguments_.name);
+      Unmark(arguments_.folder);
       for (std::string& name : arguments_.names) Unmark(name);
       exit_code = RunCommand(commands_.at(app_.get_subcommands().front()), console);
     } catch (const CLI::ParseError& error) {
@@ -105,10 +108,41 @@ class CommandLine {
  private:
   CLI::App* Add(const std::string& name, const std::string& description, Command command) {
     CLI::App* app = app_.add_subcommand(name, description);
-    app->add_option("STORE", arguments_.store, "The store's folder")->required();
+    AddStore(app, "The store's folder");
+    AddJson(app, command);
+    return app;
+  }
+
+  void AddBackupCommands() {
+    CLI::App* backup =
+        Add("backup", "Back the store up; what an earlier backup in the folder has is not copied", Backup);
+    AddFolder(backup);
+    backup->add_option("--keep", arguments_.keep, "Delete all but this many of the newest backups")
+        ->check(CLI::Range(int64_t{1}, int64_t{INT32_MAX}));
+
+    CLI::App* backups = app_.add_subcommand("backups", "The backups of a folder");
+    AddFolder(backups);
+    AddJson(backups, Backups);
+
+    CLI::App* restore = app_.add_subcommand("restore", "Make a backup a store again");
+    AddFolder(restore);
+    AddStore(restore, "The new store's folder, missing or empty");
+    restore->add_option("--backup", arguments_.backup, "Its number; the newest by default")
+        ->check(CLI::Range(int64_t{1}, int64_t{INT32_MAX}));
+    AddJson(restore, Restore);
+  }
+
+  void AddStore(CLI::App* app, const std::string& description) {
+    app->add_option("STORE", arguments_.store, description)->required();
+  }
+
+  void AddFolder(CLI::App* app) {
+    app->add_option("FOLDER", arguments_.folder, "The folder of the backups")->required();
+  }
+
+  void AddJson(CLI::App* app, Command command) {
     app->add_flag("--json", arguments_.json, "Exact numbers, for programs");
     commands_[app] = command;
-    return app;
   }
 
   void AddName(CLI::App* app) { app->add_option("NAME", arguments_.name, "The memory")->required(); }

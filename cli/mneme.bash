@@ -22,17 +22,19 @@ __mneme() {
     mapfile -t COMPREPLY < <(compgen -W "$commands --help --version" -- "$current")
     return
   fi
-  case $previous in --keep | --threads) return ;; esac
+  case $previous in --keep | --threads | --backup) return ;; esac
   if [[ $current == -* ]]; then
     mapfile -t COMPREPLY < <(compgen -W "$(__mneme_options "${COMP_WORDS[1]}")" -- "$current")
     return
   fi
   for ((i = 2; i < COMP_CWORD; ++i)); do
     word=${COMP_WORDS[i]}
-    case ${COMP_WORDS[i - 1]} in --keep | --threads) continue ;; esac
+    case ${COMP_WORDS[i - 1]} in --keep | --threads | --backup) continue ;; esac
     [[ $word == -* ]] || positionals+=("$word")
   done
-  if ((${#positionals[@]} == 0)); then
+  local folders=1
+  case ${COMP_WORDS[1]} in backup | restore) folders=2 ;; esac
+  if ((${#positionals[@]} < folders)); then
     compopt -o filenames 2>/dev/null
     mapfile -t COMPREPLY < <(compgen -A directory -- "$current")
     return

@@ -186,6 +186,12 @@ absl::Status Store::Compact() {
   return database().RewriteFiles();
 }
 
+absl::StatusOr<BackupInfo> Store::Backup(const std::string& folder, int64_t keep, const Progress& progress) {
+  MNEME_RETURN_IF_ERROR(CheckWritable());
+  context_->segments().FreeDropped(SegmentRegistry::Urgency::kNow);
+  return database().Backup(folder, keep, progress);
+}
+
 absl::Status Store::DropNamed(absl::string_view field, const std::vector<std::string>& names) {
   for (const std::string& name : names) MNEME_RETURN_IF_ERROR(CheckName(field, name));
   MNEME_RETURN_IF_ERROR(CheckWritable());

@@ -19,6 +19,7 @@
 #include "memory/store_context.h"
 #include "memory/store_options.h"
 #include "memory/store_verify.h"
+#include "storage/backup.h"
 #include "storage/database.h"
 
 namespace mneme {
@@ -79,6 +80,8 @@ class Store {
   absl::Status Verify(const Progress& progress, VerifyReport* report) {
     return VerifyStore(*context_, progress, report);
   }
+  // As Database::Backup. What was dropped is not in it.
+  absl::StatusOr<BackupInfo> Backup(const std::string& folder, int64_t keep, const Progress& progress);
   absl::StatusOr<StoreStats> Stats();
 
   // What its memories share.

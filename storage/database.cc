@@ -79,6 +79,7 @@ absl::Status DatabaseImpl::LockWriter(std::shared_lock<std::shared_mutex>& lock)
   MNEME_RETURN_IF_ERROR(CheckNotBroken());
   if (write_failed_) {
     MNEME_RETURN_IF_ERROR(CheckCanWrite());  // what opens it again takes as much
+    StopBackup();                            // it holds the handle
     const std::lock_guard alone(handle_mutex_);
     MNEME_RETURN_IF_ERROR(Recover());
   }

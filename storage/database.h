@@ -13,6 +13,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 
+#include "storage/backup.h"
 #include "storage/manifest.h"
 
 namespace mneme {
@@ -177,6 +178,14 @@ class Database {
 
   // Checks every block of RocksDB's table files, also those that no row depends on. DataLoss names the first bad file.
   virtual absl::Status VerifyTables() = 0;
+
+  // Makes a backup in `folder` of what is committed: files that an earlier backup there has are not copied. Commits go
+  // on meanwhile. Then deletes all but the newest `keep` backups (0: none). One backup at a time.
+  // Errors: FailedPrecondition if the store is open for reading only, or another backup goes to `folder`;
+  // InvalidArgument for a folder with other files; Unavailable if a write failed meanwhile and the database has to be
+  // opened again. After an error the earlier backups are as they were.
+  virtual absl::StatusOr<BackupInfo> Backup(const std::string& folder, int64_t keep,
+                                            const BackupProgress& progress) = 0;
 
   // kFollow: sees what the writer has committed since. A no-op in the other modes.
   virtual absl::Status CatchUp() = 0;

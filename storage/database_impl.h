@@ -18,6 +18,7 @@
 #include "storage/chunk_places.h"
 #include "storage/column_writer.h"
 #include "storage/database.h"
+#include "storage/read_meter.h"
 #include "storage/rocks.h"
 #include "storage/store_folder.h"
 
@@ -54,6 +55,7 @@ class DatabaseImpl final : public Database {
   absl::Status VerifyMemory(const MemoryManifest& manifest, const std::function<bool(uint64_t, uint64_t)>& progress,
                             const std::function<void(const absl::Status&)>& damaged) override;
   absl::Status VerifyTables() override;
+  absl::StatusOr<BackupInfo> Backup(const std::string& folder, int64_t keep, const BackupProgress& progress) override;
   absl::Status CatchUp() override;
   absl::StatusOr<DatabaseStats> Stats() override;
 
@@ -87,6 +89,8 @@ class DatabaseImpl final : public Database {
   // FailedPrecondition if an allocation has failed inside RocksDB (GuardedDb): for good, as neither its writers can go
   // on nor can it be closed for another one. Reads go on in a view of their own.
   absl::Status CheckNotBroken();
+  // Ends a backup that is running, so that the database can be opened again.
+  void StopBackup();
   // The next three are called with handle_mutex_ held alone.
   absl::Status Recover();
   absl::Status Reopen();
@@ -168,7 +172,13 @@ class DatabaseImpl final : public Database {
   std::shared_ptr<rocksdb::Env> writer_env_;    // kReadWrite only: holds the lock on the store
   std::shared_ptr<RocksHandle> writer_handle_;  // kReadWrite only; null if it could not be opened again
   uint64_t epoch_ = 0;                          // how often it was: what was written without a log is lost then
-  std::mutex view_mutex_;                       // guards the next two
+  // Shared by each write of a commit, taken alone for the moment in which a backup's files are chosen. After
+  // handle_mutex_.
+  std::shared_mutex commit_mutex_;
+  std::mutex backup_mutex_;        // one backup at a time
+  std::mutex backup_meter_mutex_;  // guards the next
+  std::shared_ptr<ReadMeter> backup_meter_;
+  std::mutex view_mutex_;  // guards the next two
   std::shared_ptr<RocksHandle> view_;
   std::shared_ptr<RocksHandle> rows_view_;
   std::mutex refresh_mutex_;  // one new view at a time; guards the next two, and is taken before view_mutex_

@@ -41,6 +41,8 @@ class HostLogger : public rocksdb::Logger {
     if (!log_) return;
     // RocksDB's own check of its tables opens them by their names alone, and says so.
     if (std::strstr(format, "without unique ID to verify") != nullptr) return;
+    // Said of each backup.
+    if (std::strstr(format, "File Deletions ") != nullptr) return;
     char line[1024];
     const int size = std::vsnprintf(line, sizeof(line), format, arguments);
     if (size <= 0) return;

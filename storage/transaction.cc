@@ -175,6 +175,7 @@ absl::Status TransactionImpl::Commit(Durability durability) {
     MNEME_RETURN_IF_ERROR(database_->ReserveIds());
     rocksdb::WriteOptions options;
     options.sync = durability == Durability::kSynced;
+    const std::shared_lock committing(database_->commit_mutex_);
     return database_->Wrote(database_->db()->Write(options, &commit_), "commit");
   });
 }

@@ -310,6 +310,76 @@ MNEME_API mneme_status mneme_store_verify(mneme_store* store, mneme_progress_fn 
  * @return MNEME_STATUS_FAILED_PRECONDITION where it is open for reading only */
 MNEME_API mneme_status mneme_store_compact(mneme_store* store);
 
+/** A backup of a store. */
+typedef struct mneme_backup_info {
+  size_t struct_size;
+  int64_t id;           /**< 1, 2, … in the order in which the backups of a folder were made */
+  int64_t unix_seconds; /**< when it was made */
+  int64_t bytes;        /**< of its files, those included that it shares with other backups */
+  int64_t files;
+  int64_t copied_bytes; /**< of mneme_store_backup: written for it; otherwise 0 */
+  int32_t damaged;      /**< 1: a file of it is missing, and only `id` is known */
+} mneme_backup_info;
+#define MNEME_BACKUP_INFO_INIT MNEME_STRUCT_INIT(mneme_backup_info)
+
+/** How a backup is made. */
+typedef struct mneme_store_backup_args {
+  size_t struct_size;
+  const char* folder;         /**< of backups of this store alone, outside of it; made where missing */
+  int64_t keep;               /**< the newest backups that stay, this one included; older ones are deleted; 0: all */
+  mneme_progress_fn progress; /**< in bytes read, over files that are not copied, too; NULL: none */
+  void* context;              /**< of `progress` */
+} mneme_store_backup_args;
+#define MNEME_STORE_BACKUP_ARGS_INIT MNEME_STRUCT_INIT(mneme_store_backup_args)
+
+/** Backs up what is committed. Files that an earlier backup in the folder has are not copied again. Other calls of the
+ * store go on meanwhile; the backup has every commit that ended before this call, and each later one whole or not at
+ * all. It survives a loss of power once this returns. After an error, or when the process is killed, the earlier
+ * backups are as they were. One or two threads work for the call and end with it.
+ * @param store  one that is open for writing
+ * @param args   folder and progress
+ * @param info   out; NULL: not wanted
+ * @return MNEME_STATUS_FAILED_PRECONDITION where the store is open for reading only or another backup is written to the
+ *         folder; MNEME_STATUS_INVALID_ARGUMENT for a folder with other files; MNEME_STATUS_RESOURCE_EXHAUSTED for a
+ *         full disk; MNEME_STATUS_UNAVAILABLE where a write of the store failed meanwhile */
+MNEME_API mneme_status mneme_store_backup(mneme_store* store, const mneme_store_backup_args* args,
+                                          mneme_backup_info* info);
+
+/** What becomes a store again. */
+typedef struct mneme_store_restore_args {
+  size_t struct_size;
+  const char* folder;         /**< of the backups */
+  const char* path;           /**< of the new store: a missing or an empty folder */
+  int64_t backup;             /**< mneme_backup_info.id; 0: the newest */
+  mneme_progress_fn progress; /**< in bytes; NULL: none */
+  void* context;              /**< of `progress` */
+} mneme_store_restore_args;
+#define MNEME_STORE_RESTORE_ARGS_INIT MNEME_STRUCT_INIT(mneme_store_restore_args)
+
+/** Makes a backup a store again, all or nothing, and checks every file by its checksum. The files come into
+ * `path`.restoring, which becomes `path` when it is whole. What a killed restore leaves there the next one to the same
+ * path deletes.
+ * @return MNEME_STATUS_NOT_FOUND without such a backup; MNEME_STATUS_ALREADY_EXISTS where `path` has files;
+ *         MNEME_STATUS_DATA_LOSS for a damaged backup; MNEME_STATUS_FAILED_PRECONDITION for one of a newer mneme, or
+ *         while another restore to `path` runs */
+MNEME_API mneme_status mneme_store_restore(const mneme_store_restore_args* args);
+
+/** Takes one backup of a listing; `info` is valid during the callback only. A result other than 0 ends the listing. */
+typedef int (*mneme_backup_visitor_fn)(void* context, const mneme_backup_info* info);
+
+/** Calls `visitor` for each backup of a folder, the oldest first. Reads none of their files.
+ * @return MNEME_STATUS_NOT_FOUND where there is no folder of backups */
+MNEME_API mneme_status mneme_backup_list(const char* folder, mneme_backup_visitor_fn visitor, void* context);
+
+/** Reads all of a backup against its checksums.
+ * @param folder    of the backups
+ * @param backup    mneme_backup_info.id; 0: the newest
+ * @param progress  in bytes; NULL: none
+ * @param context   of `progress`
+ * @return MNEME_STATUS_DATA_LOSS for a damaged backup; MNEME_STATUS_NOT_FOUND without such a backup */
+MNEME_API mneme_status mneme_backup_verify(const char* folder, int64_t backup, mneme_progress_fn progress,
+                                           void* context);
+
 /** Sizes and counters of a store. Counters start at 0 when it is opened. A pair is one query head and one row. */
 typedef struct mneme_store_stats {
   size_t struct_size;

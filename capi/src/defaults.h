@@ -49,6 +49,8 @@ inline void SetDefaults(mneme_memory_append_args&) {}
 inline void SetDefaults(mneme_memory_read_args&) {}
 inline void SetDefaults(mneme_graph_update_args&) {}
 inline void SetDefaults(mneme_merge_args&) {}
+inline void SetDefaults(mneme_store_backup_args&) {}
+inline void SetDefaults(mneme_store_restore_args&) {}
 
 }  // namespace mneme::capi
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from mneme._attachments import Attachments, ListedAttachment
 from mneme._attend import Attention, Found, Merged, attend, merge, search
+from mneme._backup import Backup, backups, restore, verify_backup
 from mneme._backward import Gradients
 from mneme._card import Card, Layer, Rotary
 from mneme._errors import (
@@ -67,6 +68,7 @@ __all__ = [
     "AlreadyExists",
     "Attachments",
     "Attention",
+    "Backup",
     "Busy",
     "Cancelled",
     "Card",
@@ -100,8 +102,11 @@ __all__ = [
     "VerifyReport",
     "__version__",
     "attend",
+    "backups",
     "library_version",
     "merge",
     "open",
+    "restore",
     "search",
+    "verify_backup",
 ]

@@ -6,8 +6,9 @@ import dataclasses
 import os
 import weakref
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from mneme._backup import Backup, Path, backup_of, folder_of
 from mneme._card import Card, card_handle, encode
 from mneme._errors import NotFound, check
 from mneme._graph import Graph
@@ -20,7 +21,6 @@ from mneme._progress import Progress, reporting
 if TYPE_CHECKING:
     from types import TracebackType
 
-Path = Union[str, "os.PathLike[str]"]
 _Default = TypeVar("_Default")
 
 
@@ -338,6 +338,27 @@ class Store:
         with reporting(progress, "verify", "B") as (callback, context):
             check(lib.mneme_store_verify(self._handle.get(), callback, context, report))
         return VerifyReport(*(getattr(report, field.name) for field in dataclasses.fields(VerifyReport)))
+
+    def backup(self, folder: Path, *, keep: int = 0, progress: Progress = None) -> Backup:
+        """Backs up what is committed; other threads may go on committing. Progress is in bytes.
+
+        Files that an earlier backup in the folder has are not copied again. `mneme.restore` makes a store of one.
+
+        Args:
+            folder: of backups of this store alone, outside of it; made where it is missing.
+            keep: the newest backups that stay, this one included; older ones are deleted; 0: all.
+            progress: True shows a bar; a function gets (done, total).
+
+        Raises FailedPrecondition where the store is open for reading only.
+        """
+        args = new_struct("mneme_store_backup_args")
+        info = new_struct("mneme_backup_info")
+        held = folder_of("folder", folder)
+        args.folder = held
+        args.keep = keep
+        with reporting(progress, "backup", "B") as (args.progress, args.context):
+            check(lib.mneme_store_backup(self._handle.get(), args, info))
+        return backup_of(info)
 
     def compact(self) -> None:
         """Writes the store's files anew, so that nothing of what was dropped can be read in them."""

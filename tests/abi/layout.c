@@ -62,6 +62,30 @@ FIELD(mneme_store_verify_report, damaged_indexes, 32, 8);
 FIELD(mneme_store_verify_report, bytes_read, 40, 8);
 SIZE(mneme_store_verify_report, 48);
 
+FIELD(mneme_backup_info, struct_size, 0, 8);
+FIELD(mneme_backup_info, id, 8, 8);
+FIELD(mneme_backup_info, unix_seconds, 16, 8);
+FIELD(mneme_backup_info, bytes, 24, 8);
+FIELD(mneme_backup_info, files, 32, 8);
+FIELD(mneme_backup_info, copied_bytes, 40, 8);
+FIELD(mneme_backup_info, damaged, 48, 4);
+SIZE(mneme_backup_info, 56);
+
+FIELD(mneme_store_backup_args, struct_size, 0, 8);
+FIELD(mneme_store_backup_args, folder, 8, 8);
+FIELD(mneme_store_backup_args, keep, 16, 8);
+FIELD(mneme_store_backup_args, progress, 24, 8);
+FIELD(mneme_store_backup_args, context, 32, 8);
+SIZE(mneme_store_backup_args, 40);
+
+FIELD(mneme_store_restore_args, struct_size, 0, 8);
+FIELD(mneme_store_restore_args, folder, 8, 8);
+FIELD(mneme_store_restore_args, path, 16, 8);
+FIELD(mneme_store_restore_args, backup, 24, 8);
+FIELD(mneme_store_restore_args, progress, 32, 8);
+FIELD(mneme_store_restore_args, context, 40, 8);
+SIZE(mneme_store_restore_args, 48);
+
 FIELD(mneme_store_stats, struct_size, 0, 8);
 FIELD(mneme_store_stats, memories, 8, 8);
 FIELD(mneme_store_stats, open_memories, 16, 8);

@@ -263,6 +263,31 @@ static void CheckShapes(mneme_store* store, mneme_memory* memory) {
   CHECK_OK(mneme_memory_close(fork));
 }
 
+static int CountBackups(void* context, const mneme_backup_info* info) {
+  *(int*)context += info->damaged == 0;
+  return 0;
+}
+
+/* Backs up into PATH.backups, and restores to PATH.restored. */
+static void CheckBackup(mneme_store* store, const char* path) {
+  char folder[4096], restored[4096];
+  mneme_store_backup_args backup = MNEME_STORE_BACKUP_ARGS_INIT;
+  mneme_store_restore_args restore = MNEME_STORE_RESTORE_ARGS_INIT;
+  mneme_backup_info info = MNEME_BACKUP_INFO_INIT;
+  int backups = 0;
+  CHECK(snprintf(folder, sizeof(folder), "%s.backups", path) < (int)sizeof(folder));
+  CHECK(snprintf(restored, sizeof(restored), "%s.restored", path) < (int)sizeof(restored));
+  backup.folder = restore.folder = folder;
+  restore.path = restored;
+  CHECK_OK(mneme_store_backup(store, &backup, &info));
+  CHECK(info.id == 1 && info.bytes > 0 && info.copied_bytes > 0);
+  CHECK_OK(mneme_backup_list(folder, CountBackups, &backups));
+  CHECK(backups == 1);
+  CHECK_OK(mneme_backup_verify(folder, info.id, NULL, NULL));
+  CHECK_OK(mneme_store_restore(&restore));
+  CHECK(mneme_store_restore(&restore) == MNEME_STATUS_ALREADY_EXISTS);
+}
+
 int main(int argc, char** argv) {
   mneme_store* store = NULL;
   mneme_card *card, *foreign;
@@ -315,6 +340,7 @@ int main(int argc, char** argv) {
   CHECK_OK(mneme_memory_drop(store, "worked"));
   CHECK_OK(mneme_store_compact(store));
   CHECK(mneme_memory_open(store, "worked", NULL, &memory) == MNEME_STATUS_NOT_FOUND);
+  CheckBackup(store, argv[1]);
   CHECK_OK(mneme_memory_open(store, "fork", card, &memory));
   CheckSearchAndRead(memory);
   CHECK_OK(mneme_memory_close(memory));

@@ -33,6 +33,9 @@ TEST(InitTest, SetsTheSizeAlone) {
   ExpectOnlySize<mneme_layer_desc>(MNEME_LAYER_DESC_INIT);
   ExpectOnlySize<mneme_store_options>(MNEME_STORE_OPTIONS_INIT);
   ExpectOnlySize<mneme_store_verify_report>(MNEME_STORE_VERIFY_REPORT_INIT);
+  ExpectOnlySize<mneme_backup_info>(MNEME_BACKUP_INFO_INIT);
+  ExpectOnlySize<mneme_store_backup_args>(MNEME_STORE_BACKUP_ARGS_INIT);
+  ExpectOnlySize<mneme_store_restore_args>(MNEME_STORE_RESTORE_ARGS_INIT);
   ExpectOnlySize<mneme_store_stats>(MNEME_STORE_STATS_INIT);
   ExpectOnlySize<mneme_memory_options>(MNEME_MEMORY_OPTIONS_INIT);
   ExpectOnlySize<mneme_memory_info>(MNEME_MEMORY_INFO_INIT);

@@ -88,6 +88,10 @@ TEST_F(ForkTest, EveryCallOfAChildIsRefused) {
                   Refused(mneme_store_list(
                       store_, [](void*, const char*, int64_t, int64_t) { return 0; }, nullptr)),
                   Refused(mneme_store_compact(store_)),
+                  Refused(mneme_store_backup(store_, nullptr, nullptr)),
+                  Refused(mneme_store_restore(nullptr)),
+                  Refused(mneme_backup_list("backups", nullptr, nullptr)),
+                  Refused(mneme_backup_verify("backups", 0, nullptr, nullptr)),
                   Refused(mneme_store_verify(store_, nullptr, nullptr, &report)),
                   Refused(mneme_store_get_stats(store_, &stats)),
                   Refused(mneme_store_write_metrics(

@@ -79,6 +79,7 @@ TEST_F(HandlesTest, EveryFunctionOfAStoreRefusesWhatIsNone) {
   mneme_memory* memory = nullptr;
   mneme_store_verify_report report = MNEME_STORE_VERIFY_REPORT_INIT;
   mneme_store_stats stats = MNEME_STORE_STATS_INIT;
+  const mneme_store_backup_args backup = MNEME_STORE_BACKUP_ARGS_INIT;
   const auto visitor = [](void*, const char*, int64_t, int64_t) { return 0; };
   const std::string before = StateOf(memory_);
   for (mneme_store* const store : bad) {
@@ -86,6 +87,7 @@ TEST_F(HandlesTest, EveryFunctionOfAStoreRefusesWhatIsNone) {
     if (store != nullptr) ExpectRefused(mneme_store_close(store), MNEME_STATUS_INVALID_ARGUMENT, "store");
     ExpectRefused(mneme_store_list(store, visitor, nullptr), MNEME_STATUS_INVALID_ARGUMENT, "store");
     ExpectRefused(mneme_store_compact(store), MNEME_STATUS_INVALID_ARGUMENT, "store");
+    ExpectRefused(mneme_store_backup(store, &backup, nullptr), MNEME_STATUS_INVALID_ARGUMENT, "store");
     ExpectRefused(mneme_store_verify(store, nullptr, nullptr, &report), MNEME_STATUS_INVALID_ARGUMENT, "store");
     ExpectRefused(mneme_store_get_stats(store, &stats), MNEME_STATUS_INVALID_ARGUMENT, "store");
     ExpectRefused(mneme_store_write_metrics(

@@ -20,7 +20,7 @@ TEST(UsageTest, VersionIsTheLibrarys) {
 TEST(UsageTest, HelpNamesEveryCommand) {
   const CliResult result = RunCli({"--help"});
   EXPECT_EQ(result.exit_code, 0);
-  for (const char* command : {"list", "info", "verify", "maintain", "evict", "drop", "stats"}) {
+  for (const char* command : {"list", "info", "verify", "maintain", "evict", "drop", "stats", "backup", "restore"}) {
     EXPECT_THAT(result.out, HasSubstr(command));
     const CliResult help = RunCli({command, "--help"});
     EXPECT_EQ(help.exit_code, 0);
@@ -46,6 +46,11 @@ TEST(UsageTest, WrongUsage) {
       {"evict", store, "a", "--keep", "-1"},
       {"evict", store, "a", "--keep", "few"},
       {"drop", store},
+      {"backup", store},
+      {"backup", store, "backups", "--keep", "0"},
+      {"backups"},
+      {"restore", "backups"},
+      {"restore", "backups", store, "--backup", "0"},
   };
   for (const auto& arguments : wrong) {
     const CliResult result = RunCli(arguments);

@@ -52,7 +52,7 @@ def test_structs_lie_as_in_c():
 
 @pytest.mark.parametrize(("cls", "struct"), [
     (mneme.StoreStats, "mneme_store_stats"), (mneme.MemoryInfo, "mneme_memory_info"),
-    (mneme.VerifyReport, "mneme_store_verify_report"),
+    (mneme.VerifyReport, "mneme_store_verify_report"), (mneme.Backup, "mneme_backup_info"),
 ])
 def test_dataclasses_have_the_structs_fields(cls, struct):
     names = [name for name, _ in ffi.typeof(struct).fields]
