@@ -17,6 +17,9 @@ struct Arguments {
   std::string store;
   std::string name;
   std::vector<std::string> names;
+  std::string file;
+  bool overwrite = false;
+  bool create = false;
   bool all = false;
   bool json = false;
   bool prometheus = false;
@@ -34,6 +37,7 @@ int List(const Arguments& arguments, Console& console);
 int Info(const Arguments& arguments, Console& console);
 int Stats(const Arguments& arguments, Console& console);
 int Verify(const Arguments& arguments, Console& console);
+int Export(const Arguments& arguments, Console& console);
 
 // Of a folder of backups.
 int Backups(const Arguments& arguments, Console& console);
@@ -45,6 +49,7 @@ int Maintain(const Arguments& arguments, Console& console);
 int Evict(const Arguments& arguments, Console& console);
 int Drop(const Arguments& arguments, Console& console);
 int Compact(const Arguments& arguments, Console& console);
+int Import(const Arguments& arguments, Console& console);
 
 }  // namespace mneme::cli
 

@@ -52,6 +52,15 @@ class CommandLine {
     AddName(Add("info", "What one memory is and holds", Info));
     Add("verify", "Read everything against its checksums", Verify);
 
+    CLI::App* exported = AddName(Add("export", "Write one memory into a file in the format safetensors", Export));
+    AddFile(exported, "The file to write; its name ends in .safetensors");
+    exported->add_flag("--overwrite", arguments_.overwrite, "Replace a file that is there");
+
+    CLI::App* imported = Add("import", "Make a memory from an exported one", Import);
+    AddFile(imported, "The exported file; of several, the name without their numbers");
+    imported->add_option("NAME", arguments_.name, "The new memory; by default the exported one's name");
+    imported->add_flag("--create", arguments_.create, "Create the store if there is none");
+
     Add("compact", "Write the store's files anew, so that what was dropped cannot be read in them", Compact);
 
     CLI::App* maintain = Add("maintain", "Seal, merge and index what is due", Maintain);
@@ -91,6 +100,7 @@ class CommandLine {
       Unmark(arguments_.store);
       Unmark(arguments_.name);
       Unmark(arguments_.folder);
+      Unmark(arguments_.file);
       for (std::string& name : arguments_.names) Unmark(name);
       exit_code = RunCommand(commands_.at(app_.get_subcommands().front()), console);
     } catch (const CLI::ParseError& error) {
@@ -145,7 +155,14 @@ class CommandLine {
     commands_[app] = command;
   }
 
-  void AddName(CLI::App* app) { app->add_option("NAME", arguments_.name, "The memory")->required(); }
+  CLI::App* AddName(CLI::App* app) {
+    app->add_option("NAME", arguments_.name, "The memory")->required();
+    return app;
+  }
+
+  void AddFile(CLI::App* app, const std::string& description) {
+    app->add_option("FILE", arguments_.file, description)->required();
+  }
 
   int RunCommand(Command command, Console& console) {
     try {

@@ -5,10 +5,11 @@
 
 namespace mneme::cli {
 
-StoreHandle::StoreHandle(const std::string& path, mneme_store_mode mode, Log log, int threads) : log_(std::move(log)) {
+StoreHandle::StoreHandle(const std::string& path, mneme_store_mode mode, Log log, int threads, bool create)
+    : log_(std::move(log)) {
   mneme_store_options options = MNEME_STORE_OPTIONS_INIT;
   options.mode = mode;
-  options.must_exist = 1;
+  options.must_exist = create ? 0 : 1;
   options.threads = threads;
   options.log = [](void* context, mneme_log_level, const char* message) {
     static_cast<StoreHandle*>(context)->Tell(message);

@@ -37,12 +37,12 @@ struct ListedMemory {
   int64_t bytes = 0;
 };
 
-// An open store that exists already; nothing is created. Every function throws CallError.
+// An open store, which exists already unless it is asked to be created. Every function throws CallError.
 class StoreHandle {
  public:
   using Log = std::function<void(const std::string& message)>;  // may be called from any thread
 
-  StoreHandle(const std::string& path, mneme_store_mode mode, Log log, int threads = 1);
+  StoreHandle(const std::string& path, mneme_store_mode mode, Log log, int threads = 1, bool create = false);
   ~StoreHandle();
   StoreHandle(const StoreHandle&) = delete;
   StoreHandle& operator=(const StoreHandle&) = delete;
@@ -73,6 +73,8 @@ class StoreHandle {
 class MemoryHandle {
  public:
   MemoryHandle(const StoreHandle& store, const std::string& name);
+  // Takes over an open memory.
+  explicit MemoryHandle(mneme_memory* memory) : memory_(memory) {}
   ~MemoryHandle();
   MemoryHandle(const MemoryHandle&) = delete;
   MemoryHandle& operator=(const MemoryHandle&) = delete;
@@ -80,6 +82,8 @@ class MemoryHandle {
   mneme_memory_info Info() const;
   void Maintain(mneme_progress_fn progress, void* context);
   void Evict(int64_t keep_tokens);
+
+  mneme_memory* get() const { return memory_; }
 
   // The destructor closes, too, but cannot tell an error.
   void Close();

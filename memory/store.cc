@@ -154,6 +154,32 @@ absl::StatusOr<std::shared_ptr<Memory>> Store::ForkMemory(const std::shared_ptr<
   return fork;
 }
 
+absl::StatusOr<std::shared_ptr<Memory>> Store::ImportMemory(MemoryImport& import, const std::string& name,
+                                                            const ModelCard* expected, const Progress& progress) {
+  const MemoryContents& contents = import.contents();
+  MNEME_RETURN_IF_ERROR(CheckName("name", name));
+  MNEME_RETURN_IF_ERROR(CheckOptions(contents.options));
+  MNEME_RETURN_IF_ERROR(CheckWritable());
+  if (expected != nullptr) MNEME_RETURN_IF_ERROR(CheckSameModel(contents.card, *expected));
+  MNEME_RETURN_IF_ERROR(CheckNameIsFree("name", name));
+  MNEME_RETURN_IF_ERROR(context_->CheckDiskBudget(import.bytes()));
+  MNEME_RETURN_IF_ERROR(import.Write(progress));
+
+  MutexLock lock(&mutex_);
+  MNEME_RETURN_IF_ERROR(CheckNameIsFree("name", name));  // again: another call may have made one meanwhile
+  const MemoryManifest manifest = import.ManifestOf(name);
+  MNEME_RETURN_IF_ERROR(import.transaction().PutManifest(manifest));
+  // All that can fail comes before the commit.
+  MNEME_ASSIGN_OR_RETURN(std::shared_ptr<Memory> memory, Memory::Load(context_.get(), manifest));
+  OpenMemories::node_type entry = NewEntry(name);
+  ManifestSwap swap(&context_->segments(), nullptr, &manifest);
+  MNEME_RETURN_IF_ERROR(import.transaction().Commit(Durability::kSynced));
+  swap.Replaced();
+  import.Committed();
+  InsertOpen(std::move(entry), memory);
+  return memory;
+}
+
 absl::Status Store::CloseMemory(const std::shared_ptr<Memory>& memory) {
   {
     MutexLock lock(&mutex_);

@@ -14,6 +14,7 @@
 #include "absl/strings/string_view.h"
 
 #include "base/mutex.h"
+#include "memory/exchange/import_memory.h"
 #include "memory/memory.h"
 #include "memory/progress.h"
 #include "memory/store_context.h"
@@ -63,7 +64,13 @@ class Store {
   // Makes a memory of the first at_token tokens of `memory`, with which it shares rows, and opens it.
   absl::StatusOr<std::shared_ptr<Memory>> ForkMemory(const std::shared_ptr<Memory>& memory, int64_t at_token,
                                                      const std::string& new_name);
-  // To be called once for each time that the memory was created, opened or forked.
+  // Makes an exported memory one of the store's, durable, and opens it. `progress` counts bytes.
+  // `expected` may be null.
+  // Errors: AlreadyExists; FailedPrecondition if its card differs from `expected` or the store is open for reading only;
+  // those of MemoryImport.
+  absl::StatusOr<std::shared_ptr<Memory>> ImportMemory(MemoryImport& import, const std::string& name,
+                                                       const ModelCard* expected, const Progress& progress);
+  // To be called once for each time that the memory was created, opened, forked or imported.
   absl::Status CloseMemory(const std::shared_ptr<Memory>& memory);
   absl::Status DropMemory(const std::string& name);
   // Drops all of them or none, in one write.

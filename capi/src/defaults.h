@@ -11,6 +11,7 @@
 namespace mneme::capi {
 
 inline constexpr int64_t kDefaultTopK = 32;
+inline constexpr int64_t kDefaultFileBytes = 5'000'000'000;  // as Hugging Face's libraries
 
 // 1 / sqrt(key_dim): the scale where no card gives another.
 inline float UsualScale(int64_t key_dim) {
@@ -44,7 +45,12 @@ inline void SetDefaults(mneme_search_args& args) {
   if (args.decay_beyond == 0) args.decay_beyond = 1;
 }
 
+inline void SetDefaults(mneme_memory_export_args& args) {
+  if (args.max_file_bytes == 0) args.max_file_bytes = kDefaultFileBytes;
+}
+
 inline void SetDefaults(mneme_attend_backward_args&) {}
+inline void SetDefaults(mneme_memory_import_args&) {}
 inline void SetDefaults(mneme_memory_append_args&) {}
 inline void SetDefaults(mneme_memory_read_args&) {}
 inline void SetDefaults(mneme_graph_update_args&) {}

@@ -9,6 +9,7 @@
 #include "capi/src/device_tensors.h"
 #include "capi/src/handles.h"
 #include "capi/src/host_progress.h"
+#include "capi/src/pending_handle.h"
 #include "capi/src/structs.h"
 #include "capi/src/tensors.h"
 #include "index/key_index.h"
@@ -18,11 +19,6 @@ namespace mneme::capi {
 namespace {
 
 constexpr int64_t kMaxSegmentTokens = int64_t{1} << 32;
-
-absl::StatusOr<std::string> ReadName(absl::string_view field, const char* name) {
-  if (name == nullptr) return NullArgument(field);
-  return std::string(name);  // Store checks the length
-}
 
 absl::StatusOr<MemoryOptions> ReadOptions(const mneme_memory_options* given_options, const ModelCard& card) {
   const mneme_memory_options none = MNEME_MEMORY_OPTIONS_INIT;
@@ -74,32 +70,6 @@ absl::StatusOr<MemoryOptions> ReadOptions(const mneme_memory_options* given_opti
   }
   return options;
 }
-
-// All that the handle of a memory takes, before the memory is made or opened: what comes after that cannot fail.
-class PendingHandle {
- public:
-  PendingHandle(std::shared_ptr<StoreObject> store, const std::string& name)
-      : object_(std::make_shared<MemoryObject>(MemoryObject{std::move(store), nullptr})) {
-    StoreObject::OpenedMemories one;
-    one[name];
-    entry_ = one.extract(one.begin());
-  }
-
-  // The one handle of `memory`, counted.
-  mneme_memory* HandleOf(std::shared_ptr<Memory> memory) noexcept {
-    StoreObject& store = *object_->store;
-    MutexLock lock(&store.mutex);
-    StoreObject::Opened& opened = store.opened.insert(std::move(entry_)).position->second;
-    if (opened.count++ > 0) return opened.handle;
-    object_->memory = std::move(memory);
-    return opened.handle = place_.Fill(std::move(object_));
-  }
-
- private:
-  ReservedHandle<MemoryObject> place_;
-  std::shared_ptr<MemoryObject> object_;
-  StoreObject::OpenedMemories::node_type entry_;
-};
 
 void CopyText(const std::string& text, char* out, size_t size) {
   const size_t n = std::min(text.size(), size - 1);
@@ -187,6 +157,7 @@ mneme_memory_info InfoOf(const Memory& memory) {
   CopyText(memory.card().model_name, result.model_name, sizeof(result.model_name));
   CopyText(memory.card().weights_fingerprint, result.weights_fingerprint, sizeof(result.weights_fingerprint));
   CopyText(memory.options().index_spec, result.index, sizeof(result.index));
+  CopyText(memory.name(), result.name, sizeof(result.name));
   return result;
 }
 

@@ -66,6 +66,7 @@ class MemoryInfo:
     index: str
     attachment_bytes: int
     """of `Memory.attachments`"""
+    name: str
 
 
 @dataclasses.dataclass(frozen=True)

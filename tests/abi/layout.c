@@ -111,6 +111,22 @@ FIELD(mneme_store_stats, device_copied_rows, 168, 8);
 FIELD(mneme_store_stats, host_staged_calls, 176, 8);
 SIZE(mneme_store_stats, 184);
 
+FIELD(mneme_memory_export_args, struct_size, 0, 8);
+FIELD(mneme_memory_export_args, path, 8, 8);
+FIELD(mneme_memory_export_args, overwrite, 16, 4);
+FIELD(mneme_memory_export_args, max_file_bytes, 24, 8);
+FIELD(mneme_memory_export_args, progress, 32, 8);
+FIELD(mneme_memory_export_args, progress_context, 40, 8);
+SIZE(mneme_memory_export_args, 48);
+
+FIELD(mneme_memory_import_args, struct_size, 0, 8);
+FIELD(mneme_memory_import_args, path, 8, 8);
+FIELD(mneme_memory_import_args, name, 16, 8);
+FIELD(mneme_memory_import_args, expected, 24, 8);
+FIELD(mneme_memory_import_args, progress, 32, 8);
+FIELD(mneme_memory_import_args, progress_context, 40, 8);
+SIZE(mneme_memory_import_args, 48);
+
 FIELD(mneme_memory_options, struct_size, 0, 8);
 FIELD(mneme_memory_options, stored_dtype, 8, 4);
 FIELD(mneme_memory_options, normalise_keys, 12, 4);
@@ -143,7 +159,8 @@ FIELD(mneme_memory_info, model_name, 120, 256);
 FIELD(mneme_memory_info, weights_fingerprint, 376, 256);
 FIELD(mneme_memory_info, index, 632, 64);
 FIELD(mneme_memory_info, attachment_bytes, 696, 8);
-SIZE(mneme_memory_info, 704);
+FIELD(mneme_memory_info, name, 704, 256);
+SIZE(mneme_memory_info, 960);
 
 FIELD(mneme_memory_append_args, struct_size, 0, 8);
 FIELD(mneme_memory_append_args, layer, 8, 4);

@@ -68,6 +68,8 @@ TEST_F(ForkTest, EveryCallOfAChildIsRefused) {
               mneme_store_stats stats = MNEME_STORE_STATS_INIT;
               mneme_memory_info info = MNEME_MEMORY_INFO_INIT;
               mneme_layer_desc layer = MNEME_LAYER_DESC_INIT;
+              const mneme_memory_export_args exported = MNEME_MEMORY_EXPORT_ARGS_INIT;
+              const mneme_memory_import_args imported = MNEME_MEMORY_IMPORT_ARGS_INIT;
               const bool refused[] = {
                   Refused(AppendTokens(memory_, kLayer, 3)),
                   Refused(mneme_memory_commit(memory_, MNEME_DURABILITY_SYNCED, &durable)),
@@ -82,6 +84,8 @@ TEST_F(ForkTest, EveryCallOfAChildIsRefused) {
                   Refused(mneme_memory_list_attachments(
                       memory_, [](void*, const char*, size_t, int64_t) { return 0; }, nullptr)),
                   Refused(mneme_memory_fork(memory_, 10, "child", &memory)),
+                  Refused(mneme_memory_export(memory_, &exported)),
+                  Refused(mneme_memory_import(store_, &imported, &memory)),
                   Refused(mneme_memory_create(store_, "new", card_, nullptr, &memory)),
                   Refused(mneme_memory_open(store_, "m", card_, &memory)),
                   Refused(mneme_memory_drop(store_, "m")),

@@ -60,13 +60,14 @@ class Fuzzer {
       void (Fuzzer::*run)();
     };
     static constexpr Action kActions[] = {
-        {1, &Fuzzer::OpenStore},     {1, &Fuzzer::CloseStore},  {4, &Fuzzer::ListStore},   {1, &Fuzzer::Verify},
-        {2, &Fuzzer::Stats},         {2, &Fuzzer::Metrics},     {10, &Fuzzer::NewCard},    {20, &Fuzzer::AddLayer},
-        {5, &Fuzzer::ReleaseCard},   {8, &Fuzzer::Create},      {20, &Fuzzer::OpenMemory}, {5, &Fuzzer::Fork},
-        {6, &Fuzzer::Drop},          {5, &Fuzzer::CloseMemory}, {60, &Fuzzer::Info},       {400, &Fuzzer::Append},
-        {40, &Fuzzer::Commit},       {6, &Fuzzer::Truncate},    {6, &Fuzzer::Evict},       {3, &Fuzzer::Maintain},
-        {40, &Fuzzer::TakeSnapshot}, {30, &Fuzzer::Release},    {80, &Fuzzer::Read},       {300, &Fuzzer::Attend},
-        {120, &Fuzzer::Search},      {60, &Fuzzer::Merge},      {10, &Fuzzer::Library},
+        {1, &Fuzzer::OpenStore},   {1, &Fuzzer::CloseStore}, {4, &Fuzzer::ListStore},     {1, &Fuzzer::Verify},
+        {2, &Fuzzer::Stats},       {2, &Fuzzer::Metrics},    {10, &Fuzzer::NewCard},      {20, &Fuzzer::AddLayer},
+        {5, &Fuzzer::ReleaseCard}, {8, &Fuzzer::Create},     {20, &Fuzzer::OpenMemory},   {5, &Fuzzer::Fork},
+        {3, &Fuzzer::Export},      {4, &Fuzzer::Import},     {6, &Fuzzer::Drop},          {5, &Fuzzer::CloseMemory},
+        {60, &Fuzzer::Info},       {400, &Fuzzer::Append},   {40, &Fuzzer::Commit},       {6, &Fuzzer::Truncate},
+        {6, &Fuzzer::Evict},       {3, &Fuzzer::Maintain},   {40, &Fuzzer::TakeSnapshot}, {30, &Fuzzer::Release},
+        {80, &Fuzzer::Read},       {300, &Fuzzer::Attend},   {120, &Fuzzer::Search},      {60, &Fuzzer::Merge},
+        {10, &Fuzzer::Library},
     };
     static const int total = [] {
       int sum = 0;
@@ -375,6 +376,23 @@ class Fuzzer {
                                Slip(1) ? nullptr : &memory)) == MNEME_OK) {
       Put(memories_, memory, mneme_memory_close);
     }
+  }
+  void Export() {
+    const std::string path = folder_ + "/" + std::to_string(Below(3)) + ".safetensors";
+    mneme_memory_export_args args = MNEME_MEMORY_EXPORT_ARGS_INIT;
+    args.path = Slip(5) ? nullptr : path.c_str();
+    args.overwrite = Small({0, 1, 1});
+    args.max_file_bytes = Number({0, 1000, 100'000});
+    Seen(mneme_memory_export(HandleOf(memories_), Maybe(&args, 2)));
+  }
+  void Import() {
+    const std::string path = folder_ + "/" + std::to_string(Below(3)) + ".safetensors";
+    mneme_memory_import_args args = MNEME_MEMORY_IMPORT_ARGS_INIT;
+    args.path = Slip(5) ? nullptr : path.c_str();
+    args.name = Chance(20) ? nullptr : Name();
+    mneme_memory* memory = nullptr;
+    if (Seen(mneme_memory_import(HandleOf(stores_), Maybe(&args, 2), &memory)) != MNEME_OK) return;
+    Put(memories_, memory, mneme_memory_close);
   }
   void Fork() {
     mneme_memory* const memory = HandleOf(memories_);

@@ -80,6 +80,8 @@ TEST_F(HandlesTest, EveryFunctionOfAStoreRefusesWhatIsNone) {
   mneme_store_verify_report report = MNEME_STORE_VERIFY_REPORT_INIT;
   mneme_store_stats stats = MNEME_STORE_STATS_INIT;
   const mneme_store_backup_args backup = MNEME_STORE_BACKUP_ARGS_INIT;
+  mneme_memory_import_args import = MNEME_MEMORY_IMPORT_ARGS_INIT;
+  import.path = "none.safetensors";
   const auto visitor = [](void*, const char*, int64_t, int64_t) { return 0; };
   const std::string before = StateOf(memory_);
   for (mneme_store* const store : bad) {
@@ -96,6 +98,7 @@ TEST_F(HandlesTest, EveryFunctionOfAStoreRefusesWhatIsNone) {
     ExpectRefused(mneme_memory_create(store, "new", card_, nullptr, &memory), MNEME_STATUS_INVALID_ARGUMENT, "store");
     ExpectRefused(mneme_memory_open(store, "m", nullptr, &memory), MNEME_STATUS_INVALID_ARGUMENT, "store");
     ExpectRefused(mneme_memory_drop(store, "m"), MNEME_STATUS_INVALID_ARGUMENT, "store");
+    ExpectRefused(mneme_memory_import(store, &import, &memory), MNEME_STATUS_INVALID_ARGUMENT, "store");
   }
   EXPECT_EQ(memory, nullptr);
   EXPECT_OK(mneme_store_close(nullptr));
@@ -113,6 +116,9 @@ TEST_F(HandlesTest, EveryFunctionOfACardRefusesWhatIsNone) {
     ExpectRefused(mneme_memory_create(store_, "new", card, nullptr, &memory), MNEME_STATUS_INVALID_ARGUMENT, "card");
     if (card == nullptr) continue;  // no check of the model
     ExpectRefused(mneme_memory_open(store_, "m", card, &memory), MNEME_STATUS_INVALID_ARGUMENT, "expected");
+    mneme_memory_import_args import = MNEME_MEMORY_IMPORT_ARGS_INIT;
+    import.path = "none.safetensors", import.expected = card;
+    ExpectRefused(mneme_memory_import(store_, &import, &memory), MNEME_STATUS_INVALID_ARGUMENT, "args.expected");
     mneme_card_release(card);  // nothing happens
   }
   EXPECT_EQ(memory, untouched);
@@ -126,6 +132,7 @@ TEST_F(HandlesTest, EveryFunctionOfAMemoryRefusesWhatIsNone) {
   mneme_snapshot* snapshot = no_snapshot;
   mneme_memory_info info = MNEME_MEMORY_INFO_INIT;
   const mneme_memory_append_args append = MNEME_MEMORY_APPEND_ARGS_INIT;
+  const mneme_memory_export_args exported = MNEME_MEMORY_EXPORT_ARGS_INIT;
   mneme_layer_desc layer = MNEME_LAYER_DESC_INIT;
   const mneme_memory_read_args read = MNEME_MEMORY_READ_ARGS_INIT;
   int64_t durable = 77;
@@ -134,6 +141,7 @@ TEST_F(HandlesTest, EveryFunctionOfAMemoryRefusesWhatIsNone) {
            {ClosedMemory(), Other<mneme_memory>(store_), Other<mneme_memory>(card_), Other<mneme_memory>(snapshot_)})) {
     SCOPED_TRACE(::testing::Message() << memory);
     ExpectRefused(mneme_memory_fork(memory, 0, "fork", &fork), MNEME_STATUS_INVALID_ARGUMENT, "memory");
+    ExpectRefused(mneme_memory_export(memory, &exported), MNEME_STATUS_INVALID_ARGUMENT, "memory");
     ExpectRefused(mneme_memory_get_info(memory, &info), MNEME_STATUS_INVALID_ARGUMENT, "memory");
     ExpectRefused(mneme_memory_get_layer(memory, 0, &layer), MNEME_STATUS_INVALID_ARGUMENT, "memory");
     ExpectRefused(mneme_memory_set_attachment(memory, "a", "b", 1, 0), MNEME_STATUS_INVALID_ARGUMENT, "memory");

@@ -117,6 +117,21 @@ TEST_F(StructsTest, Inputs) {
   read.keys = &keys.view;
   CheckInput<mneme_memory_read_args>(
       "args", read, [&](const mneme_memory_read_args* args) { return mneme_memory_read(memory_, args); });
+  const std::string file = folder_.path() + "/m.safetensors";
+  mneme_memory_export_args exported = MNEME_MEMORY_EXPORT_ARGS_INIT;
+  exported.path = file.c_str(), exported.overwrite = 1;
+  CheckInput<mneme_memory_export_args>(
+      "args", exported, [&](const mneme_memory_export_args* args) { return mneme_memory_export(memory_, args); });
+  mneme_memory_import_args imported = MNEME_MEMORY_IMPORT_ARGS_INIT;
+  imported.path = file.c_str(), imported.name = "imported";
+  CheckInput<mneme_memory_import_args>("args", imported, [&](const mneme_memory_import_args* args) {
+    mneme_memory* memory = nullptr;
+    const mneme_status status = mneme_memory_import(store_, args, &memory);
+    if (status != MNEME_OK) return status;
+    EXPECT_OK(mneme_memory_close(memory));
+    EXPECT_OK(mneme_memory_drop(store_, "imported"));
+    return status;
+  });
   AttendCall attend(memory_);
   CheckInput<mneme_attend_args>("args", attend.args, [&](const mneme_attend_args* args) {
     attend.given = args;

@@ -679,6 +679,59 @@ class StatsCall : public Call {
   mneme_store_stats stats_;
 };
 
+class ExportCall : public Call {
+ public:
+  void Prepare(Host& host) override {
+    if (memory_ == nullptr) memory_ = host.Open(host.Stored(300));
+    path_ = host.path() + ".safetensors";
+  }
+  mneme_status Run(Host&) override {
+    mneme_memory_export_args args = MNEME_MEMORY_EXPORT_ARGS_INIT;
+    args.path = path_.c_str();
+    return mneme_memory_export(memory_, &args);
+  }
+  void CheckUntouched(Host&) override { REQUIRE(access(path_.c_str(), F_OK) != 0); }
+  void Done(Host& host) override {
+    REQUIRE(unlink(path_.c_str()) == 0);
+    host.Close(memory_);
+  }
+
+ private:
+  mneme_memory* memory_ = nullptr;
+  std::string path_;
+};
+
+class ImportCall : public Call {
+ public:
+  void Prepare(Host& host) override {
+    if (path_.empty()) {
+      path_ = host.path() + ".safetensors";
+      mneme_memory* memory = host.Open(host.Stored(300));
+      mneme_memory_export_args args = MNEME_MEMORY_EXPORT_ARGS_INIT;
+      args.path = path_.c_str(), args.overwrite = 1;
+      REQUIRE(mneme_memory_export(memory, &args) == MNEME_OK);
+      host.Close(memory);
+    }
+    name_ = host.NewName();
+    memory_ = nullptr;
+  }
+  mneme_status Run(Host& host) override {
+    mneme_memory_import_args args = MNEME_MEMORY_IMPORT_ARGS_INIT;
+    args.path = path_.c_str(), args.name = name_.c_str();
+    return mneme_memory_import(host.store(), &args, &memory_);
+  }
+  void CheckUntouched(Host&) override { REQUIRE(memory_ == nullptr); }
+  void Done(Host& host) override {
+    host.Expect(name_, 300);
+    host.Close(memory_);
+  }
+
+ private:
+  std::string path_;
+  std::string name_;
+  mneme_memory* memory_ = nullptr;
+};
+
 class MetricsCall : public Call {
  public:
   void Prepare(Host& host) override {
@@ -754,6 +807,8 @@ const NamedCall kCalls[] = {
     {"drop", Make<DropCall>},
     {"drop_many", Make<DropManyCall>},
     {"stats", Make<StatsCall>},
+    {"export", Make<ExportCall>},
+    {"import", Make<ImportCall>},
     {"metrics", Make<MetricsCall>},
     {"verify", Make<VerifyCall>},
 };
