@@ -102,6 +102,7 @@ absl::Status RunMetered(absl::string_view doing, ReadMeter& meter,
                         const std::function<bool(uint64_t, uint64_t)>& progress,
                         const std::function<absl::Status()>& operation) {
   if (!progress) return operation();
+  if (!progress(0, meter.total())) return absl::CancelledError(absl::StrCat(doing, ": cancelled"));
   std::future<absl::Status> result;
   try {
     result = std::async(std::launch::async, operation);

@@ -413,19 +413,18 @@ TEST(NewerBackupTest, IsNotRestored) {
   EXPECT_FALSE(fs::exists(folder.path() + "/restored.restoring"));
 }
 
-TEST_F(BackupTest, ProgressReachesTheTotalAndCancels) {
+TEST_F(BackupTest, ProgressReachesTheTotal) {
   Grow(40);
   struct Told {
     int64_t calls = 0, done = -1, total = 0;
     std::thread::id thread;
-    bool cancel = false;
   } told;
   const auto progress = [](void* context, int64_t done, int64_t total) -> int {
     Told& seen = *static_cast<Told*>(context);
     EXPECT_LE(done, total);
     EXPECT_GE(done, seen.done);
     seen.calls++, seen.done = done, seen.total = total, seen.thread = std::this_thread::get_id();
-    return seen.cancel;
+    return 0;
   };
   mneme_store_backup_args args = MNEME_STORE_BACKUP_ARGS_INIT;
   args.folder = backups_.c_str();
@@ -447,6 +446,47 @@ TEST_F(BackupTest, ProgressReachesTheTotalAndCancels) {
   ASSERT_OK(mneme_store_restore(&restore));
   EXPECT_EQ(told.done, told.total);
   EXPECT_EQ(CheckStore(restored_), 40);
+}
+
+// Cancels at its call number *context, counted from 0.
+int CancelAtCall(void* context, int64_t, int64_t) {
+  return --*static_cast<int*>(context) < 0;
+}
+
+TEST_F(BackupTest, ProgressCancels) {
+  Grow(40);
+  ASSERT_OK(Backup(store_, backups_));
+  Grow(200);
+  int cancelled = 0;
+  for (const int first : {0, 1}) {
+    int calls = first;
+    mneme_store_backup_args args = MNEME_STORE_BACKUP_ARGS_INIT;
+    args.folder = backups_.c_str();
+    args.progress = CancelAtCall;
+    args.context = &calls;
+    const mneme_status backed_up = mneme_store_backup(store_, &args, nullptr);
+    calls = first;
+    const mneme_status verified = mneme_backup_verify(backups_.c_str(), 0, CancelAtCall, &calls);
+    calls = first;
+    mneme_store_restore_args restore = MNEME_STORE_RESTORE_ARGS_INIT;
+    restore.folder = backups_.c_str();
+    restore.path = restored_.c_str();
+    restore.progress = CancelAtCall;
+    restore.context = &calls;
+    const mneme_status restored = mneme_store_restore(&restore);
+    for (const mneme_status status : {backed_up, verified, restored}) {
+      // The second call may come when all is done, and then is too late.
+      EXPECT_TRUE(status == MNEME_STATUS_CANCELLED || (first == 1 && status == MNEME_OK)) << mneme_last_error();
+      cancelled += status == MNEME_STATUS_CANCELLED;
+    }
+    EXPECT_EQ(fs::exists(restored_), restored == MNEME_OK);
+    EXPECT_FALSE(fs::exists(restored_ + ".restoring"));
+    fs::remove_all(restored_);
+  }
+  EXPECT_GE(cancelled, 3);
+  EXPECT_EQ(RestoreAndCheck(backups_, restored_, 1), 40);
+  ASSERT_OK(Backup(store_, backups_));
+  EXPECT_EQ(RestoreAndCheck(backups_, restored_), 200);
 }
 
 TEST_F(BackupTest, WrongArguments) {
