@@ -24,7 +24,7 @@ int Export(const Arguments& arguments, Console& console) {
     args.path = arguments.file.c_str();
     args.overwrite = arguments.overwrite ? 1 : 0;
     args.progress = ProgressBar::Report;
-    args.progress_context = &bar;
+    args.context = &bar;
     Check(mneme_memory_export(memory.get(), &args));
   }
   const mneme_memory_info info = memory.Info();
@@ -49,7 +49,7 @@ int Import(const Arguments& arguments, Console& console) {
     args.path = arguments.file.c_str();
     args.name = arguments.name.empty() ? nullptr : arguments.name.c_str();
     args.progress = ProgressBar::Report;
-    args.progress_context = &bar;
+    args.context = &bar;
     Check(mneme_memory_import(store.get(), &args, &made));
   }
   auto memory = std::make_unique<MemoryHandle>(made);

@@ -40,7 +40,7 @@ __mneme() {
     return
   fi
   case ${COMP_WORDS[1]} in
-    info | evict | drop | maintain) ;;
+    export | info | evict | drop | maintain) ;;
     *) return ;;
   esac
   while IFS= read -r word; do

@@ -66,8 +66,8 @@ class Store {
                                                      const std::string& new_name);
   // Makes an exported memory one of the store's, durable, and opens it. `progress` counts bytes.
   // `expected` may be null.
-  // Errors: AlreadyExists; FailedPrecondition if its card differs from `expected` or the store is open for reading only;
-  // those of MemoryImport.
+  // Errors: AlreadyExists; FailedPrecondition if its card differs from `expected` or the store is open for reading
+  // only; those of MemoryImport.
   absl::StatusOr<std::shared_ptr<Memory>> ImportMemory(MemoryImport& import, const std::string& name,
                                                        const ModelCard* expected, const Progress& progress);
   // To be called once for each time that the memory was created, opened, forked or imported.

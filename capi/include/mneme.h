@@ -567,48 +567,50 @@ MNEME_API mneme_status mneme_memory_list_attachments(mneme_memory* memory, mneme
 /** Where mneme_memory_export writes. */
 typedef struct mneme_memory_export_args {
   size_t struct_size;
-  const char* path;       /**< the file to write; ends in ".safetensors" */
-  int32_t overwrite;      /**< 1: a file that is there is replaced; 0: MNEME_STATUS_ALREADY_EXISTS */
-  int64_t max_file_bytes; /**< tensors beyond it go into another file; one that is larger has a file of its own; 0: 5e9 */
+  const char* path;  /**< the file to write; ends in ".safetensors" */
+  int32_t overwrite; /**< 1: a file that is there is replaced; 0: MNEME_STATUS_ALREADY_EXISTS */
+  int64_t
+      max_file_bytes; /**< tensors beyond it go into another file; one that is larger has a file of its own; 0: 5e9 */
   mneme_progress_fn progress; /**< in bytes; NULL: none */
-  void* progress_context;     /**< of `progress` */
+  void* context;              /**< of `progress` */
 } mneme_memory_export_args;
 #define MNEME_MEMORY_EXPORT_ARGS_INIT MNEME_STRUCT_INIT(mneme_memory_export_args)
 
-/** Writes a memory into a file in the format safetensors, which other programs read: rows as they are stored, positions,
- * token ids, attachments, and the card and the options as metadata. It holds the whole tokens and the attachments that
- * the memory has when the call begins, committed or not. The file appears under its name when it is complete and
- * durable. Beyond max_file_bytes there are several files and an index file, which appears last: for "m.safetensors"
- * "m-00001-of-00002.safetensors", ... and "m.safetensors.index.json". The RAM that it takes does not grow with the
- * memory, apart from the largest attachment. From any thread, also during other calls.
+/** Writes a memory into a file in the format safetensors, which other programs read: rows as they are stored,
+ * positions, token ids, attachments, and the card and the options as metadata. It holds the whole tokens and the
+ * attachments that the memory has when the call begins, committed or not. The file appears under its name when it is
+ * complete and durable. Beyond max_file_bytes there are several files and an index file, which appears last: for
+ * "m.safetensors" "m-00001-of-00002.safetensors", ... and "m.safetensors.index.json". The RAM that it takes does not
+ * grow with the memory, apart from the largest attachment. From any thread, also during other calls.
  * @param memory  an open memory
  * @param args    where to
  * @return MNEME_STATUS_ALREADY_EXISTS, MNEME_STATUS_FAILED_PRECONDITION for a name that is not UTF-8,
- * MNEME_STATUS_ABORTED while another export writes the same file, MNEME_STATUS_RESOURCE_EXHAUSTED when the disk is full,
- * MNEME_STATUS_UNAVAILABLE where an attachment was replaced meanwhile, MNEME_STATUS_CANCELLED; then there is no file */
+ * MNEME_STATUS_ABORTED while another export writes the same file, MNEME_STATUS_RESOURCE_EXHAUSTED when the disk is
+ * full, MNEME_STATUS_UNAVAILABLE where an attachment was replaced meanwhile, MNEME_STATUS_CANCELLED; then there is no
+ * file */
 MNEME_API mneme_status mneme_memory_export(mneme_memory* memory, const mneme_memory_export_args* args);
 
 /** What mneme_memory_import reads. */
 typedef struct mneme_memory_import_args {
   size_t struct_size;
-  const char* path;            /**< a file of mneme_memory_export; of several, their common name or the index file */
-  const char* name;            /**< of the new memory, 1 to 255 bytes of UTF-8; NULL: the exported one's */
-  const mneme_card* expected;  /**< the model's card, which must equal the file's; NULL: no check */
-  mneme_progress_fn progress;  /**< in bytes; NULL: none */
-  void* progress_context;      /**< of `progress` */
+  const char* path;           /**< a file of mneme_memory_export; of several, their common name or the index file */
+  const char* name;           /**< of the new memory, 1 to 255 bytes of UTF-8; NULL: the exported one's */
+  const mneme_card* expected; /**< the model's card, which must equal the file's; NULL: no check */
+  mneme_progress_fn progress; /**< in bytes; NULL: none */
+  void* context;              /**< of `progress` */
 } mneme_memory_import_args;
 #define MNEME_MEMORY_IMPORT_ARGS_INIT MNEME_STRUCT_INIT(mneme_memory_import_args)
 
 /** Creates a memory from an exported one, wholly or not at all. It is durable (MNEME_DURABILITY_SYNCED) when this
- * returns, and holds the same tokens, rows, positions, token ids and attachments; indices are built anew. The file may be
- * anybody's: its structure, its numbers and, where it has them, its checksums are checked. Other calls on the store go
- * on meanwhile.
+ * returns, and holds the same tokens, rows, positions, token ids and attachments; indices are built anew. The file may
+ * be anybody's: its structure, its numbers and, where it has them, its checksums are checked. Other calls on the store
+ * go on meanwhile.
  * @param store   a store that is open for writing
  * @param args    where from
  * @param memory  out; given back by mneme_memory_close
  * @return MNEME_STATUS_NOT_FOUND without such a file, MNEME_STATUS_INVALID_ARGUMENT for one that is no exported memory
- * or has a number that is not finite, MNEME_STATUS_DATA_LOSS where a checksum differs, MNEME_STATUS_ALREADY_EXISTS where
- * the store has a memory of this name, MNEME_STATUS_FAILED_PRECONDITION for another model's,
+ * or has a number that is not finite, MNEME_STATUS_DATA_LOSS where a checksum differs, MNEME_STATUS_ALREADY_EXISTS
+ * where the store has a memory of this name, MNEME_STATUS_FAILED_PRECONDITION for another model's,
  * MNEME_STATUS_RESOURCE_EXHAUSTED when the disk or its budget is full, MNEME_STATUS_CANCELLED */
 MNEME_API mneme_status mneme_memory_import(mneme_store* store, const mneme_memory_import_args* args,
                                            mneme_memory** memory);

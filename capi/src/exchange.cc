@@ -44,7 +44,7 @@ mneme_status mneme_memory_export(mneme_memory* memory, const mneme_memory_export
     MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<MemoryObject> object, FindHandle<MemoryObject>("memory", memory));
     MNEME_ASSIGN_OR_RETURN(const mneme_memory_export_args given, ReadStruct("args", args));
     MNEME_ASSIGN_OR_RETURN(const TensorWriter::Options options, ReadExportArgs(given));
-    return ExportMemory(*object->memory, options, WrapProgress(given.progress, given.progress_context));
+    return ExportMemory(*object->memory, options, WrapProgress(given.progress, given.context));
   });
 }
 
@@ -64,7 +64,7 @@ mneme_status mneme_memory_import(mneme_store* store, const mneme_memory_import_a
     PendingHandle handle(object, name);
     MNEME_ASSIGN_OR_RETURN(std::shared_ptr<Memory> imported,
                            object->store->ImportMemory(*import, name, expected != nullptr ? &expected->card : nullptr,
-                                                       WrapProgress(given.progress, given.progress_context)));
+                                                       WrapProgress(given.progress, given.context)));
     *memory = handle.HandleOf(std::move(imported));
     return absl::OkStatus();
   });

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import weakref
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +19,7 @@ from mneme._card import Card, Layer, card_of, encode
 from mneme._errors import InvalidArgument, check
 from mneme._handles import Handle, StoreHandle, finalize_child
 from mneme._native import NULL, ffi, lib, new_struct, text
-from mneme._numbers import DTYPE_NAMES, DType, Durability, Fusion, PositionPolicy
+from mneme._numbers import DTYPE_NAMES, DType, Durability, Fusion, PositionPolicy, Size, bytes_of
 from mneme._progress import Progress, reporting
 from mneme._snapshot import Snapshot
 
@@ -94,6 +95,13 @@ def _info_of(memory: Any) -> MemoryInfo:
     for flag in ("keys_rotated", "normalise_keys"):
         values[flag] = bool(values[flag])
     return MemoryInfo(**values)
+
+
+def info_name(memory: Any) -> str:
+    """The name of a memory, by its pointer."""
+    info = new_struct("mneme_memory_info")
+    check(lib.mneme_memory_get_info(memory, info))
+    return text(info.name)
 
 
 class Memory:
@@ -351,6 +359,24 @@ class Memory:
             normalise_query=normalise_query, top_k=top_k, distance=distance, decay=decay, decay_beyond=decay_beyond,
             scale=scale, want=want, dtype=dtype,
         )
+
+    def export(self, path: str | os.PathLike[str], *, overwrite: bool = False, max_file_bytes: Size = 0,
+               progress: Progress = None) -> None:
+        """Writes the memory into a file in the format safetensors; docs/exchange.md describes it. Progress is in bytes.
+
+        Args:
+            path: the file, which appears when it is complete; its name ends in ".safetensors".
+            overwrite: replace a file that is there; otherwise AlreadyExists is raised.
+            max_file_bytes: tensors beyond it go into another file; 0: 5 GB.
+            progress: True for a bar, or a function of (done, total).
+        """
+        args = new_struct("mneme_memory_export_args")
+        encoded = ffi.new("char[]", encode("path", os.fsdecode(path)))
+        args.path = encoded
+        args.overwrite = int(overwrite)
+        args.max_file_bytes = bytes_of("max_file_bytes", max_file_bytes)
+        with reporting(progress, f"export {self._name}", "B") as (args.progress, args.context):
+            check(lib.mneme_memory_export(self._pointer(), args))
 
     # ---------------------------------------------------------------------------------------------- closing
 

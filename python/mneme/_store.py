@@ -2,6 +2,7 @@
 """Stores: folders of memories."""
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import weakref
@@ -13,7 +14,7 @@ from mneme._card import Card, card_handle, encode
 from mneme._errors import NotFound, check
 from mneme._graph import Graph
 from mneme._handles import LOG_MESSAGE, StoreHandle, finalize_store
-from mneme._memory import Memory
+from mneme._memory import Memory, info_name
 from mneme._native import NULL, ffi, lib, new_struct
 from mneme._numbers import DTYPES, MODES, DType, Mode, Size, bytes_of, number_of
 from mneme._progress import Progress, reporting
@@ -249,6 +250,33 @@ class Store:
             return self.open(name, card)
         except NotFound:
             return default
+
+    def import_memory(self, path: Path, *, name: str | None = None, card: Card | None = None,
+                      progress: Progress = None) -> Memory:
+        """Creates a memory from a file of `Memory.export`, wholly or not at all. Progress is in bytes.
+
+        Args:
+            path: the file; of several, their common name or the index file.
+            name: of the new memory; None: that of the exported one.
+            card: the model's, which must equal the file's; None: no check.
+            progress: True for a bar, or a function of (done, total).
+
+        Raises NotFound without such a file, InvalidArgument for one that is no exported memory, DataLoss for a damaged
+        one, AlreadyExists where the store has a memory of this name.
+        """
+        args = new_struct("mneme_memory_import_args")
+        keep = [ffi.new("char[]", encode("path", os.fsdecode(path)))]
+        args.path = keep[0]
+        if name is not None:
+            keep.append(ffi.new("char[]", encode("name", name)))
+            args.name = keep[1]
+        out = ffi.new("mneme_memory**")
+        with contextlib.ExitStack() as stack:
+            if card is not None:
+                args.expected = stack.enter_context(card_handle(card))
+            args.progress, args.context = stack.enter_context(reporting(progress, "import", "B"))
+            check(lib.mneme_memory_import(self._handle.get(), args, out))
+        return Memory(self, info_name(out[0]) if name is None else name, out[0])
 
     def drop(self, *names: str) -> None:
         """Deletes memories for good, all or none. Raises FailedPrecondition where one of them is open."""

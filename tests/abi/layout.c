@@ -116,7 +116,7 @@ FIELD(mneme_memory_export_args, path, 8, 8);
 FIELD(mneme_memory_export_args, overwrite, 16, 4);
 FIELD(mneme_memory_export_args, max_file_bytes, 24, 8);
 FIELD(mneme_memory_export_args, progress, 32, 8);
-FIELD(mneme_memory_export_args, progress_context, 40, 8);
+FIELD(mneme_memory_export_args, context, 40, 8);
 SIZE(mneme_memory_export_args, 48);
 
 FIELD(mneme_memory_import_args, struct_size, 0, 8);
@@ -124,7 +124,7 @@ FIELD(mneme_memory_import_args, path, 8, 8);
 FIELD(mneme_memory_import_args, name, 16, 8);
 FIELD(mneme_memory_import_args, expected, 24, 8);
 FIELD(mneme_memory_import_args, progress, 32, 8);
-FIELD(mneme_memory_import_args, progress_context, 40, 8);
+FIELD(mneme_memory_import_args, context, 40, 8);
 SIZE(mneme_memory_import_args, 48);
 
 FIELD(mneme_memory_options, struct_size, 0, 8);

@@ -358,7 +358,7 @@ TEST_F(ExchangeTest, ACancelledExportLeavesNoFile) {
     const std::string path = File();
     args.path = path.c_str();
     int64_t stop = limit;
-    args.progress_context = &stop;
+    args.context = &stop;
     args.progress = [](void* at, int64_t done, int64_t total) {
       EXPECT_LE(done, total);
       return done > *static_cast<int64_t*>(at) ? 1 : 0;
@@ -391,7 +391,7 @@ TEST_F(ExchangeTest, ACancelledImportLeavesNothing) {
     const std::string path = File();
     args.path = path.c_str(), args.name = "copy";
     int64_t stop = limit;
-    args.progress_context = &stop;
+    args.context = &stop;
     args.progress = [](void* at, int64_t done, int64_t) { return done > *static_cast<int64_t*>(at) ? 1 : 0; };
     mneme_memory* copy = nullptr;
     EXPECT_EQ(mneme_memory_import(store_, &args, &copy), MNEME_STATUS_CANCELLED);

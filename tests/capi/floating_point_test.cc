@@ -266,11 +266,11 @@ std::vector<float> Everything(const Environment& environment, const char* index,
   host.Call("commit fork", [&] { return mneme_memory_commit(fork, MNEME_DURABILITY_BUFFERED, nullptr); });
   const std::string file = folder.path() + "/fork.safetensors";
   mneme_memory_export_args exported = MNEME_MEMORY_EXPORT_ARGS_INIT;
-  exported.path = file.c_str(), exported.progress = CountProgress, exported.progress_context = &host;
+  exported.path = file.c_str(), exported.progress = CountProgress, exported.context = &host;
   host.Call("export", [&] { return mneme_memory_export(fork, &exported); });
   mneme_memory_import_args imported = MNEME_MEMORY_IMPORT_ARGS_INIT;
   imported.path = file.c_str(), imported.name = "copy", imported.progress = CountProgress;
-  imported.progress_context = &host;
+  imported.context = &host;
   mneme_memory* copy = nullptr;
   host.Call("import", [&] { return mneme_memory_import(store, &imported, &copy); });
   host.Call("close copy", [&] { return mneme_memory_close(copy); });
