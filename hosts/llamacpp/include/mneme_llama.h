@@ -53,6 +53,17 @@ typedef struct mneme_llama mneme_llama; /**< an adapter: a model, its settings a
 /** The message of this thread's last failed call of this header; "" if none failed yet. Valid until the next one. */
 MNEME_API const char* mneme_llama_last_error(void);
 
+/** Rules of one layer that differ from those of mneme_llama_options. Each array has an entry for every query head, or
+ * one for all; NULL: as the options say. */
+typedef struct mneme_llama_layer_rules {
+  int32_t layer;            /**< one of those that have a memory */
+  int32_t n_heads;          /**< length of the arrays: the layer's query heads, or 1 */
+  const int64_t* top_k;     /**< 0: the head retrieves nothing */
+  const float* distance;    /**< tokens */
+  const float* memory_bias; /**< added to retrieved logits (joint fusion) */
+  const float* decay;       /**< nats for each doubling of age, 0 or more */
+} mneme_llama_layer_rules;
+
 /** How an adapter attends. Zero is the default of every field. */
 typedef struct mneme_llama_options {
   size_t struct_size;
@@ -77,6 +88,8 @@ typedef struct mneme_llama_options {
   int64_t restart_beyond;   /**< positions in the cache start at 0 again when they reach this, as float angles grow
                                  coarse, but never under AS_STORED; 0: 65536 */
   int32_t always_overwrite; /**< 1: the output is replaced also when no row of the memory is visible */
+  const mneme_llama_layer_rules* rules; /**< [n_rules] of single layers, copied */
+  size_t n_rules;
 } mneme_llama_options;
 #define MNEME_LLAMA_OPTIONS_INIT MNEME_STRUCT_INIT(mneme_llama_options)
 
@@ -90,25 +103,39 @@ typedef struct mneme_llama_options {
  * another layer shares. MNEME_STATUS_INVALID_ARGUMENT: layers without global attention among `layers` */
 MNEME_API mneme_status mneme_llama_create(const struct llama_model* model, const mneme_llama_options* options,
                                           mneme_llama** adapter);
-/** After the context is freed. The memories stay the caller's. */
+/** Gives an adapter back, after the context is freed. The memories stay the caller's.
+ * @param adapter  may be NULL */
 MNEME_API void mneme_llama_release(mneme_llama* adapter);
 
-/** What memories of this model and these layers are made by. The adapter's. */
+/** What memories of this model and these layers are made by.
+ * @param adapter  NULL gives NULL
+ * @return the adapter's own, valid until it is released */
 MNEME_API const mneme_card* mneme_llama_get_card(const mneme_llama* adapter);
 
-/** The layers that have a memory, ascending. The adapter's; returns how many there are. */
+/** The layers that have a memory.
+ * @param adapter  NULL: 0 is returned
+ * @param layers   out, ascending, the adapter's own until it is released; NULL: not wanted
+ * @return how many there are */
 MNEME_API size_t mneme_llama_get_layers(const mneme_llama* adapter, const int32_t** layers);
 
-/** Sets keys_rotated, pinned_tokens and max_tokens as this adapter wants them: `tokens` rows visible beyond a full
- * window. 0: unbounded. */
+/** Sets keys_rotated, pinned_tokens and max_tokens as this adapter wants them.
+ * @param adapter  any
+ * @param tokens   rows visible beyond a full window, at least the pinned ones; 0: unbounded
+ * @param options  in and out; other fields are left as they are */
 MNEME_API mneme_status mneme_llama_fill_memory_options(const mneme_llama* adapter, int64_t tokens,
                                                        mneme_memory_options* options);
 
-/** Sets cb_eval and flash attention. Refused: a callback already set, flash attention disabled, a quantised cache
- * (llama.cpp turns its keys by a Hadamard matrix), several sequences without a unified cache, rotary settings other
- * than the model's, room for less than twice the window. */
+/** Sets cb_eval and flash attention.
+ * @param adapter  bound to no context yet
+ * @param params   in and out, for llama_init_from_model
+ * @return MNEME_STATUS_FAILED_PRECONDITION, with the reason: a callback already set, flash attention disabled, a
+ * quantised cache (llama.cpp turns its keys by a Hadamard matrix), several sequences without a unified cache, rotary
+ * settings other than the model's, room for less than twice the window */
 MNEME_API mneme_status mneme_llama_prepare(mneme_llama* adapter, struct llama_context_params* params);
-/** ctx: made from the prepared parameters and this adapter's model. */
+/** Gives the adapter its context.
+ * @param adapter  prepared, bound to no context yet
+ * @param ctx      made from the prepared parameters and this adapter's model; must not be freed before the last call
+ * but mneme_llama_release */
 MNEME_API mneme_status mneme_llama_bind(mneme_llama* adapter, struct llama_context* ctx);
 
 /** Threads that compute for llama.cpp and for the engine in turn. Between two parts of a graph, which is when the
@@ -120,18 +147,25 @@ MNEME_API mneme_status mneme_llama_bind(mneme_llama* adapter, struct llama_conte
  * their own thread alone; a decode waits for such a call's tasks. Contexts that share threads decode one at a time.
  * Where ggml was built with OpenMP, each thread that calls has its own set, as each that calls llama_decode has. */
 typedef struct mneme_llama_threads mneme_llama_threads;
-/** threads: how many, the calling one included; as n_threads of the contexts. pool: what the host attached to these
- * with llama_attach_threadpool, which must then live on, or NULL. Not used where ggml was built with OpenMP. */
+/** Makes a set of threads.
+ * @param threads  how many, the calling one included; as n_threads of the contexts
+ * @param pool     what the host attached to these with llama_attach_threadpool, which must then live on, or NULL. Not
+ * used where ggml was built with OpenMP
+ * @param made     out; given back by mneme_llama_threads_release */
 MNEME_API mneme_status mneme_llama_threads_create(int32_t threads, struct ggml_threadpool* pool,
                                                   mneme_llama_threads** made);
-/** After the stores that they serve are closed and the contexts that share them are freed. */
+/** Gives threads back, after the stores that they serve are closed and the contexts that share them are freed.
+ * @param threads  may be NULL */
 MNEME_API void mneme_llama_threads_release(mneme_llama_threads* threads);
 /** Sets parallel_for, its context and its width: the engine's tasks of a store that is opened so run on these threads.
- */
+ * @param threads  must outlive the store
+ * @param options  in and out; other fields are left as they are */
 MNEME_API mneme_status mneme_llama_threads_fill_store_options(mneme_llama_threads* threads,
                                                               mneme_store_options* options);
-/** After bind: decodes of the adapter take turns with the engine's tasks of other threads; NULL: not any more. Where
- * ggml has no OpenMP and no `pool` was given, this attaches one to the context. */
+/** Has decodes of the adapter take turns with the engine's tasks of other threads. Where ggml has no OpenMP and no
+ * `pool` was given, this attaches one to the context.
+ * @param adapter  bound to a context
+ * @param threads  NULL: not any more */
 MNEME_API mneme_status mneme_llama_set_threads(mneme_llama* adapter, mneme_llama_threads* threads);
 
 /** What becomes of a sequence's tokens. */
@@ -140,10 +174,14 @@ typedef enum mneme_llama_mode {
   MNEME_LLAMA_MODE_READ = 1    /**< the memory stays as it is; any number of sequences may read one */
 } mneme_llama_mode;
 
-/** Gives a sequence a memory from here on; memory NULL: takes it away. The sequence must not be in llama.cpp's cache
- * (llama_memory_seq_rm). The memory stays the caller's and must stay open until it is taken away or the adapter is
- * released. Refused: another model's memory, rotated keys where unrotated ones are needed and the other way round, a
- * memory that another sequence appends to. */
+/** Gives a sequence a memory from here on, or takes it away.
+ * @param adapter   bound to a context
+ * @param sequence  not in llama.cpp's cache (llama_memory_seq_rm)
+ * @param memory    stays the caller's and must stay open until it is taken away or the adapter is released; NULL: the
+ * sequence has none any more
+ * @param mode      whether the sequence appends
+ * @return MNEME_STATUS_FAILED_PRECONDITION for another model's memory, rotated keys where unrotated ones are needed and
+ * the other way round, a memory that another sequence appends to */
 MNEME_API mneme_status mneme_llama_set_memory(mneme_llama* adapter, llama_seq_id sequence, mneme_memory* memory,
                                               mneme_llama_mode mode);
 
@@ -185,8 +223,10 @@ MNEME_API mneme_status mneme_llama_restore_window(mneme_llama* adapter, llama_se
  * @return MNEME_STATUS_OUT_OF_RANGE; what mneme_memory_truncate returns, and then nothing has changed */
 MNEME_API mneme_status mneme_llama_rewind(mneme_llama* adapter, llama_seq_id sequence, int64_t tokens);
 
-/** llama_decode for the bound context. Positions are the adapter's: batch.pos may be NULL, and must otherwise be what
- * mneme_llama_get_next_position says and on. A token may belong to several sequences only if none of them has a memory.
+/** llama_decode for the bound context.
+ * @param adapter  bound to a context
+ * @param batch    positions are the adapter's: batch.pos may be NULL, and must otherwise be what
+ * mneme_llama_get_next_position says and on. A token may belong to several sequences only if none of them has a memory
  *
  * The first batch of which 8 or more neighbouring tokens begin a sequence's window checks the adapter itself: for each
  * chosen layer, attention over the captured rows of up to 32 tokens is computed in double precision and compared with
@@ -199,10 +239,16 @@ MNEME_API mneme_status mneme_llama_rewind(mneme_llama* adapter, llama_seq_id seq
  * and what differs */
 MNEME_API mneme_status mneme_llama_decode(mneme_llama* adapter, struct llama_batch batch);
 
-/** The position that the sequence's next token gets; 0 for one that the adapter does not know. */
+/** The position that the sequence's next token gets.
+ * @param adapter   any
+ * @param sequence  of the bound context
+ * @return 0 for a sequence without a memory */
 MNEME_API llama_pos mneme_llama_get_next_position(const mneme_llama* adapter, llama_seq_id sequence);
 
-/** Drops the sequence's oldest tokens from llama.cpp's cache until at most `keep` are left. decode does this itself. */
+/** Drops the sequence's oldest tokens from llama.cpp's cache. decode does this itself.
+ * @param adapter   bound to a context
+ * @param sequence  has a memory
+ * @param keep      tokens that are left at most, 0 or more */
 MNEME_API mneme_status mneme_llama_slide(mneme_llama* adapter, llama_seq_id sequence, int64_t keep);
 
 /** Where an adapter's time goes. Microseconds. */
@@ -217,7 +263,9 @@ typedef struct mneme_llama_stats {
   double largest_difference; /**< of these, as a share of the largest value of an output */
 } mneme_llama_stats;
 #define MNEME_LLAMA_STATS_INIT MNEME_STRUCT_INIT(mneme_llama_stats)
-/** Sums since the adapter was created. */
+/** Sums since the adapter was created.
+ * @param adapter  any
+ * @param stats    out */
 MNEME_API mneme_status mneme_llama_get_stats(const mneme_llama* adapter, mneme_llama_stats* stats);
 
 #ifdef __cplusplus

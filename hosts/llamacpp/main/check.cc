@@ -5,6 +5,7 @@
 #include "hosts/llamacpp/main/block_reader.h"
 #include "hosts/llamacpp/main/commands.h"
 #include "hosts/llamacpp/main/memory_text.h"
+#include "hosts/llamacpp/main/profile.h"
 #include "hosts/llamacpp/main/session.h"
 #include "hosts/llamacpp/main/text.h"
 #include "nlohmann/json.hpp"
@@ -13,6 +14,7 @@ namespace mneme::llama {
 namespace {
 
 struct Arguments {
+  const CLI::App* command = nullptr;
   ModelSettings model;
   TextSettings text;
   StoreSettings store;
@@ -20,7 +22,8 @@ struct Arguments {
   bool json = false;
 };
 
-void Run(const Arguments& arguments) {
+void Run(Arguments arguments) {
+  CompleteSettings(*arguments.command, arguments.store.path, arguments.memory, &arguments.model);
   const ModelPtr model = LoadModel(arguments.model.model);
   const std::vector<llama_token> tokens = ReadText(model.get(), arguments.text);
   const Session session(model.get(), arguments.model);
@@ -57,6 +60,7 @@ void AddCheck(CLI::App& program) {
   AddStoreOption(command, &arguments->store, /*required=*/true);
   command->add_option("--memory", arguments->memory, "name of the memory")->required();
   command->add_flag("--json", arguments->json, "print the finding as JSON");
+  arguments->command = command;
   command->callback([arguments] { Run(*arguments); });
 }
 

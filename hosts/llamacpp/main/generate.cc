@@ -7,6 +7,7 @@
 #include "hosts/llamacpp/main/chat.h"
 #include "hosts/llamacpp/main/commands.h"
 #include "hosts/llamacpp/main/interruption.h"
+#include "hosts/llamacpp/main/profile.h"
 #include "hosts/llamacpp/main/session.h"
 #include "hosts/llamacpp/main/text.h"
 #include "hosts/llamacpp/main/utf8.h"
@@ -48,7 +49,6 @@ SamplerPtr MakeSampler(const Arguments& arguments) {
 
 void CheckArguments(const Arguments& arguments) {
   const CLI::App& command = *arguments.command;
-  CheckModelOptions(command, arguments.model);
   const auto needs = [&](const char* option, bool there, const char* needed) {
     if (Given(command, option) && !there) throw UsageError(std::string(option) + " needs " + needed);
   };
@@ -138,8 +138,9 @@ class Turn {
   int64_t durable_ = 0;
 };
 
-void Run(const Arguments& arguments) {
+void Run(Arguments arguments) {
   CheckArguments(arguments);
+  CompleteSettings(*arguments.command, arguments.store.path, arguments.memory, &arguments.model);
   const ModelPtr model = LoadModel(arguments.model.model);
   const ThreadsPtr threads = MakeThreads(arguments.model);
   Session session(model.get(), arguments.model);
@@ -150,6 +151,7 @@ void Run(const Arguments& arguments) {
     store.emplace(arguments.store.path, threads, arguments.save ? StoreUse::kWrite : StoreUse::kRead);
     memory.emplace(*store, arguments.memory, session, /*create=*/arguments.save, 0, arguments.store.stored_type);
     memory->CheckGiven(*arguments.command, session, 0, arguments.store.stored_type);
+    if (arguments.save) KeepSettings(*memory, arguments.model);
     session.Attach(0, memory->get(), arguments.save ? MNEME_LLAMA_MODE_APPEND : MNEME_LLAMA_MODE_READ);
     if (arguments.resume) ResumeWindow(session, *memory);
   }

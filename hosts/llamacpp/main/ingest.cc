@@ -7,6 +7,7 @@
 #include "hosts/llamacpp/main/block_reader.h"
 #include "hosts/llamacpp/main/commands.h"
 #include "hosts/llamacpp/main/memory_text.h"
+#include "hosts/llamacpp/main/profile.h"
 #include "hosts/llamacpp/main/session.h"
 #include "hosts/llamacpp/main/text.h"
 #include "hosts/llamacpp/main/window.h"
@@ -40,8 +41,8 @@ std::span<const llama_token> MissingTokens(const Arguments& arguments, const Mem
   return text.subspan(static_cast<size_t>(memory.Info().next_token));
 }
 
-void Run(const Arguments& arguments) {
-  CheckModelOptions(*arguments.command, arguments.model);
+void Run(Arguments arguments) {
+  CompleteSettings(*arguments.command, arguments.store.path, arguments.memory, &arguments.model);
   const ModelPtr model = LoadModel(arguments.model.model);
   std::vector<llama_token> tokens = ReadText(model.get(), arguments.text);
   if (static_cast<size_t>(arguments.tokens) > tokens.size()) {
@@ -60,6 +61,7 @@ void Run(const Arguments& arguments) {
   const Memory memory(store, arguments.memory, session, /*create=*/true, arguments.memory_tokens,
                       arguments.store.stored_type);
   memory.CheckGiven(*arguments.command, session, arguments.memory_tokens, arguments.store.stored_type);
+  KeepSettings(memory, arguments.model);
   const std::span<const llama_token> missing = MissingTokens(arguments, memory, session, tokens);
 
   const IngestTimes times =

@@ -17,6 +17,31 @@ void LogErrors(ggml_log_level level, const char* text, void*) {
   if (level == GGML_LOG_LEVEL_ERROR) std::fputs(text, stderr);
 }
 
+// Zero would be the default; this one turns no query by a bit.
+float NotZero(float distance) {
+  return distance != 0.0f ? distance : std::numeric_limits<float>::min();
+}
+
+// The rules of single layers as the adapter takes them. `storage` keeps what they point to.
+std::vector<mneme_llama_layer_rules> RulesOf(std::vector<LayerSettings>& storage) {
+  std::vector<mneme_llama_layer_rules> rules;
+  for (LayerSettings& layer : storage) {
+    const size_t heads =
+        std::max({layer.top_k.size(), layer.distance.size(), layer.memory_bias.size(), layer.decay.size(), size_t{1}});
+    const auto widen = [&](auto& values) {
+      if (values.size() == 1) values.assign(heads, values.front());
+      if (!values.empty() && values.size() != heads) {
+        throw UsageError("profile: layer " + std::to_string(layer.layer) + " has lists of " +
+                         std::to_string(values.size()) + " and of " + std::to_string(heads) + " heads");
+      }
+      return values.empty() ? nullptr : values.data();
+    };
+    rules.push_back({layer.layer, static_cast<int32_t>(heads), widen(layer.top_k), widen(layer.distance),
+                     widen(layer.memory_bias), widen(layer.decay)});
+  }
+  return rules;
+}
+
 mneme_llama_options OptionsOf(const ModelSettings& settings) {
   static const std::map<std::string, int32_t> policies = {{"fixed", MNEME_POSITION_FIXED_DISTANCE},
                                                           {"as-stored", MNEME_POSITION_AS_STORED},
@@ -30,8 +55,7 @@ mneme_llama_options OptionsOf(const ModelSettings& settings) {
   options.layers = settings.layers.empty() ? nullptr : settings.layers.data();
   options.n_layers = settings.layers.size();
   options.position_policy = policies.at(settings.policy);
-  // Zero would be the default; this one turns no query by a bit.
-  options.distance = settings.distance != 0 ? settings.distance : std::numeric_limits<float>::min();
+  options.distance = NotZero(settings.distance);
   options.top_k = settings.top_k;
   options.fusion = fusions.at(settings.fusion);
   options.memory_bias = settings.memory_bias;
@@ -86,7 +110,11 @@ ContextPtr NewContext(const llama_model* model, const llama_context_params& para
 
 Session::Session(const llama_model* model, const ModelSettings& settings, int32_t n_seq)
     : model_(model), window_(settings.window) {
-  const mneme_llama_options options = OptionsOf(settings);
+  mneme_llama_options options = OptionsOf(settings);
+  std::vector<LayerSettings> storage = settings.rules;
+  const std::vector<mneme_llama_layer_rules> rules = RulesOf(storage);
+  options.rules = rules.data();
+  options.n_rules = rules.size();
   mneme_llama* adapter = nullptr;
   CheckAdapter(mneme_llama_create(model, &options, &adapter));
   adapter_.reset(adapter);

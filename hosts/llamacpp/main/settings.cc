@@ -7,6 +7,7 @@
 
 #include "ggml.h"
 #include "hosts/llamacpp/main/failure.h"
+#include "hosts/llamacpp/main/profile.h"
 
 namespace mneme::llama {
 
@@ -44,6 +45,13 @@ void AddLayersOption(CLI::App* command, ModelSettings* settings) {
 void AddModelOptions(CLI::App* command, ModelSettings* settings) {
   AddModelFileOptions(command, settings);
   AddLayersOption(command, settings);
+  command
+      ->add_option("--profile", settings->profile,
+                   "JSON file with any of these settings, and rules of single layers and heads; what is given on the "
+                   "command line comes first")
+      ->check(CLI::ExistingFile);
+  // Before the command runs.
+  command->parse_complete_callback([command, settings] { TakeProfile(*command, settings); });
   command
       ->add_option("--policy", settings->policy, "where retrieved rows stand: fixed, as-stored, window-start, clamped")
       ->check(CLI::IsMember({"fixed", "as-stored", "window-start", "clamped"}))

@@ -10,6 +10,17 @@
 
 namespace mneme::llama {
 
+// Rules of one layer, for all query heads (one value) or each; empty: as for the other layers.
+struct LayerSettings {
+  int32_t layer = 0;
+  std::vector<int64_t> top_k;
+  std::vector<float> distance;
+  std::vector<float> memory_bias;
+  std::vector<float> decay;
+
+  bool operator==(const LayerSettings&) const = default;
+};
+
 // What every command of mneme-llama may be told about the model and the use of its memory.
 struct ModelSettings {
   std::string model;
@@ -24,6 +35,8 @@ struct ModelSettings {
   float decay_beyond = 4096.0f;
   int64_t pinned = 16;
   int32_t window = 512;
+  std::vector<LayerSettings> rules;  // of single layers (profile.h)
+  std::string profile;               // a file; empty: none
 };
 
 // Which tokens a command reads: the last `last` of the first `bytes` bytes of a file; 0: all. Several files are read

@@ -35,18 +35,15 @@ Status CheckOptions(const mneme_llama_options& options) {
   return Status();
 }
 
-AttendSettings SettingsOf(const mneme_llama_options& options) {
+AttendSettings SettingsOf(const mneme_llama_options& options, std::vector<HeadRules> rules) {
   AttendSettings settings;
   settings.position_policy = options.position_policy;
-  settings.distance = options.distance;
-  settings.top_k = options.top_k;
   settings.fusion = options.fusion;
-  settings.memory_bias = options.memory_bias;
-  settings.decay = options.decay;
   settings.decay_beyond = options.decay_beyond;
   settings.gate = options.gate;
   settings.always_overwrite = options.always_overwrite != 0;
   settings.self_check = true;
+  settings.rules = std::move(rules);
   return settings;
 }
 
@@ -59,13 +56,13 @@ bool CanShiftPositions(const ModelShape& shape) {
 }  // namespace
 
 Adapter::Adapter(const llama_model* model, const mneme_llama_options& options, ModelShape shape,
-                 std::vector<int32_t> layers, std::string fingerprint, CardPtr card)
+                 std::vector<int32_t> layers, std::vector<HeadRules> rules, std::string fingerprint, CardPtr card)
     : model_(model),
       shape_(std::move(shape)),
       layers_(std::move(layers)),
       fingerprint_(std::move(fingerprint)),
       card_(std::move(card)),
-      settings_(SettingsOf(options)),
+      settings_(SettingsOf(options, std::move(rules))),
       pinned_tokens_(options.pinned_tokens),
       window_(options.window),
       restart_beyond_(CanShiftPositions(shape_) ? options.restart_beyond : std::numeric_limits<int64_t>::max()),
@@ -86,10 +83,12 @@ Status Adapter::Create(const llama_model* model, const mneme_llama_options& opti
   if (options.layers != nullptr) wanted.assign(options.layers, options.layers + options.n_layers);
   std::vector<int32_t> layers;
   MNEME_LLAMA_RETURN_IF_ERROR(ChooseLayers(shape, wanted, &layers));
+  std::vector<HeadRules> rules;
+  MNEME_LLAMA_RETURN_IF_ERROR(MakeHeadRules(options, shape, layers, &rules));
   CardPtr card;
   MNEME_LLAMA_RETURN_IF_ERROR(MakeCard(shape, fingerprint, layers, &card));
-  adapter->reset(
-      new Adapter(model, options, std::move(shape), std::move(layers), std::move(fingerprint), std::move(card)));
+  adapter->reset(new Adapter(model, options, std::move(shape), std::move(layers), std::move(rules),
+                             std::move(fingerprint), std::move(card)));
   return Status();
 }
 

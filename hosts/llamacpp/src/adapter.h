@@ -45,7 +45,7 @@ class Adapter {
 
  private:
   Adapter(const llama_model* model, const mneme_llama_options& options, ModelShape shape, std::vector<int32_t> layers,
-          std::string fingerprint, CardPtr card);
+          std::vector<HeadRules> rules, std::string fingerprint, CardPtr card);
 
   static bool OnNode(ggml_tensor* node, bool ask, void* adapter);
 

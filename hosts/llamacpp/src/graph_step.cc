@@ -109,16 +109,19 @@ Status GraphStep::CheckLayer(int32_t number, const AttentionInputs& inputs, cons
   if (settings_.rotated()) {
     rotated_queries = DenseRows(*inputs.query, run->begin, static_cast<int64_t>(tokens));
   }
-  const CapturedRows rows = {
+  CapturedRows rows = {
       .queries = settings_.rotated() ? std::span<const float>(rotated_queries) : rows_of(queries_.data, query_row),
       .keys = rows_of(keys_.data, static_cast<int64_t>(layer.kv_heads) * layer.key_dim),
       .values = rows_of(values_.data, static_cast<int64_t>(layer.kv_heads) * layer.value_dim),
       .positions = std::span(plan_->positions).subspan(static_cast<size_t>(part_begin_ + run->begin), tokens),
       .rotated = settings_.rotated(),
-      .scale = settings_.rotated() ? inputs.scale : inputs.scale * inputs.query_factor};
+      .scale = settings_.rotated() ? inputs.scale : inputs.scale * inputs.query_factor,
+      .cache_type = inputs.keys->type};
   const auto* own = reinterpret_cast<const float*>(static_cast<const char*>(output.data) + run->begin * output.nb[1]);
-  const double difference =
-      AttentionDifference(layer, rows, {own, tokens * static_cast<size_t>(layer.q_heads) * layer.value_dim});
+  const std::span own_rows(own, tokens * static_cast<size_t>(layer.q_heads) * layer.value_dim);
+  double difference = AttentionDifference(layer, rows, own_rows);
+  rows.query_type = GGML_TYPE_F16;
+  difference = std::min(difference, AttentionDifference(layer, rows, own_rows));
   if (!(difference <= kMostDifference)) {
     return Refused(LayerText(number) + "the attention over the captured rows differs from the model's own by " +
                    std::to_string(difference) + " of its largest value, allowed are " +
@@ -371,12 +374,13 @@ Status GraphStep::AttendRun(int32_t number, const AttentionInputs& inputs, const
   args.memory_end = &memory_end;
   args.position_policy = settings_.position_policy;
   args.fusion = settings_.fusion;
-  args.memory_bias = fill(bias_, settings_.memory_bias);
-  args.decay = fill(decay_, settings_.decay);
+  const HeadRules& rules = settings_.rules[number];
+  args.top_k = rules.top_k.data();
+  args.distance = rules.distance.data();
+  args.memory_bias = rules.memory_bias.data();
+  args.decay = rules.decay.data();
   args.gate = fill(gate_, settings_.gate);
   args.scale = fill(scale_, inputs.scale);
-  args.default_top_k = settings_.top_k;
-  args.default_distance = settings_.distance;
   args.decay_beyond = settings_.decay_beyond;
   args.output = out.get();
   mneme_memory* memory = sequence.memory;

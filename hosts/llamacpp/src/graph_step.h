@@ -9,6 +9,7 @@
 
 #include "hosts/llamacpp/include/mneme_llama.h"
 #include "hosts/llamacpp/src/graph_nodes.h"
+#include "hosts/llamacpp/src/head_rules.h"
 #include "hosts/llamacpp/src/local_window.h"
 #include "hosts/llamacpp/src/model_shape.h"
 #include "hosts/llamacpp/src/sequences.h"
@@ -19,15 +20,12 @@ namespace mneme::llama {
 // How retrieved rows take part; constant for an adapter.
 struct AttendSettings {
   int32_t position_policy = MNEME_POSITION_FIXED_DISTANCE;
-  float distance = 0.0f;
-  int64_t top_k = 32;
   int32_t fusion = MNEME_FUSION_JOINT;
-  float memory_bias = 0.0f;
-  float decay = 0.0f;
   float decay_beyond = 1.0f;
   float gate = 0.0f;
   bool always_overwrite = false;
-  bool self_check = false;  // see CheckLayer
+  bool self_check = false;            // see CheckLayer
+  std::vector<HeadRules> rules = {};  // [model's layers]
 
   bool rotated() const { return position_policy == MNEME_POSITION_AS_STORED; }
 };
@@ -120,7 +118,7 @@ class GraphStep {
   std::vector<LocalWindow> windows_;              // of part_runs_
   std::vector<int64_t> positions_;                // scratch
   std::vector<int64_t> local_positions_;
-  std::vector<float> scale_, bias_, decay_, gate_;  // per head
+  std::vector<float> scale_, gate_;  // per head
 
   std::vector<bool> checked_;  // [layers_]
   bool checking_ = false;      // in this batch

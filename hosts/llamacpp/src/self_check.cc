@@ -30,6 +30,13 @@ std::vector<double> Rotated(std::span<const float> rows, const RotaryShape& rota
   return turned;
 }
 
+double Rounded(double value, ggml_type type) {
+  const auto number = static_cast<float>(value);
+  if (type == GGML_TYPE_F16) return static_cast<double>(ggml_fp16_to_fp32(ggml_fp32_to_fp16(number)));
+  if (type == GGML_TYPE_BF16) return static_cast<double>(ggml_bf16_to_fp32(ggml_fp32_to_bf16(number)));
+  return value;
+}
+
 // Softmax weights of one query [dim] over the rows of one KV head that it sees: rows 0 to `last`, `stride` apart.
 std::vector<double> Weights(const double* query, const double* keys, int64_t dim, int64_t stride, int64_t last,
                             double scale, double soft_cap) {
@@ -52,8 +59,10 @@ std::vector<double> Weights(const double* query, const double* keys, int64_t dim
 double AttentionDifference(const LayerShape& layer, const CapturedRows& rows, std::span<const float> output) {
   RotaryShape rotary = layer.rotary;
   if (rows.rotated) rotary.dims = 0;
-  const std::vector<double> queries = Rotated(rows.queries, rotary, layer.q_heads, layer.key_dim, rows.positions);
-  const std::vector<double> keys = Rotated(rows.keys, rotary, layer.kv_heads, layer.key_dim, rows.positions);
+  std::vector<double> queries = Rotated(rows.queries, rotary, layer.q_heads, layer.key_dim, rows.positions);
+  std::vector<double> keys = Rotated(rows.keys, rotary, layer.kv_heads, layer.key_dim, rows.positions);
+  for (double& element : queries) element = Rounded(element, rows.query_type);
+  for (double& element : keys) element = Rounded(element, rows.cache_type);
   const auto tokens = static_cast<int64_t>(rows.positions.size());
   const int64_t key_stride = static_cast<int64_t>(layer.kv_heads) * layer.key_dim;
   const int64_t value_stride = static_cast<int64_t>(layer.kv_heads) * layer.value_dim;
@@ -70,7 +79,8 @@ double AttentionDifference(const LayerShape& layer, const CapturedRows& rows, st
       for (int64_t i = 0; i < layer.value_dim; ++i) {
         double expected = 0.0;
         for (int64_t row = 0; row <= token; ++row) {
-          expected += weights[static_cast<size_t>(row)] * static_cast<double>(values[row * value_stride + i]);
+          expected += weights[static_cast<size_t>(row)] *
+                      Rounded(static_cast<double>(values[row * value_stride + i]), rows.cache_type);
         }
         const double apart = std::fabs(expected - static_cast<double>(own[i]));
         if (!std::isfinite(apart)) return std::numeric_limits<double>::infinity();

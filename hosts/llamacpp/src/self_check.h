@@ -18,6 +18,10 @@ struct CapturedRows {
   std::span<const int32_t> positions;  // [tokens]
   bool rotated = false;  // queries and keys; otherwise they are turned here, as the memory's rows would be
   float scale = 1.0f;    // score = scale * query·key
+  // What llama.cpp rounds to: keys and values in its cache, and queries for batches of few tokens. Models with large
+  // keys (Qwen 2) attend visibly differently for it.
+  ggml_type cache_type = GGML_TYPE_F32;
+  ggml_type query_type = GGML_TYPE_F32;
 };
 
 // Computes causal attention over captured rows in double precision, by the card's rotary settings, and compares it with

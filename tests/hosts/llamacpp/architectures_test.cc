@@ -100,8 +100,8 @@ TEST_P(ServedTest, WindowAndMemoryAreFullAttention) {
     // With fewer than 64 tokens at once llama.cpp rounds queries to f16 and accumulates values in f16.
     EXPECT_LE(errors.single, 1e-2) << policy;
     EXPECT_GT(errors.stats.checked_layers, 0) << policy;
-    EXPECT_LE(errors.stats.largest_difference, 2e-3) << policy;
-    std::printf("%-24s %-10s layers %2d  self-check %.5f  logits %.6f, single tokens %.6f\n", GetParam().name.c_str(),
+    EXPECT_LE(errors.stats.largest_difference, 2e-4) << policy;
+    std::printf("%-24s %-10s layers %2d  self-check %.6f  logits %.6f, single tokens %.6f\n", GetParam().name.c_str(),
                 policy, static_cast<int>(errors.stats.checked_layers), errors.stats.largest_difference, errors.blocks,
                 errors.single);
   }

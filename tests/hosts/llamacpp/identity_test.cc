@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <iostream>
 #include <map>
 #include <string>
@@ -183,6 +184,16 @@ TEST(IdentityTest, EverythingRetrievedIsGemmasNativeContext) {
 // On the weights as they come, as near as llama.cpp is to itself.
 TEST(IdentityTest, EverythingRetrievedIsTheNativeContextOfQuantisedWeights) {
   const Distance distance = AgainstNative(Smol(), SmolPath(), /*total=*/1536, /*scored=*/1024, /*batch=*/256);
+  EXPECT_LE(distance.MeanDivergence(), 4e-3);
+  EXPECT_LE(std::fabs(distance.MeanNllDifference()), 0.005);
+}
+
+// Of a model that is fetched on demand (scripts/fetch-models --qwen).
+TEST(IdentityTest, EverythingRetrievedIsQwensNativeContext) {
+  const std::string path = MNEME_TEST_MODELS "/Qwen2.5-Coder-0.5B-Instruct.gguf";
+  if (!std::filesystem::exists(path)) GTEST_SKIP() << "there is no " << path;
+  const ModelPtr model = LoadModel(path);
+  const Distance distance = AgainstNative(model.get(), path, /*total=*/1280, /*scored=*/1024, /*batch=*/256);
   EXPECT_LE(distance.MeanDivergence(), 4e-3);
   EXPECT_LE(std::fabs(distance.MeanNllDifference()), 0.005);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // On real models: captured rows give the model's own attention, and an output that they do not give is refused.
 #include <cstring>
+#include <filesystem>
 #include <iostream>
 #include <string>
 
@@ -44,6 +45,14 @@ TEST(SelfCheckModelTest, EveryLayerIsChecked) {
   ModelSettings settings = SettingsFor(SmolPath());
   settings.policy = "as-stored";
   ExpectChecked(Smol(), settings);
+}
+
+// Of the models that are fetched on demand (scripts/fetch-models --qwen).
+TEST(SelfCheckModelTest, EveryLayerOfQwenIsChecked) {
+  const std::string path = MNEME_TEST_MODELS "/Qwen2.5-Coder-0.5B-Instruct.gguf";
+  if (!std::filesystem::exists(path)) GTEST_SKIP() << "there is no " << path;
+  const ModelPtr model = LoadModel(path);
+  ExpectChecked(model.get(), SettingsFor(path));
 }
 
 // Changes the attention output of layer 3 before the adapter sees it.

@@ -30,6 +30,10 @@ struct Example {
     fill(keys, layer.kv_heads, layer.key_dim);
     fill(values, layer.kv_heads, layer.value_dim);
     for (int32_t i = 0; i < kTokens; ++i) positions.push_back(100 + i);
+    AttendAll();
+  }
+
+  void AttendAll() {
     output.assign(static_cast<size_t>(kTokens * layer.q_heads * layer.value_dim), 0.0f);
     for (int32_t token = 0; token < kTokens; ++token) {
       for (int32_t head = 0; head < layer.q_heads; ++head) AttendOne(token, head);
@@ -52,9 +56,11 @@ struct Example {
   }
   void AttendOne(int32_t token, int32_t head) {
     double sum = 0.0;
+    double largest = -INFINITY;
+    for (int32_t row = 0; row <= token; ++row) largest = std::fmax(largest, Score(token, head, row));
     std::vector<double> result(static_cast<size_t>(layer.value_dim), 0.0);
     for (int32_t row = 0; row <= token; ++row) {
-      const double weight = std::exp(Score(token, head, row));
+      const double weight = std::exp(Score(token, head, row) - largest);
       sum += weight;
       for (int32_t i = 0; i < layer.value_dim; ++i) {
         result[static_cast<size_t>(i)] +=
@@ -73,6 +79,26 @@ struct Example {
 TEST(SelfCheckTest, AgreesWithAttentionByDistances) {
   const Example example;
   EXPECT_LT(AttentionDifference(example.layer, example.Rows(), example.output), 1e-6);
+}
+
+// Large keys, as Qwen 2 has them: the model's own attention over rounded keys is another than over what was captured.
+TEST(SelfCheckTest, RoundsAsTheCacheDoes) {
+  Example example;
+  for (float& key : example.keys) key = 300.0f + 20.0f * key;
+  const std::vector<float> captured = example.keys;
+  example.layer.rotary.dims = 0;
+  for (float& key : example.keys) key = ggml_fp16_to_fp32(ggml_fp32_to_fp16(key));
+  example.AttendAll();
+  CapturedRows rows = example.Rows();
+  rows.keys = captured;
+  EXPECT_GT(AttentionDifference(example.layer, rows, example.output), 0.02);
+  rows.cache_type = GGML_TYPE_F16;
+  rows.query_type = GGML_TYPE_F32;
+  std::vector<float> values = example.values;
+  for (float& value : example.values) value = ggml_fp16_to_fp32(ggml_fp32_to_fp16(value));
+  example.AttendAll();
+  rows.values = values;
+  EXPECT_LT(AttentionDifference(example.layer, rows, example.output), 1e-5);
 }
 
 TEST(SelfCheckTest, FindsEveryWrongAssumption) {
