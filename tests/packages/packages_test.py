@@ -86,7 +86,7 @@ class PackagesTest(unittest.TestCase):
         for command in commands:
             text = (pages / f"mneme-{command}.1").read_text()
             self.assertRegex(text, rf"(?m)^mneme-{command} \\- [a-z]")
-            self.assertRegex(text, rf"SYNOPSIS\n\.B mneme\n\S*{command} .*STORE")
+            self.assertRegex(text, rf"SYNOPSIS\n\.B mneme\n\S*{command} .*(STORE|FOLDER)")
 
     def complete(self, *words):
         """What bash offers for the last of `words`."""
